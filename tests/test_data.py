@@ -29,7 +29,8 @@ from n3.data import (
 CURVES = [name for name, recipe in RECIPES.items() if recipe.targets == ("y",)]
 BUNDLED = [name for name in DATASETS if name not in RECIPES]
 IN_RANGE = ["bessel", "narrow-bessel", "gaussian-mixture", "gaussian-mixture-low", "gaussian-mixture-high"]
-STANDARD = ["moons", "spirals", "spirals-3", "spirals-7", "spirals-9", *BUNDLED]
+STANDARD = ["moons", *BUNDLED]
+SPIRALS = [name for name in DATASETS if name.startswith("spirals")]
 ARRAYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 DEFAULT_SIZES = {
     **dict.fromkeys([*CURVES, "sine-classes"], (1024, 256)),
@@ -127,6 +128,14 @@ def test_range_is_that_of_the_training_split(name):
         assert (train.min(), train.max()) == (-1, 1)
         assert test.min() != -1
         assert test.max() != 1
+
+
+@pytest.mark.parametrize("name", SPIRALS)
+def test_spirals_keep_the_range_of_their_training_split(name):
+    data = load(name)
+    assert np.array_equal(data.train_inputs.min(axis=0), [-1, -1])
+    assert np.array_equal(data.train_inputs.max(axis=0), [1, 1])
+    assert np.abs(data.test_inputs).max() != 1
 
 
 @pytest.mark.parametrize("name", STANDARD)

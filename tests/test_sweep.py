@@ -1,5 +1,6 @@
 """Sweep: many runs in one program, each equal to the run it would have been alone."""
 
+import dataclasses
 from dataclasses import replace
 
 import equinox as eqx
@@ -11,11 +12,13 @@ import pytest
 
 from n3 import sweep as module
 from n3.losses import LossWeights, Samples
+from n3.records import StepRecord
 from n3.sweep import sweep
 from n3.train import Hypers, Problem, Recipe, train
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 STOPS = np.array([0, 20, 60, 120])
+RECORDED = len(dataclasses.fields(StepRecord))
 
 
 def samples(key, runs, count):
@@ -66,13 +69,26 @@ def test_blocks_change_only_the_rounding():
     np.testing.assert_allclose(whole.records.train_loss, cut.records.train_loss, rtol=1e-4)
 
 
+def on_devices(optimiser, *counts):
+    recipe = replace(RECIPE, optimiser=optimiser)
+    for count in counts:
+        swept = run(16, block=2, devices=jax.devices()[:count], recipe=recipe)
+        yield jax.tree.leaves((swept.records, swept.state.net))
+
+
 @pytest.mark.skipif(len(jax.devices()) < 4, reason="needs four devices")
-def test_four_devices_equal_two_exactly_and_one_to_rounding():
-    one, two, four = (run(16, block=2, devices=jax.devices()[:count]) for count in (1, 2, 4))
-    for a, b, c in zip(*(jax.tree.leaves(swept.records) for swept in (one, two, four)), strict=True):
-        assert np.array_equal(b, c)
-        np.testing.assert_allclose(a, c, rtol=1e-5, atol=1e-7)  # XLA compiles one partition its own way
-    assert np.array_equal(np.asarray(two.state.net.readout.weight), np.asarray(four.state.net.readout.weight))
+def test_four_devices_equal_one():
+    for one, four in zip(*on_devices("sgd", 1, 4), strict=True):
+        assert np.array_equal(one, four)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 4, reason="needs four devices")
+def test_adam_on_four_devices_equals_two_exactly_and_one_to_a_rounding_of_its_quotients():
+    """XLA turns Adam's `m / (1 - b**t)` into a product with a reciprocal where there is one partition only."""
+    one, two, four = on_devices("adam", 1, 2, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(two, four, strict=True))
+    for a, b in zip(one[:RECORDED], four[:RECORDED], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")

@@ -68,10 +68,11 @@ def test_adam_is_optax_adam():
 @pytest.mark.parametrize("controller", ["auxiliary", "controller"])
 def test_training_lowers_the_loss_and_grows_the_network(controller):
     recipe = replace(RECIPE, controller=controller, size_input=controller == "auxiliary")
-    _, records = train(recipe, hypers(), problem(), key=jr.key(1), stops=stops(0, 300))
-    assert records.train_loss[1] < 0.5 * records.train_loss[0]
-    assert records.size[0, 0] < 0.1
-    assert records.size[1, 0] > 2.0
+    _, records = train(recipe, hypers(), problem(), key=jr.key(1), stops=stops(0, 100, 200, 300))
+    assert records.train_loss[-1] < 0.5 * records.train_loss[0]
+    assert records.size[0, 0] < 1e-6  # a jitter of 1e-5 in `c` is 2e-9 units
+    assert np.all(np.diff(records.size[:, 0]) > 0)
+    assert records.size_penalty[-1] < records.size_penalty[0]
 
 
 def test_a_fixed_size_stays_and_its_penalty_is_zero():
@@ -166,6 +167,7 @@ def test_layerwise_and_depth_gates_train_together():
     recipe = replace(RECIPE, capacity=(5, 5), controller="auxiliary", layerwise=True, depth_gates=True)
     numbers = eqx.tree_at(lambda h: h.target_depth, hypers(target=4.0, layers=2), jnp.asarray(2.0))
     numbers = eqx.tree_at(lambda h: h.weights.depth, numbers, jnp.asarray(0.3))
-    _, records = train(recipe, numbers, problem(), key=jr.key(9), stops=stops(0, 300))
-    assert records.depth[1] > records.depth[0] + 0.2
-    assert np.all(np.asarray(records.size[1]) > 1.5)
+    _, records = train(recipe, numbers, problem(), key=jr.key(9), stops=stops(0, 100, 200, 300))
+    assert records.depth[1] > records.depth[0]
+    assert np.all(np.diff(records.size, axis=0) > 0)
+    assert records.size[-1, 0] != records.size[-1, 1]

@@ -264,10 +264,10 @@ RECIPES = {
     "gaussian-mixture-high": Recipe(partial(_mixture, noise=0.5), range_scaler),
     "sine-classes": Recipe(draw_sine_classes, targets=("negative", "positive")),
     "moons": Recipe(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
-    "spirals": Recipe(partial(draw_spirals, arms=5), standard_scaler, "01234", (2048, 512)),
-    "spirals-3": Recipe(partial(draw_spirals, arms=3), standard_scaler, "012", (2048, 512)),
-    "spirals-7": Recipe(partial(draw_spirals, arms=7), standard_scaler, "0123456", (2048, 512)),
-    "spirals-9": Recipe(partial(draw_spirals, arms=9), standard_scaler, "012345678", (2048, 512)),
+    "spirals": Recipe(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),
+    "spirals-3": Recipe(partial(draw_spirals, arms=3), range_scaler, "012", (2048, 512)),
+    "spirals-7": Recipe(partial(draw_spirals, arms=7), range_scaler, "0123456", (2048, 512)),
+    "spirals-9": Recipe(partial(draw_spirals, arms=9), range_scaler, "012345678", (2048, 512)),
 }
 DATASETS: dict[str, Callable[..., Dataset]] = {
     **{name: partial(_draw, name, recipe) for name, recipe in RECIPES.items()},

@@ -150,7 +150,7 @@ def hypers_of(workload: Workload, rates: jax.Array, prices: jax.Array) -> Hypers
     """The numbers of each run; half a unit takes part at the start."""
     same = partial(jnp.full_like, rates)
     weights = LossWeights(prices, same(0.0))
-    return Hypers(rates, weights, same(0.5)[:, None], same(workload.target_size), same(1.0))
+    return Hypers(rates, weights, same(0.5)[:, None], same(workload.target_size), same(1.0), same(1.0))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Arguments:
     task: tyro.conf.OmitArgPrefixes[TaskConfig]
     network: tyro.conf.OmitArgPrefixes[NetworkConfig]
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
+    information: tyro.conf.OmitArgPrefixes[InformationConfig]
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """An earlier run's `config.json` to start from; flags win over it."""
@@ -32,13 +33,10 @@ def parse(description: str | None) -> tuple[Experiment, bool]:
     words = _expanded(sys.argv[1:])
     try:
         first = Experiment.load(_config_file(words)) if _config_file(words) else Experiment()
-        default = Arguments(
-            task=first.task, network=first.network, training=first.training, run=_unnamed(first.run)
-        )
+        parts = {name: getattr(first, name) for name in ("task", "network", "training", "information")}
+        default = Arguments(**parts, run=_unnamed(first.run))
         parsed = tyro.cli(Arguments, args=words, default=default, description=description)
-        experiment = Experiment(
-            task=parsed.task, network=parsed.network, training=parsed.training, run=parsed.run
-        )
+        experiment = Experiment(**{name: getattr(parsed, name) for name in (*parts, "run")})
         return experiment.resolved(), parsed.dry_run
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

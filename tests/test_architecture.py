@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "n3"
 FILES = sorted(path for path in SOURCE.glob("*.py") if path.stem != "__init__")
 
 MAY_IMPORT = {
-    "config": "",
+    "validation": "",
+    "config": "validation",
     "data": "config",
     "masks": "",
     "controllers": "masks",
@@ -27,7 +28,10 @@ MAY_IMPORT = {
     "checkpoint": "config records",
     "analysis": "records",
     "plotting": "analysis",
-    "arms": "config data losses train",
+    "information": "",
+    "neighbours": "",
+    "drive": "controllers information losses model",
+    "arms": "config data drive losses train",
     "experiment": "config data masks controllers model losses metrics records train sweep checkpoint arms",
 }
 CONFINED = {

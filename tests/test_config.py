@@ -17,8 +17,8 @@ from n3.config import (
     RunConfig,
     TaskConfig,
     TrainingConfig,
-    suggestion,
 )
+from n3.validation import suggestion
 
 UNUSUAL = Experiment(
     task=TaskConfig(task="moons", samples=96, test_samples=7, data_seed=0),

@@ -18,9 +18,8 @@ from n3.controllers import (
     Released,
     Warmup,
     layerwise,
-    output_for_share,
-    share,
 )
+from n3.masks import output_for_share, share
 
 MAKERS = {
     **CONTROLLERS,

@@ -35,7 +35,7 @@ def hypers(rates, sizes=None):
     rates = jnp.asarray(rates, jnp.float32)
     each = jnp.ones_like(rates)
     weights = LossWeights(size=0.3 * each if sizes is None else jnp.asarray(sizes), depth=0.0 * each)
-    return Hypers(rates, weights, jnp.zeros((len(rates), 1)), 6.0 * each, each)
+    return Hypers(rates, weights, jnp.zeros((len(rates), 1)), 6.0 * each, each, 120.0 * each)
 
 
 def run(runs=6, rates=None, **options):

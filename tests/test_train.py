@@ -35,7 +35,12 @@ def problem(count=40):
 def hypers(learning_rate=1e-2, size=0.3, initial=0.0, target=6.0, layers=1):
     weights = LossWeights(size=jnp.asarray(size), depth=jnp.asarray(0.0))
     return Hypers(
-        jnp.asarray(learning_rate), weights, jnp.full(layers, initial), jnp.asarray(target), jnp.asarray(1.0)
+        jnp.asarray(learning_rate),
+        weights,
+        jnp.full(layers, initial),
+        jnp.asarray(target),
+        jnp.asarray(1.0),
+        jnp.asarray(400.0),
     )
 
 

@@ -4,6 +4,7 @@ from .analysis import interquartile_mean as interquartile_mean
 from .analysis import summarise as summarise
 from .analysis import table as table
 from .config import Experiment as Experiment
+from .config import InformationConfig as InformationConfig
 from .config import NetworkConfig as NetworkConfig
 from .config import RunConfig as RunConfig
 from .config import TaskConfig as TaskConfig
@@ -13,12 +14,15 @@ from .controllers import AbstractController as AbstractController
 from .controllers import Auxiliary as Auxiliary
 from .controllers import Controller as Controller
 from .controllers import Fixed as Fixed
+from .controllers import Information as Information
 from .controllers import Layerwise as Layerwise
 from .controllers import Released as Released
 from .controllers import Warmup as Warmup
 from .data import DATASETS as DATASETS
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
+from .drive import DriveHypers as DriveHypers
+from .drive import InformationDrive as InformationDrive
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run

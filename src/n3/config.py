@@ -1,23 +1,27 @@
 """Configuration: what an experiment is, as frozen data that validates itself and round-trips as JSON."""
 
 import dataclasses
-import difflib
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
-Arm = Literal["growing", "grown", "static", "warmup", "rescaled", "equal-size"]
-Method = Literal["auxiliary", "controller", "released"]
+from n3 import validation
+from n3.validation import at_least_zero_or_none, distinct, positive_or_none
+
+Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
+Method = Literal["auxiliary", "controller", "released", "information"]
 Mask = Literal["sine", "linear", "hard"]
 Activation = Literal["tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity"]
 Initialisation = Literal["fan-in", "unit-uniform"]
 Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
+Schedule = Literal["constant", "cosine"]
+Price = float | Literal["description-length", "chi-square"]
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
@@ -42,8 +46,13 @@ _AUXILIARY = {
         "target_size": 5.0,
     },
 }
+_INFORMATION = {
+    "task": {},
+    "network": {**_CONTROLLER["network"], "capacity": (64,)},
+    "training": {**_CONTROLLER["training"], "learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5},
+}
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {"auxiliary": _AUXILIARY, "controller": _CONTROLLER, "released": _CONTROLLER}
+    dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
 )
 """The usual settings of each method: they fill the fields that an experiment leaves at `None`."""
 
@@ -62,9 +71,9 @@ class TaskConfig:
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
     def __post_init__(self) -> None:
-        _positive_or_none("samples", self.samples)
-        _positive_or_none("test_samples", self.test_samples)
-        _at_least_zero_or_none("data_seed", self.data_seed)
+        positive_or_none("samples", self.samples)
+        positive_or_none("test_samples", self.test_samples)
+        at_least_zero_or_none("data_seed", self.data_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +82,8 @@ class NetworkConfig:
 
     method: Method = "controller"
     """What makes the size: `auxiliary` (the size is a weight), `controller` (a bounded controller; the task's
-    gradient reaches it) or `released` (one scalar gain on the whole layer, blind to the task)."""
+    gradient reaches it), `released` (one scalar gain on the whole layer, blind to the task) or `information`
+    (no target: units are born and dropped by the information they add)."""
     capacity: tuple[int, ...] | None = None
     """Units allocated in each hidden layer; None: one layer of the method's usual number."""
     mask: Mask = "sine"
@@ -113,6 +123,8 @@ class TrainingConfig:
     """Optimiser; None: the method's."""
     learning_rate: float | None = None
     """Learning rate, per step; None: the method's."""
+    schedule: Schedule | None = None
+    """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
     batch: int | Literal["full"] = "full"
     """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
     size_cost: float | None = None
@@ -123,13 +135,63 @@ class TrainingConfig:
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
 
     def __post_init__(self) -> None:
-        _positive_or_none("steps", self.steps)
-        _positive_or_none("learning_rate", self.learning_rate)
-        _at_least_zero_or_none("size_cost", self.size_cost)
-        _positive_or_none("target_size", self.target_size)
-        _at_least_zero_or_none("initial_size", self.initial_size)
+        positive_or_none("steps", self.steps)
+        positive_or_none("learning_rate", self.learning_rate)
+        at_least_zero_or_none("size_cost", self.size_cost)
+        positive_or_none("target_size", self.target_size)
+        at_least_zero_or_none("initial_size", self.initial_size)
         if self.batch != "full":
-            _positive_or_none("batch", self.batch)
+            positive_or_none("batch", self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationConfig:
+    """Information: what moves the size of method `information`, and the terms it adds to the objective."""
+
+    price: Price = "description-length"
+    """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 2n for its k
+    parameters, correlated inputs counted once) or `chi-square` (its 95 % quantile over 2n)."""
+    price_scale: float = 1.0
+    """Factor on the price."""
+    budget: int | None = None
+    """Active parameters to be met, by adapting the price; None: the price decides."""
+    look_ahead: int = 8
+    """Units beyond the size whose promise counts."""
+    every: int = 25
+    """Steps between two looks at the information."""
+    size_rate: float = 0.05
+    """Units by which a step moves the size."""
+    settle: float = 0.6
+    """Share of the run after which sizes rest."""
+    birth: float = 0.01
+    """Weight of the information that units about to be born are trained to add; 0: none."""
+    birth_end: float = 0.33
+    """Share of the run after which that weight has fallen to zero."""
+    reorder: bool = True
+    """Keep the least useful unit at the frontier."""
+    correct: bool = True
+    """Take the bias off the information."""
+    redundancy_aware: bool = True
+    """Count a unit for what it adds to the others, or for what it says alone."""
+    importance: float = 0.0
+    """Weight of the information of the masked units in the objective, loss units per nat."""
+    redundancy: float = 0.0
+    """Weight of the masked units' total correlation in the objective, loss units per nat."""
+    structure: float = 0.0
+    """Weight of the divergence of the masks between two looks, loss units per nat: a trust region."""
+    features: bool = False
+    """Let importance and redundancy train the features as well as the masks."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.price, str):
+            at_least_zero_or_none("price", self.price)
+        for name in ("budget", "look_ahead", "every", "size_rate"):
+            positive_or_none(name, getattr(self, name))
+        for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
+            at_least_zero_or_none(name, getattr(self, name))
+        for name in ("settle", "birth_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +212,9 @@ class RunConfig:
     """Device to compute on."""
 
     def __post_init__(self) -> None:
-        _distinct("arms", self.arms)
-        _distinct("seeds", self.seeds)
-        _positive_or_none("records", self.records)
+        distinct("arms", self.arms)
+        distinct("seeds", self.seeds)
+        positive_or_none("records", self.records)
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:
@@ -169,6 +231,7 @@ class Experiment:
     task: TaskConfig = field(default_factory=TaskConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    information: InformationConfig = field(default_factory=InformationConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -178,6 +241,10 @@ class Experiment:
                 raise ValueError(f"`{name}` must lie in [0, {units}], the units of a layer; got {value}.")
         if "rescaled" in self.run.arms and self.network.size_input is False:
             raise ValueError("`arms` with rescaled needs a size input: set `size_input`, or method auxiliary.")
+        if "shrinking" in self.run.arms and self.network.method != "information":
+            raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
+        if self.network.method == "information" and self.network.depth_gates:
+            raise ValueError("`depth_gates` does not go with method information yet: choose another method.")
         samples = self.task.samples
         if self.training.batch != "full" and samples is not None and self.training.batch > samples:
             raise ValueError(
@@ -194,7 +261,7 @@ class Experiment:
         preset = PRESETS[self.network.method]
         task, network, training = (_filled(getattr(self, part), **preset[part]) for part in preset)
         units = float(min(network.capacity))
-        training = _filled(training, target_size=units)
+        training = _filled(training, target_size=units, schedule="constant")
         training = dataclasses.replace(training, target_size=min(training.target_size, units))
         return dataclasses.replace(self, task=task, network=network, training=training)
 
@@ -216,11 +283,7 @@ class Experiment:
         Raises:
             ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
         """
-        try:
-            data = json.loads(text, parse_constant=_refuse_constant)
-            return _from_mapping(cls, data, path="")
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
+        return validation.from_json(cls, text, source=source)
 
     @classmethod
     def load(cls, path: str | Path) -> "Experiment":
@@ -228,61 +291,6 @@ class Experiment:
         return cls.from_json(Path(path).read_text(), source=str(path))
 
 
-def suggestion(word: str, words: tuple[str, ...]) -> str:
-    """`" Did you mean ...?"` for the nearest of `words`, or an empty text where none is near."""
-    near = difflib.get_close_matches(word, words, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
 def _filled(config: Any, **usual: Any) -> Any:
     missing = {name: value for name, value in usual.items() if getattr(config, name) is None}
     return dataclasses.replace(config, **missing)
-
-
-def _positive_or_none(name: str, value: int | float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be positive and finite; got {value}.")
-
-
-def _at_least_zero_or_none(name: str, value: int | float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
-
-
-def _distinct(name: str, values: tuple[Any, ...]) -> None:
-    if not values:
-        raise ValueError(f"`{name}` must not be empty.")
-    repeated = [value for index, value in enumerate(values) if value in values[:index]]
-    if repeated:
-        raise ValueError(f"`{name}` must be distinct; {repeated[0]!r} appears more than once.")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that a configuration may hold.")
-
-
-def _from_mapping(cls: type, data: Any, *, path: str) -> Any:
-    if not isinstance(data, dict):
-        raise ValueError(f"`{path.rstrip('.') or cls.__name__}` must be an object; got {data!r}.")
-    known = {entry.name for entry in fields(cls)}
-    for name in data:
-        if name not in known:
-            raise ValueError(f"unknown field `{path}{name}`.{suggestion(name, tuple(known))}")
-    hints = get_type_hints(cls)
-    return cls(**{name: _convert(hints[name], value, path=f"{path}{name}") for name, value in data.items()})
-
-
-def _convert(hint: Any, value: Any, *, path: str) -> Any:
-    from beartype import BeartypeConf  # here, not above: `--help` needs no type checker
-    from beartype.door import is_bearable
-
-    if dataclasses.is_dataclass(hint):
-        return _from_mapping(hint, value, path=f"{path}.")  # type: ignore[arg-type]
-    value = tuple(value) if isinstance(value, list) else value
-    spelled = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-    each = [(item,) for item in value] if isinstance(value, tuple) else [value]  # the checker samples one item
-    has_truth = any(isinstance(item, bool) for item in (value if isinstance(value, tuple) else each))
-    conf = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
-    if (has_truth and "bool" not in spelled) or not all(is_bearable(part, hint, conf=conf) for part in each):
-        raise ValueError(f"`{path}` must be {spelled}; got {value!r}.")
-    return value

@@ -82,7 +82,7 @@ class Controller(AbstractController):
 
     def sizes(self) -> Float[Array, " depth"]:
         """The same share of each layer's capacity."""
-        return jnp.array(self.capacity, self.weight.dtype) * share(self.weight)
+        return jnp.array(self.capacity, self.weight.dtype) * masks.share(self.weight)
 
     def participation(self) -> tuple[Float[Array, " capacity"], ...]:
         """The ramp at each layer's size."""
@@ -94,7 +94,7 @@ class Controller(AbstractController):
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
-        return (self.weight - output_for_share(target_size / self.capacity[0])) ** 2
+        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
 
 
 class Released(AbstractController):
@@ -122,7 +122,7 @@ class Released(AbstractController):
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
-        return (self.weight - output_for_share(target_size / self.capacity[0])) ** 2
+        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
 
 
 class Warmup(AbstractController):
@@ -152,6 +152,31 @@ class Warmup(AbstractController):
         """`(t - 1)**2`, whatever the target size."""
         del target_size
         return (self.weight - 1.0) ** 2
+
+
+class Information(AbstractController):
+    """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.drive`)."""
+
+    weight: Float[Array, " depth"]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The weights, cut to `[0, capacity]`."""
+        return jnp.clip(self.weight, 0.0, jnp.array(self.capacity, self.weight.dtype))
+
+    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+        """The ramp at each layer's weight."""
+        return _ramps(self.weight, self.capacity, self.mask)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.weight[0])
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """Zero: there is no target."""
+        del target_size
+        return jnp.zeros_like(self.weight[0])
 
 
 class Fixed(AbstractController):
@@ -215,14 +240,9 @@ class Maker(Protocol):
         key: PRNGKeyArray,
         mask: str = "sine",
     ) -> AbstractController:
-        """A controller of layers of `capacity` units that starts at `initial_size` units in each layer.
+        """A controller of layers of `capacity` units, each starting at `initial_size`, in `[0, capacity]`.
 
-        Args:
-            capacity: Units allocated in each hidden layer.
-            initial_size: Size of each layer at the start, in `[0, capacity]`; a controller with one weight
-                for all layers takes the first.
-            key: For the jitter of the bounded kinds.
-            mask: Ramp by its name in `n3.masks.MASKS`.
+        A controller with one weight for all takes the first; the key is for the bounded kinds' jitter.
         """
         ...
 
@@ -232,13 +252,13 @@ def _auxiliary(capacity, *, initial_size, key, mask="sine"):
     return Auxiliary(weight=initial_size[0], capacity=capacity, mask=mask)
 
 
-def _fixed(capacity, *, initial_size, key, mask="sine"):
+def _per_layer(capacity, *, initial_size, key, mask="sine", kind):
     del key
-    return Fixed(size=initial_size, capacity=capacity, mask=mask)
+    return kind(initial_size, capacity=capacity, mask=mask)
 
 
 def _bounded(capacity, *, initial_size, key, mask="sine", kind):
-    first = output_for_share(initial_size[0] / capacity[0])
+    first = masks.output_for_share(initial_size[0] / capacity[0])
     return kind(weight=first + JITTER * jr.normal(key, dtype=first.dtype), capacity=capacity, mask=mask)
 
 
@@ -262,25 +282,16 @@ CONTROLLERS: Mapping[str, Maker] = MappingProxyType(
         "controller": partial(_bounded, kind=Controller),
         "released": partial(_bounded, kind=Released),
         "warmup": partial(_bounded, kind=Warmup),
-        "fixed": _fixed,
+        "information": partial(_per_layer, kind=Information),
+        "fixed": partial(_per_layer, kind=Fixed),
         "layerwise": layerwise("auxiliary"),
     }
 )
 """Makers of controllers by name."""
 
 
-def share(output: Float[Array, ""]) -> Float[Array, ""]:
-    """Share of the capacity at a bounded controller's output `c`: `sin(pi c / 2)**2`, in `[0, 1]`."""
-    return jnp.sin(0.5 * jnp.pi * output) ** 2
-
-
-def output_for_share(share: Float[Array, ""]) -> Float[Array, ""]:
-    """The controller's output, in `[0, 1]`, that gives a share of the capacity: the inverse of `share`."""
-    return (2.0 / jnp.pi) * jnp.arcsin(jnp.sqrt(share))
-
-
 def _open_loop(weight: Float[Array, ""]) -> Float[Array, ""]:
-    return share(jax.lax.stop_gradient(weight))
+    return masks.share(jax.lax.stop_gradient(weight))
 
 
 def _ramps(

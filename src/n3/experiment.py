@@ -56,7 +56,7 @@ def run(experiment: Experiment, *, quiet: bool = False) -> RunRecord:
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
     swept: dict[str, Swept] = {}
     for arm in sorted(recipes, key="equal-size".__eq__):  # it needs the growing arm's final sizes
-        hypers = hypers_of(experiment, arm, active=_active_units(swept.get("growing")))
+        hypers = hypers_of(experiment, arm, data=data, active=_active_units(swept.get("growing")))
         with _Progress(arm, int(stops[-1]), len(data), quiet) as report:
             swept[arm] = sweep(
                 recipes[arm], hypers, problem, keys=keys, stops=stops, devices=devices, progress=report
@@ -74,7 +74,7 @@ def run(experiment: Experiment, *, quiet: bool = False) -> RunRecord:
     directory.write_results(results)
     for arm, recipe in recipes.items():
         directory.write(f"models/{arm}.safetensors", checkpoint.to_bytes(swept[arm].state.net))
-        directory.write_json(f"models/{arm}.json", dataclasses.asdict(recipe))
+        directory.write_json(f"models/{arm}.json", dataclasses.asdict(dataclasses.replace(recipe, drive=None)))
     directory.seal({"device": facts["device"], "seconds": seconds})
     return RunRecord(experiment=experiment, results=results, directory=directory)
 
@@ -115,7 +115,9 @@ def describe(experiment: Experiment) -> str:
     total = _bytes(problem) * seeds
     for arm in experiment.run.arms:
         recipe = recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(_init_one, recipe, hypers_of(experiment, arm, active=None), problem)
+        state = eqx.filter_eval_shape(
+            _init_one, recipe, hypers_of(experiment, arm, data=data, active=None), problem
+        )
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * seeds
         lines.append(
@@ -229,7 +231,7 @@ def _smallest(recipe: Recipe) -> tuple[Hypers, Problem]:
     """Numbers and samples of the least size that fit a recipe, to learn its network's shapes."""
     number, sizes = jnp.ones(1), jnp.ones((1, len(recipe.capacity)))
     samples = Samples(jnp.ones((1, recipe.in_size, 1)), jnp.ones((1, recipe.out_size, 1)), jnp.ones((1, 1)))
-    hypers = Hypers(number, LossWeights(number, number), sizes, number, number)
+    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
     return hypers, Problem(samples, samples, jnp.ones((1, recipe.out_size)))
 
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from n3.model import GrowingMLP
 
@@ -134,3 +134,30 @@ def objective(
     task = task_loss(net, samples, loss)
     size, depth = penalties(net, weights, target_size=target_size, target_depth=target_depth)
     return task + size + depth, LossTerms(task + size + depth, task, size, depth)
+
+
+def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile: int) -> PyTree:
+    """Sum of `function` over tiles of the samples, the last filled up with samples of no share.
+
+    Args:
+        function: Returns arrays that add up over samples, such as a loss weighted by shares, or its gradient.
+        samples: What to cut.
+        tile: Samples in a tile, at most.
+    """
+    total = samples.shares.shape[0]
+    if total <= tile:
+        return function(samples)
+    tiles = -(-total // tile)
+    width = -(-total // tiles)
+
+    def cut(leaf: Array):
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)])
+        return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
+
+    pieces = jax.tree.map(cut, samples)
+    zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
+
+    def add(running: PyTree, piece: Samples):
+        return jax.tree.map(jnp.add, running, function(piece)), None
+
+    return jax.lax.scan(add, zero, pieces)[0]

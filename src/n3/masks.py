@@ -106,3 +106,13 @@ MASKS: Mapping[str, Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]] 
     {"sine": sine, "linear": linear, "hard": hard}
 )
 """Ramps by name; each maps the distance of the size from a unit's index to the unit's participation."""
+
+
+def share(output: Float[Array, ""]) -> Float[Array, ""]:
+    """Share of the capacity at a bounded controller's output `c`: `sin(pi c / 2)**2`, in `[0, 1]`."""
+    return jnp.sin(0.5 * jnp.pi * output) ** 2
+
+
+def output_for_share(share: Float[Array, ""]) -> Float[Array, ""]:
+    """The controller's output, in `[0, 1]`, that gives a share of the capacity: the inverse of `share`."""
+    return (2.0 / jnp.pi) * jnp.arcsin(jnp.sqrt(share))

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3 import masks
 from n3.controllers import CONTROLLERS, AbstractController, layerwise
@@ -174,6 +174,36 @@ def make_controller(
         raise ValueError(f"`controller` must be one of {', '.join(CONTROLLERS)}; got {kind!r}.")
     make = layerwise(kind) if is_layerwise else CONTROLLERS[kind]
     return make(capacity, initial_size=initial_size, key=key, mask=mask)
+
+
+def permuted(tree: PyTree, layer: int, order: Int[Array, " units"]) -> PyTree:
+    """The same function with the units of a layer in another order, where they all take part alike.
+
+    Args:
+        tree: A network, or any tree that holds networks, such as an optimiser's moments.
+        layer: Index of the hidden layer.
+        order: Old index of the unit at each place.
+    """
+
+    def of_net(net: GrowingMLP) -> GrowingMLP:
+        rows, after = net.layers[layer], [*net.layers[1:], net.readout][layer]
+        rows = jax.tree.map(lambda leaf: leaf[order], rows)
+        net = eqx.tree_at(lambda n: n.layers[layer], net, rows)
+        return eqx.tree_at(lambda n: [*n.layers[1:], n.readout][layer].weight, net, after.weight[:, order])
+
+    def is_net(node: PyTree) -> bool:
+        return isinstance(node, GrowingMLP)
+
+    return jax.tree.map(lambda node: of_net(node) if is_net(node) else node, tree, is_leaf=is_net)
+
+
+def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:
+    """The network with the weights of its size input divided by the target size (arm `rescaled`)."""
+
+    def columns(n: GrowingMLP):
+        return [layer.size_weight for layer in n.layers if layer.size_weight is not None]
+
+    return eqx.tree_at(columns, net, [column / target_size for column in columns(net)])
 
 
 _FEW = 128

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,8 +12,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from n3 import metrics
-from n3.losses import LossWeights, Samples, objective, penalties, task_loss, type_of_loss
-from n3.model import GrowingMLP, make_controller
+from n3.losses import LossWeights, Samples, objective, over_tiles, penalties, task_loss, type_of_loss
+from n3.model import GrowingMLP, make_controller, with_rescaled_size_input
 from n3.records import StepRecord
 
 
@@ -38,6 +39,10 @@ class Recipe:
     optimiser: str = "adam"
     batch: int | None = None
     """Samples in a step, freshly shuffled in every epoch; None: all of them."""
+    schedule: str = "constant"
+    """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
+    drive: Any = None
+    """What moves the sizes of method `information` (`n3.drive`); None for the others."""
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -50,6 +55,9 @@ class Hypers(eqx.Module):
     initial_size: Float[Array, "*runs depth"]
     target_size: Float[Array, "*runs"]
     target_depth: Float[Array, "*runs"]
+    horizon: Float[Array, "*runs"]
+    """Steps of the whole run, which schedules are shares of."""
+    drive: PyTree = None
 
 
 class Problem(eqx.Module):
@@ -70,6 +78,7 @@ class TrainState(eqx.Module):
     key: PRNGKeyArray
     diverged_at: Int[Array, ""]
     """Step after which the loss was first NaN or infinite; -1 while it is finite."""
+    drive: PyTree = None
 
 
 def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray) -> TrainState:
@@ -105,10 +114,11 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         key=net_key,
     )
     if recipe.rescale_size_input:
-        net = _with_rescaled_size_input(net, hypers.target_size)
+        net = with_rescaled_size_input(net, hypers.target_size)
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
     moments = _optimiser(recipe, hypers).init(net)
-    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.asarray(-1))
+    drive = None if recipe.drive is None else recipe.drive.start(net)
+    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.asarray(-1), drive)
 
 
 def step(
@@ -126,14 +136,21 @@ def step(
     Returns:
         The run after the step.
     """
-    state = _shuffled(recipe, state, count)
+    state = _shuffled(recipe, _looked(recipe, state, hypers, problem, count), count)
     batch = problem.train if recipe.batch is None else _drawn(recipe.batch, state, problem.train, count)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
+    if recipe.drive is not None:
+        gradient = recipe.drive.added(gradient, state.drive)
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = _optimiser(recipe, hypers).update(gradient, state.moments, state.net)
+    if recipe.drive is not None:
+        updates = recipe.drive.paced(updates, hypers)
+    if recipe.schedule == "cosine":
+        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count / hypers.horizon))
+        updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
-    return TrainState(net, moments, state.order, state.key, diverged_at)
+    return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
 
 
 def advance(
@@ -148,9 +165,9 @@ def advance(
 
     Args:
         recipe: The program.
-        state: The run at step `start`.
         hypers: The numbers.
         problem: The samples.
+        state: The run at step `start`.
         start: Steps taken so far.
         stops: Steps at which to record, non-decreasing, none before `start`.
 
@@ -180,7 +197,7 @@ def train(
     key: PRNGKeyArray,
     stops: Int[Array, " records"],
 ) -> tuple[TrainState, StepRecord]:
-    """One whole run.
+    """One whole run: `init` and `advance`.
 
     Args:
         recipe: The program.
@@ -201,7 +218,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     size, depth = penalties(
         state.net, hypers.weights, target_size=hypers.target_size, target_depth=hypers.target_depth
     )
-    train_loss = _over_tiles(recipe, partial(task_loss, state.net, loss=recipe.loss), problem.train)
+    train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
     outputs = state.net.batch(problem.test.inputs)
     targets, shares = problem.test.targets, problem.test.shares
     metric = (
@@ -240,29 +257,8 @@ def _gradient(
         return eqx.filter_value_and_grad(partial(task_loss, loss=recipe.loss))(net, samples)
 
     price, pull = eqx.filter_value_and_grad(lambda n: sum(penalties(n, hypers.weights, **targets)))(net)
-    loss, gradient = _over_tiles(recipe, of_tile, batch)
+    loss, gradient = over_tiles(of_tile, batch, tile=recipe.tile)
     return loss + price, jax.tree.map(jnp.add, gradient, pull)
-
-
-def _over_tiles(recipe: Recipe, function, samples: Samples):
-    """Sum of `function` over tiles of the samples, the last filled up with samples of no share."""
-    total = samples.shares.shape[0]
-    if total <= recipe.tile:
-        return function(samples)
-    tiles = -(-total // recipe.tile)
-    width = -(-total // tiles)
-
-    def cut(leaf: Array):
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)])
-        return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
-
-    pieces = jax.tree.map(cut, samples)
-    zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
-
-    def add(running: PyTree, piece: Samples):
-        return jax.tree.map(jnp.add, running, function(piece)), None
-
-    return jax.lax.scan(add, zero, pieces)[0]
 
 
 def _shuffled(recipe: Recipe, state: TrainState, count: Int[Array, ""]) -> TrainState:
@@ -279,6 +275,20 @@ def _shuffled(recipe: Recipe, state: TrainState, count: Int[Array, ""]) -> Train
     return eqx.tree_at(lambda s: s.order, state, order)
 
 
+def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
+    """The state with a fresh look at the information in every layer, where the cadence asks for one."""
+    if recipe.drive is None:
+        return state
+
+    def look(s: TrainState) -> TrainState:
+        net, moments, drive = recipe.drive.look(
+            s.net, s.moments, s.drive, hypers.drive, problem.train, count / hypers.horizon
+        )
+        return TrainState(net, moments, s.order, s.key, s.diverged_at, drive)
+
+    return jax.lax.cond(count % recipe.drive.every == 0, look, lambda s: s, state)
+
+
 def _drawn(size: int, state: TrainState, samples: Samples, count: Int[Array, ""]) -> Samples:
     within = jnp.mod(count, state.order.shape[0] // size)
     rows = jax.lax.dynamic_slice_in_dim(state.order, within * size, size)
@@ -286,14 +296,5 @@ def _drawn(size: int, state: TrainState, samples: Samples, count: Int[Array, ""]
     return Samples(samples.inputs[:, rows], samples.targets[:, rows], shares)
 
 
-def _first_divergence(
-    before: Int[Array, ""], is_finite: Bool[Array, ""], count: Int[Array, ""]
-) -> Int[Array, ""]:
+def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:
     return jnp.where((before < 0) & ~is_finite, count, before)
-
-
-def _with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:
-    def columns(n: GrowingMLP):
-        return [layer.size_weight for layer in n.layers if layer.size_weight is not None]
-
-    return eqx.tree_at(columns, net, [column / target_size for column in columns(net)])

@@ -1,0 +1,252 @@
+"""Drive: information moves a size that has no target, and keeps the least useful unit at the frontier.
+
+At a cadence the drive looks at the activations of every layer. It puts the units that take part fully into
+greedy order of what each adds about the target, so that the frontier is always the cheapest unit to lose; finds
+the number of units `N*` that is worth the most,
+
+    N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
+
+and pulls the size towards it by the gradient `clip(N - N*, -1, 1)`, through the optimiser like every other
+parameter. Units that are about to be born are trained to add information (the birth term), since a random
+feature promises little. After `settle` of the run sizes rest.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float, Int, PyTree
+
+from n3 import information
+from n3.controllers import Information
+from n3.losses import Samples
+from n3.model import GrowingMLP, permuted
+
+LARGEST_STEP = 0.2
+"""Most that a budget changes the logarithm of the price at one look."""
+
+
+class DriveHypers(eqx.Module):
+    """Numbers of the drive, all traced; shares of a run are in `[0, 1]`."""
+
+    price: Float[Array, "*runs"]
+    """Information that a further unit must bring, nats per sample."""
+    budget: Float[Array, "*runs"]
+    """Active parameters to be met by adapting the price (dual ascent); 0: the price stays."""
+    birth: Float[Array, "*runs"]
+    """Weight of the information of the units about to be born, at the start."""
+    birth_end: Float[Array, "*runs"]
+    """Share of the run after which that weight has fallen to zero."""
+    rate: Float[Array, "*runs"]
+    """Units by which a step of the optimiser moves the size, about."""
+    settle: Float[Array, "*runs"]
+    """Share of the run after which sizes rest."""
+    importance: Float[Array, "*runs"]
+    """Weight `alpha` of the information of all masked units, whose gradient goes to the masks."""
+    redundancy: Float[Array, "*runs"]
+    """Weight `rho` of the total correlation of the masked units."""
+    structure: Float[Array, "*runs"]
+    """Weight `gamma` of the divergence of the masks from what they were at the last look."""
+
+
+class DriveState(eqx.Module):
+    """What the drive keeps between two looks: its gradient, and the masks and the price at the last one."""
+
+    gradient: GrowingMLP
+    masks: tuple[Float[Array, " capacity"], ...]
+    log_price: Float[Array, ""]
+    """Logarithm of the factor on the price; 0 without a budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationDrive:
+    """What of the drive fixes the program; hashable, static under `jit`."""
+
+    is_classes: bool
+    every: int = 25
+    """Steps between two looks."""
+    look_ahead: int = 8
+    """Units beyond the size whose promise counts: features often pay only together."""
+    reorder: bool = True
+    """Whether units are put into greedy order of what they add (the function does not change)."""
+    birth: bool = True
+    """Whether units about to be born are trained."""
+    redundancy_aware: bool = True
+    """Whether a unit counts for what it adds to those before it, or (an ablation) for what it says alone."""
+    correct: bool = True
+    """Whether the bias of the estimate is taken off."""
+    terms: bool = False
+    """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
+    features: bool = False
+    """Whether importance and redundancy train the features as well as the masks."""
+    tied: bool = False
+    """Whether a unit has the same index in every layer, as with depth gates: the order is then left alone."""
+
+    def start(self, net: GrowingMLP) -> DriveState:
+        """The state before the first look: no gradient."""
+        return DriveState(jax.tree.map(jnp.zeros_like, net), net.participation(), jnp.zeros(()))
+
+    def look(
+        self,
+        net: GrowingMLP,
+        moments: PyTree,
+        state: DriveState,
+        hypers: DriveHypers,
+        samples: Samples,
+        progress: Float[Array, ""],
+    ) -> tuple[GrowingMLP, PyTree, DriveState]:
+        """Reorder the units, and find the gradient that holds until the next look.
+
+        Args:
+            net: The network.
+            moments: The optimiser's moments, permuted as the network is.
+            state: What the last look left.
+            hypers: The numbers.
+            samples: Training samples.
+            progress: Share of the run that is over.
+
+        Returns:
+            The same function as a network in greedy order, its moments, and the state.
+        """
+        is_live, sizes = progress < hypers.settle, net.controller.sizes()
+        log_price = jnp.where(is_live, self._log_price(net, state.log_price, hypers), state.log_price)
+        pulls, masks = [], []
+        for layer, active in enumerate(net.activations(samples.inputs)):
+            order, worth = self.worth_of(active, samples.targets, sizes[layer])
+            order = jnp.where(is_live, order, jnp.arange(order.size))
+            net, moments = permuted(net, layer, order), permuted(moments, layer, order)
+            masks.append(state.masks[layer][order])
+            own = self.pull(sizes[layer], worth, hypers.price * jnp.exp(log_price))
+            pulls.append(jnp.where(is_live, own, 0.0))
+        gradient = self._gradient(net, tuple(masks), hypers, samples, progress)
+        gradient = eqx.tree_at(_weight, gradient, _weight(gradient) + jnp.stack(pulls))
+        return net, moments, DriveState(gradient, net.participation(), log_price)
+
+    def pull(
+        self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """`clip(N - N*, -1, 1)`: the gradient that draws the size to the best number of units in sight.
+
+        Args:
+            size: Effective units `N`.
+            worth: Information of the first `0 ... capacity` units, nats.
+            price: Nats per unit.
+        """
+        units = jnp.arange(worth.size, dtype=worth.dtype)
+        is_seen = units <= jnp.ceil(size) + self.look_ahead
+        best = jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf))
+        return jnp.clip(size - best, -1.0, 1.0)
+
+    def worth_of(
+        self,
+        active: Float[Array, "units samples"],
+        targets: Float[Array, "out_size samples"],
+        size: Float[Array, ""],
+    ) -> tuple[Int[Array, " units"], Float[Array, " choices"]]:
+        """The order of a layer's units, and what the first `0 ... units` of them say of the target.
+
+        Args:
+            active: Activations before the mask.
+            targets: Targets of the same samples.
+            size: Effective units; those that take part fully may change places.
+
+        Returns:
+            Old index of the unit at each place, and nats, bias taken off, beginning with 0.
+        """
+        index, samples = jnp.arange(active.shape[0]), active.shape[1]
+        moments = information.statistics(active, targets, is_classes=self.is_classes)
+        noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
+        is_full = index + 1 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
+        order = information.greedy_order(moments, noise, is_full)[0]
+        covariance = moments.covariance[order][:, order] + jnp.diag(noise)
+        cross = moments.cross[order]
+        if self.redundancy_aware:
+            read = solve_triangular(jnp.linalg.cholesky(covariance), cross, lower=True)
+        else:
+            read = cross / jnp.sqrt(jnp.diagonal(covariance))[:, None]
+        explained = jnp.tensordot(jnp.tri(order.size), read[:, :, None] * read[:, None, :], 1)
+        target = moments.target_covariance + information.MONITORING_RESOLUTION * jnp.eye(cross.shape[1])
+        left = jnp.concatenate([target[None], target[None] - explained])
+        worth = 0.5 * (_log_determinant(target) - _log_determinant(left))
+        if self.correct:
+            degrees = jnp.arange(worth.size, dtype=worth.dtype)
+            worth = information.corrected(worth, degrees, samples, cross.shape[1] - self.is_classes)
+        return order, worth
+
+    def added(self, gradient: GrowingMLP, state: DriveState) -> GrowingMLP:
+        """The gradient of the objective with the drive's own."""
+        return jax.tree.map(jnp.add, gradient, state.gradient)
+
+    def paced(self, updates: GrowingMLP, hypers: Any) -> GrowingMLP:
+        """The optimiser's updates with the size weight at its own rate."""
+        factor = hypers.drive.rate / hypers.learning_rate
+        return eqx.tree_at(_weight, updates, factor * _weight(updates))
+
+    def _log_price(self, net: GrowingMLP, log_price: Float[Array, ""], hypers: DriveHypers) -> Float[Array, ""]:
+        ends = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]], jnp.float32)
+        widths = jnp.concatenate([ends[:1], net.controller.sizes(), ends[1:]])
+        parameters = jnp.sum((widths[:-1] + 1) * widths[1:])
+        excess = parameters / jnp.maximum(hypers.budget, 1.0) - 1.0
+        ascended = log_price + jnp.clip(excess, -LARGEST_STEP, LARGEST_STEP)
+        return jnp.where(hypers.budget > 0, ascended, log_price)
+
+    def _gradient(
+        self,
+        net: GrowingMLP,
+        masks: tuple[Float[Array, " capacity"], ...],
+        hypers: DriveHypers,
+        samples: Samples,
+        progress: Float[Array, ""],
+    ) -> GrowingMLP:
+        """Gradient of the information terms, and of the birth term for the units not yet born alone."""
+        born = [jnp.floor(size) for size in net.controller.sizes()]
+        fade = hypers.birth * jnp.maximum(1.0 - progress / jnp.maximum(hypers.birth_end, 1e-6), 0.0)
+
+        def promise(n: GrowingMLP) -> Float[Array, ""]:
+            promised = jnp.zeros(())
+            for size, active in zip(born, n.activations(samples.inputs), strict=True):
+                ahead = jnp.arange(active.shape[0]) < size + 1 + self.look_ahead
+                channel = self._channel(active, samples.targets, ahead.astype(active.dtype))
+                promised += information.gaussian_information(channel)
+            return -fade * promised
+
+        def terms(n: GrowingMLP) -> Float[Array, ""]:
+            total = jnp.zeros(())
+            every = n.activations(samples.inputs)
+            for active, own, before in zip(every, n.participation(), masks, strict=True):
+                seen = active if self.features else jax.lax.stop_gradient(active)
+                channel = self._channel(seen, samples.targets, own)
+                total -= hypers.importance * information.gaussian_information(channel)
+                total += hypers.redundancy * information.total_correlation(channel)
+                total += hypers.structure * information.structural_divergence(own, before)
+            return total
+
+        gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
+        if not self.birth:
+            return gradient
+        unborn = eqx.filter_grad(promise)(net).layers
+        unborn = tuple(_from_row(rows, size) for rows, size in zip(unborn, born, strict=True))
+        return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
+
+    def _channel(self, active, targets, mask):
+        moments = information.statistics(active, targets, is_classes=self.is_classes)
+        return information.open_channel(moments, information.channel_noise(mask))
+
+
+def _weight(net: GrowingMLP) -> Float[Array, " depth"]:
+    return cast(Information, net.controller).weight
+
+
+def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
+    """The leaves with zeros in all rows before `first`."""
+    return jax.tree.map(
+        lambda leaf: leaf * (jnp.arange(leaf.shape[0]) >= first).reshape(-1, *[1] * (leaf.ndim - 1)), rows
+    )
+
+
+def _log_determinant(matrices: Float[Array, "*batch size size"]) -> Float[Array, "*batch"]:
+    factors = jnp.linalg.cholesky(matrices)
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)

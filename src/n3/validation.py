@@ -1,0 +1,85 @@
+"""Validation: what a configuration's fields may hold, and its strict reading from JSON text."""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import fields
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_json(cls: type[T], text: str, *, source: str) -> T:
+    """An instance of a dataclass, dataclasses within it included.
+
+    Args:
+        cls: The dataclass.
+        text: JSON text.
+        source: What to call the text in an error, a file's name for example.
+
+    Raises:
+        ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
+    """
+    try:
+        return _from_mapping(cls, json.loads(text, parse_constant=_refuse_constant), path="")
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def positive_or_none(name: str, value: int | float | None) -> None:
+    """Refuse a number that is not positive and finite, naming its field."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+
+
+def at_least_zero_or_none(name: str, value: int | float | None) -> None:
+    """Refuse a number that is negative or not finite, naming its field."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
+
+
+def distinct(name: str, values: tuple[Any, ...]) -> None:
+    """Refuse no values, or one that appears twice, naming their field."""
+    if not values:
+        raise ValueError(f"`{name}` must not be empty.")
+    repeated = [value for index, value in enumerate(values) if value in values[:index]]
+    if repeated:
+        raise ValueError(f"`{name}` must be distinct; {repeated[0]!r} appears more than once.")
+
+
+def suggestion(word: str, words: tuple[str, ...]) -> str:
+    """`" Did you mean ...?"` for the nearest of `words`, or an empty text where none is near."""
+    near = difflib.get_close_matches(word, words, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a configuration may hold.")
+
+
+def _from_mapping(cls: type, data: Any, *, path: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"`{path.rstrip('.') or cls.__name__}` must be an object; got {data!r}.")
+    known = {entry.name for entry in fields(cls)}
+    for name in data:
+        if name not in known:
+            raise ValueError(f"unknown field `{path}{name}`.{suggestion(name, tuple(known))}")
+    hints = get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], value, path=f"{path}{name}") for name, value in data.items()})
+
+
+def _convert(hint: Any, value: Any, *, path: str) -> Any:
+    from beartype import BeartypeConf  # here, not above: `--help` needs no type checker
+    from beartype.door import is_bearable
+
+    if dataclasses.is_dataclass(hint):
+        return _from_mapping(hint, value, path=f"{path}.")  # type: ignore[arg-type]
+    value = tuple(value) if isinstance(value, list) else value
+    spelled = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    each = [(item,) for item in value] if isinstance(value, tuple) else [value]  # the checker samples one item
+    has_truth = any(isinstance(item, bool) for item in (value if isinstance(value, tuple) else each))
+    conf = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
+    if (has_truth and "bool" not in spelled) or not all(is_bearable(part, hint, conf=conf) for part in each):
+        raise ValueError(f"`{path}` must be {spelled}; got {value!r}.")
+    return value

@@ -124,7 +124,7 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
 
     return DriveHypers(
         price=jnp.array([price_of(experiment, one) for one in data], jnp.float32),
-        budget=each(settings.budget or 0),
+        budget=each(float(settings.budget or 0)),
         birth=each(settings.birth),
         birth_end=each(settings.birth_end),
         rate=each(settings.size_rate),

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from n3 import validation
-from n3.validation import at_least_zero_or_none, distinct, positive_or_none
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
 Method = Literal["auxiliary", "controller", "released", "information"]
@@ -71,9 +70,9 @@ class TaskConfig:
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
     def __post_init__(self) -> None:
-        positive_or_none("samples", self.samples)
-        positive_or_none("test_samples", self.test_samples)
-        at_least_zero_or_none("data_seed", self.data_seed)
+        validation.positive_or_none("samples", self.samples)
+        validation.positive_or_none("test_samples", self.test_samples)
+        validation.at_least_zero_or_none("data_seed", self.data_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +134,13 @@ class TrainingConfig:
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
 
     def __post_init__(self) -> None:
-        positive_or_none("steps", self.steps)
-        positive_or_none("learning_rate", self.learning_rate)
-        at_least_zero_or_none("size_cost", self.size_cost)
-        positive_or_none("target_size", self.target_size)
-        at_least_zero_or_none("initial_size", self.initial_size)
+        validation.positive_or_none("steps", self.steps)
+        validation.positive_or_none("learning_rate", self.learning_rate)
+        validation.at_least_zero_or_none("size_cost", self.size_cost)
+        validation.positive_or_none("target_size", self.target_size)
+        validation.at_least_zero_or_none("initial_size", self.initial_size)
         if self.batch != "full":
-            positive_or_none("batch", self.batch)
+            validation.positive_or_none("batch", self.batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,11 +183,11 @@ class InformationConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.price, str):
-            at_least_zero_or_none("price", self.price)
+            validation.at_least_zero_or_none("price", self.price)
         for name in ("budget", "look_ahead", "every", "size_rate"):
-            positive_or_none(name, getattr(self, name))
+            validation.positive_or_none(name, getattr(self, name))
         for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
-            at_least_zero_or_none(name, getattr(self, name))
+            validation.at_least_zero_or_none(name, getattr(self, name))
         for name in ("settle", "birth_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
@@ -212,9 +211,9 @@ class RunConfig:
     """Device to compute on."""
 
     def __post_init__(self) -> None:
-        distinct("arms", self.arms)
-        distinct("seeds", self.seeds)
-        positive_or_none("records", self.records)
+        validation.distinct("arms", self.arms)
+        validation.distinct("seeds", self.seeds)
+        validation.positive_or_none("records", self.records)
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:

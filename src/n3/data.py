@@ -148,7 +148,7 @@ def build_dataset(
 
 def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
     """`J0 + J1 + J2`, Bessel functions of the first kind."""
-    return jv(0, x) + jv(1, x) + jv(2, x)
+    return sum(jv(order, x) for order in range(3))
 
 
 def gaussian_mixture(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
@@ -262,6 +262,9 @@ RECIPES = {
     "gaussian-mixture": Recipe(partial(_mixture, noise=0.1), range_scaler),
     "gaussian-mixture-low": Recipe(partial(_mixture, noise=0.01), range_scaler),
     "gaussian-mixture-high": Recipe(partial(_mixture, noise=0.5), range_scaler),
+    "line": Recipe(partial(draw_curve, curve=Polynomial([0, 1]), noise=0.1)),
+    "noise": Recipe(partial(draw_curve, curve=np.zeros_like, noise=1.0)),
+    "sine": Recipe(partial(draw_curve, curve=lambda x: np.sin(3 * np.pi * x), noise=0.1)),
     "sine-classes": Recipe(draw_sine_classes, targets=("negative", "positive")),
     "moons": Recipe(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
     "spirals": Recipe(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),
@@ -292,7 +295,6 @@ def load_dataset(
         ModuleNotFoundError: If the set is one of scikit-learn's, and it is not installed.
     """
     if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f" Did you mean `{close[0]}`?" if close else ""
+        hint = "".join(f" Did you mean `{n}`?" for n in difflib.get_close_matches(name, DATASETS, n=1))
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{hint}")
     return DATASETS[name](train_samples=train_samples, test_samples=test_samples, seed=seed)

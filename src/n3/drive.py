@@ -138,7 +138,7 @@ class InformationDrive:
         units = jnp.arange(worth.size, dtype=worth.dtype)
         is_seen = units <= jnp.ceil(size) + self.look_ahead
         best = jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf))
-        return jnp.clip(size - best, -1.0, 1.0)
+        return jnp.clip(size - best.astype(size.dtype), -1.0, 1.0)
 
     def worth_of(
         self,
@@ -156,10 +156,10 @@ class InformationDrive:
         Returns:
             Old index of the unit at each place, and nats, bias taken off, beginning with 0.
         """
-        index, samples = jnp.arange(active.shape[0]), active.shape[1]
+        index, samples = jnp.arange(active.shape[0], dtype=size.dtype), active.shape[1]
         moments = information.statistics(active, targets, is_classes=self.is_classes)
         noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
-        is_full = index + 1 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
+        is_full = index + 1.0 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
         order = information.greedy_order(moments, noise, is_full)[0]
         covariance = moments.covariance[order][:, order] + jnp.diag(noise)
         cross = moments.cross[order]
@@ -208,7 +208,7 @@ class InformationDrive:
         def promise(n: GrowingMLP) -> Float[Array, ""]:
             promised = jnp.zeros(())
             for size, active in zip(born, n.activations(samples.inputs), strict=True):
-                ahead = jnp.arange(active.shape[0]) < size + 1 + self.look_ahead
+                ahead = jnp.arange(active.shape[0], dtype=size.dtype) < size + (1.0 + self.look_ahead)
                 channel = self._channel(active, samples.targets, ahead.astype(active.dtype))
                 promised += information.gaussian_information(channel)
             return -fade * promised
@@ -236,15 +236,18 @@ class InformationDrive:
         return information.open_channel(moments, information.channel_noise(mask))
 
 
-def _weight(net: GrowingMLP) -> Float[Array, " depth"]:
+def _weight(net: GrowingMLP):
     return cast(Information, net.controller).weight
 
 
 def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
     """The leaves with zeros in all rows before `first`."""
-    return jax.tree.map(
-        lambda leaf: leaf * (jnp.arange(leaf.shape[0]) >= first).reshape(-1, *[1] * (leaf.ndim - 1)), rows
-    )
+
+    def cut(leaf: Array) -> Array:
+        kept = jnp.arange(leaf.shape[0], dtype=first.dtype) >= first
+        return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
+
+    return jax.tree.map(cut, rows)
 
 
 def _log_determinant(matrices: Float[Array, "*batch size size"]) -> Float[Array, "*batch"]:

@@ -186,7 +186,7 @@ def published_redundancy(information: PerUnit, entropy: Scalar, depth: PerUnit, 
 def corrected(
     information: Float[Array, "*shape"], effective_units: Float[Array, "*shape"], samples: int, outputs: int
 ) -> Float[Array, "*shape"]:
-    """Less its bias, `I + q ln(1 - df / (n - 1)) / 2` of `q` outputs (classes - 1); may fall below 0."""
+    """Less its bias, `I + q ln(1 - df / (n - 1)) / 2`, `q` outputs (classes - 1); too low once classes part."""
     return information + 0.5 * outputs * jnp.log(jnp.maximum(1.0 - effective_units / max(samples - 1, 1), 1e-6))
 
 

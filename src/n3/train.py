@@ -25,7 +25,6 @@ class Recipe:
     out_size: int
     capacity: tuple[int, ...]
     controller: str = "controller"
-    """Name in `CONTROLLERS`."""
     layerwise: bool = False
     """One controller of that kind for each hidden layer."""
     mask: str = "sine"
@@ -42,7 +41,7 @@ class Recipe:
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: Any = None
-    """What moves the sizes of method `information` (`n3.drive`); None for the others."""
+    """What moves the sizes of method `information`; None for the others."""
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -117,7 +116,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         net = with_rescaled_size_input(net, hypers.target_size)
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
     moments = _optimiser(recipe, hypers).init(net)
-    drive = None if recipe.drive is None else recipe.drive.start(net)
+    drive = recipe.drive and recipe.drive.start(net)
     return TrainState(net, moments, jnp.arange(samples), order_key, jnp.asarray(-1), drive)
 
 
@@ -139,14 +138,12 @@ def step(
     state = _shuffled(recipe, _looked(recipe, state, hypers, problem, count), count)
     batch = problem.train if recipe.batch is None else _drawn(recipe.batch, state, problem.train, count)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
-    if recipe.drive is not None:
-        gradient = recipe.drive.added(gradient, state.drive)
+    gradient = recipe.drive.added(gradient, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = _optimiser(recipe, hypers).update(gradient, state.moments, state.net)
-    if recipe.drive is not None:
-        updates = recipe.drive.paced(updates, hypers)
+    updates = recipe.drive.paced(updates, hypers) if recipe.drive else updates
     if recipe.schedule == "cosine":
-        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count / hypers.horizon))
+        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(hypers, count)))
         updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
@@ -239,7 +236,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
 
 
 def _optimiser(recipe: Recipe, hypers: Hypers) -> optax.GradientTransformation:
-    """The optimiser at a traced learning rate; it is rebuilt at every trace and holds no state."""
+    """The optimiser at a traced learning rate; it holds no state."""
     return {"adam": optax.adam, "sgd": optax.sgd}[recipe.optimiser](hypers.learning_rate)
 
 
@@ -276,24 +273,26 @@ def _shuffled(recipe: Recipe, state: TrainState, count: Int[Array, ""]) -> Train
 
 
 def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
-    """The state with a fresh look at the information in every layer, where the cadence asks for one."""
+    """The state after a look at the information, where the cadence asks for one."""
     if recipe.drive is None:
         return state
 
     def look(s: TrainState) -> TrainState:
-        net, moments, drive = recipe.drive.look(
-            s.net, s.moments, s.drive, hypers.drive, problem.train, count / hypers.horizon
-        )
-        return TrainState(net, moments, s.order, s.key, s.diverged_at, drive)
+        progress = _progress(hypers, count)
+        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, problem.train, progress)
+        return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
 
     return jax.lax.cond(count % recipe.drive.every == 0, look, lambda s: s, state)
+
+
+def _progress(hypers: Hypers, count: Int[Array, ""]) -> Float[Array, ""]:
+    return count.astype(hypers.horizon.dtype) / hypers.horizon
 
 
 def _drawn(size: int, state: TrainState, samples: Samples, count: Int[Array, ""]) -> Samples:
     within = jnp.mod(count, state.order.shape[0] // size)
     rows = jax.lax.dynamic_slice_in_dim(state.order, within * size, size)
-    shares = jnp.full(size, 1.0 / size)
-    return Samples(samples.inputs[:, rows], samples.targets[:, rows], shares)
+    return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(size, 1.0 / size))
 
 
 def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:

@@ -1,0 +1,262 @@
+"""Drive: prices, pulls, the greedy order, births, budgets, and whole runs that find their own size."""
+
+import dataclasses
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from n3 import arms
+from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.drive import DriveHypers, DriveState, InformationDrive
+from n3.experiment import load_data
+from n3.losses import LossWeights, Samples
+from n3.sweep import sweep
+from n3.train import Hypers, Problem, Recipe, init, step, train
+
+DRIVE = InformationDrive(is_classes=False)
+UNITS = 12
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """Twelve units on 400 samples; the target is unit 5 + unit 2 / 2 + noise, and unit 7 copies unit 5."""
+    active = jr.normal(jr.key(0), (UNITS, 400))
+    active = active.at[7].set(active[5] + 1e-3 * active[7])
+    return active, (active[5] + 0.5 * active[2] + 0.1 * jr.normal(jr.key(1), (400,)))[None]
+
+
+def numbers(**changes):
+    settings = dict.fromkeys((field.name for field in dataclasses.fields(DriveHypers)), 0.0)
+    settings |= {"price": 0.02, "birth": 0.01, "birth_end": 0.3, "rate": 0.1, "settle": 0.6, **changes}
+    return DriveHypers(**{name: jnp.asarray(value) for name, value in settings.items()})
+
+
+def recipe(drive=DRIVE, **changes):
+    settings = {"in_size": 1, "out_size": 1, "capacity": (UNITS,), "controller": "information", "drive": drive}
+    return Recipe(**{**settings, **changes})
+
+
+def hypers(size=4.0, layers=1, **changes):
+    weights = LossWeights(size=jnp.asarray(0.0), depth=jnp.asarray(0.0))
+    rate, one = jnp.asarray(1e-2), jnp.asarray(1.0)
+    return Hypers(rate, weights, jnp.full(layers, size), one, one, 1000.0 * one, numbers(**changes))
+
+
+def problem(curve=lambda x: jnp.sin(4 * x), count=200):
+    x = jr.uniform(jr.key(3), (1, count), minval=-1.0, maxval=1.0)
+    side = Samples(x, curve(x) + 0.1 * jr.normal(jr.key(4), x.shape), jnp.full(count, 1.0 / count))
+    return Problem(side, side, jnp.ones(1))
+
+
+def looked(drive, state, settings, data, progress=0.0):
+    net, moments, drive_state = drive.look(
+        state.net, state.moments, state.drive, settings.drive, data.train, jnp.asarray(progress)
+    )
+    return net, moments, drive_state
+
+
+def test_the_order_puts_what_adds_most_first_and_copies_last(layer):
+    order, worth = DRIVE.worth_of(*layer, jnp.asarray(float(UNITS)))
+    assert {int(order[0]), int(order[1])} in ({5, 2}, {7, 2})
+    assert sorted(order.tolist()) == list(range(UNITS))
+    assert worth[0] == 0.0
+    np.testing.assert_allclose(worth[2], 0.5 * np.log(1.26 / 0.01), rtol=0.05)
+    assert np.abs(worth[-1] - worth[2]) < 0.03
+
+
+def test_units_that_do_not_take_part_fully_keep_their_place(layer):
+    order, _ = DRIVE.worth_of(*layer, jnp.asarray(3.5))
+    assert order.tolist()[3:] == list(range(3, UNITS))
+    assert int(order[0]) == 2
+    for still in (replace(DRIVE, reorder=False), replace(DRIVE, tied=True)):
+        assert still.worth_of(*layer, jnp.asarray(float(UNITS)))[0].tolist() == list(range(UNITS))
+
+
+def test_bias_is_taken_off(layer):
+    _, noise = DRIVE.worth_of(layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))
+    raw = replace(DRIVE, correct=False).worth_of(layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))[1]
+    assert raw[-1] > 0.008
+    assert noise[-1] < raw[-1] - 0.012
+
+
+def test_without_redundancy_a_copy_counts_twice(layer):
+    active = layer[0][jnp.array([5, 7])]
+    target = (active[0] + jr.normal(jr.key(1), (400,)))[None]
+    size = jnp.asarray(0.0)
+    _, aware = replace(DRIVE, correct=False).worth_of(active, target, size)
+    _, blind = replace(DRIVE, correct=False, redundancy_aware=False).worth_of(active, target, size)
+    np.testing.assert_allclose(aware[1], blind[1], rtol=1e-4)
+    assert aware[2] - aware[1] < 0.01
+    assert blind[2] - blind[1] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0.0, -1.0), (2.0, -1.0), (3.0, 0.0), (2.6, -0.4), (3.25, 0.25), (9.0, 1.0)]
+)
+def test_the_pull_is_towards_the_best_number_of_units(size, expected):
+    worth = jnp.array([0.0, 0.1, 0.1, 0.6, 0.61, 0.62, 0.62, 0.62, 0.62, 0.62, 0.62])
+    pull = replace(DRIVE, look_ahead=4).pull(jnp.asarray(size), worth, jnp.asarray(0.05))
+    np.testing.assert_allclose(pull, expected, atol=1e-6)
+
+
+def test_look_ahead_sees_what_pays_only_together():
+    worth, price = jnp.array([0.0, 0.0, 0.0, 1.0]), jnp.asarray(0.1)
+    assert replace(DRIVE, look_ahead=1).pull(jnp.asarray(0.0), worth, price) == 0.0
+    assert replace(DRIVE, look_ahead=3).pull(jnp.asarray(0.0), worth, price) == -1.0
+
+
+def test_a_look_changes_the_order_and_not_the_function():
+    settings, data = hypers(size=6.0), problem()
+    state = init(recipe(), settings, data, key=jr.key(5))
+    for count in range(3):
+        state = step(recipe(), state, settings, data, jnp.asarray(count + 1))
+    net, moments, _ = looked(DRIVE, state, settings, data)
+    assert not np.array_equal(net.readout.weight, state.net.readout.weight)
+    np.testing.assert_allclose(
+        net.batch(data.train.inputs), state.net.batch(data.train.inputs), rtol=1e-5, atol=1e-6
+    )
+    order = [int(np.flatnonzero(state.net.layers[0].bias == b)[0]) for b in net.layers[0].bias]
+    for old, new in zip(jax.tree.leaves(state.moments), jax.tree.leaves(moments), strict=True):
+        match old.shape:
+            case (12, 1) | (12,):
+                assert np.array_equal(old[jnp.array(order)], new)
+            case (1, 12):
+                assert np.array_equal(old[:, jnp.array(order)], new)
+
+
+def test_births_train_only_the_unborn_and_fade():
+    settings, data = hypers(size=4.0), problem()
+    state = init(recipe(), settings, data, key=jr.key(5))
+    early, late = (looked(DRIVE, state, settings, data, progress)[2].gradient for progress in (0.0, 0.5))
+    assert np.all(np.asarray(early.layers[0].weight[:4]) == 0)
+    assert np.all(np.abs(np.asarray(early.layers[0].weight[4:])) > 0)
+    assert np.all(np.asarray(early.readout.weight) == 0)
+    assert np.all(np.asarray(late.layers[0].weight) == 0)
+
+
+def test_a_settled_size_is_not_pulled_and_not_reordered():
+    settings, data = hypers(size=4.0), problem()
+    state = init(recipe(), settings, data, key=jr.key(5))
+    net, _, live = looked(DRIVE, state, settings, data, 0.1)
+    settled_net, _, settled = looked(DRIVE, state, settings, data, 0.9)
+    assert live.gradient.controller.weight[0] != 0
+    assert settled.gradient.controller.weight[0] == 0
+    assert np.array_equal(settled_net.layers[0].bias, state.net.layers[0].bias)
+    assert not np.array_equal(net.layers[0].bias, state.net.layers[0].bias)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("importance", -1), ("redundancy", 1), ("structure", 1)])
+def test_terms_reach_the_masks_and_are_off_at_zero(name, sign):
+    drive = replace(DRIVE, birth=False, terms=True)
+    data = problem()
+    state = init(recipe(drive), hypers(size=4.5), data, key=jr.key(5))
+    state = eqx.tree_at(lambda s: s.drive.masks[0], state, jnp.zeros(UNITS))
+    off, on = (
+        looked(drive, state, hypers(size=4.5, **{name: weight}), data)[2].gradient for weight in (0.0, 0.3)
+    )
+    pulled = float(on.controller.weight[0] - off.controller.weight[0])
+    assert sign * pulled > 0
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(on.layers))
+    plain = looked(replace(drive, terms=False), state, hypers(size=4.5), data)[2].gradient
+    assert np.array_equal(plain.controller.weight, off.controller.weight)
+
+
+def test_features_are_trained_when_asked():
+    drive = replace(DRIVE, birth=False, terms=True, features=True)
+    data, settings = problem(), hypers(size=4.5, importance=0.3)
+    state = init(recipe(drive), settings, data, key=jr.key(5))
+    gradient = looked(drive, state, settings, data)[2].gradient
+    assert np.all(np.abs(np.asarray(gradient.layers[0].weight[:4])) > 0)
+
+
+def test_a_budget_moves_the_price():
+    data = problem()
+    for budget, sign in ((5.0, 1), (1000.0, -1), (0.0, 0)):
+        settings = hypers(size=6.0, budget=budget)
+        state = init(recipe(), settings, data, key=jr.key(5))
+        assert np.sign(looked(DRIVE, state, settings, data)[2].log_price) == sign
+
+
+def test_the_size_moves_at_its_own_rate():
+    settings, data, still = hypers(size=2.0, rate=0.25), problem(), recipe(replace(DRIVE, reorder=False))
+    state = init(still, settings, data, key=jr.key(5))
+    after = step(still, state, settings, data, jnp.asarray(0))
+    np.testing.assert_allclose(after.net.controller.weight - 2.0, 0.25, rtol=1e-3)
+    moved = np.abs(after.net.readout.weight - state.net.readout.weight)
+    np.testing.assert_allclose(moved.max(), 1e-2, rtol=0.1)
+
+
+def test_the_state_begins_without_a_gradient():
+    state = init(recipe(), hypers(), problem(), key=jr.key(5)).drive
+    assert isinstance(state, DriveState)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(state.gradient))
+
+
+def ends(curve, *, first=0.5, price=0.02, drive=DRIVE, seeds=3):
+    """Final sizes of some seeds, trained side by side."""
+    many = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), tree)  # noqa: E731
+    swept = sweep(
+        recipe(drive, schedule="cosine"),
+        many(hypers(size=first, price=price)),
+        many(problem(curve)),
+        keys=jr.split(jr.key(6), seeds),
+        stops=np.array([0, 500, 1000]),
+        devices=jax.devices()[:1],
+    )
+    return np.asarray(swept.records.size[:, -1, 0])
+
+
+def test_noise_ends_small_a_line_ends_at_three_or_less_and_more_structure_takes_more():
+    noise, line, wave = ends(jnp.zeros_like), ends(lambda x: x), ends(lambda x: jnp.sin(8 * x))
+    assert np.median(noise) < 0.5
+    assert 1 <= np.median(line) <= 3
+    assert np.median(wave) > np.median(line)
+
+
+def test_shrinking_comes_down_from_the_capacity():
+    assert np.median(ends(lambda x: x, first=float(UNITS))) < UNITS / 2
+
+
+def test_two_layers_each_find_a_size():
+    two = recipe(capacity=(6, 6))
+    state, _ = train(two, hypers(size=0.5, layers=2), problem(), key=jr.key(8), stops=jnp.array([600]))
+    assert state.net.controller.weight.shape == (2,)
+    assert np.all(np.isfinite(np.asarray(state.net.controller.weight)))
+
+
+def experiment(**information):
+    return Experiment(
+        task=TaskConfig(task="wine"),
+        network=NetworkConfig(method="information", capacity=(8,)),
+        training=TrainingConfig(steps=20),
+        information=InformationConfig(**information),
+        run=RunConfig(arms=("growing", "shrinking"), seeds=(0, 1)),
+    ).resolved()
+
+
+def test_prices_by_hand():
+    data = load_data(experiment())[0]
+    samples, covariance = len(data.train_inputs), np.cov(data.train_inputs.T)
+    values = np.linalg.eigvalsh(covariance)
+    parameters = values.sum() ** 2 / (values**2).sum() + 1 + 3
+    price = parameters * np.log(samples) / (2 * samples)
+    np.testing.assert_allclose(arms.price_of(experiment(), data), price, rtol=1e-5)
+    np.testing.assert_allclose(arms.price_of(experiment(price_scale=3.0), data), 3 * price, rtol=1e-5)
+    np.testing.assert_allclose(arms.price_of(experiment(price=0.4), data), 0.4)
+    by_test = arms.price_of(experiment(price="chi-square"), data)
+    np.testing.assert_allclose(by_test, 7.815 / (2 * samples), rtol=0.02)
+
+
+def test_arms_of_the_method_start_where_they_should():
+    data = load_data(experiment())
+    for arm, size in (("growing", 0.5), ("shrinking", 8.0)):
+        made = arms.hypers_of(experiment(), arm, data=data, active=None)
+        assert np.all(np.asarray(made.initial_size) == size)
+        assert made.drive.price.shape == (2,)
+    assert arms.recipe_of(experiment(), "growing", data[0]).drive.is_classes
+    assert arms.recipe_of(experiment(), "static", data[0]).drive is None

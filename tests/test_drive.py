@@ -12,7 +12,7 @@ import pytest
 
 from n3 import arms
 from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.drive import DriveHypers, DriveState, InformationDrive
+from n3.drive import DriveHypers, DriveState, InformationDrive, check_importance
 from n3.experiment import load_data
 from n3.losses import LossWeights, Samples
 from n3.sweep import sweep
@@ -93,6 +93,26 @@ def test_without_redundancy_a_copy_counts_twice(layer):
     np.testing.assert_allclose(aware[1], blind[1], rtol=1e-4)
     assert aware[2] - aware[1] < 0.01
     assert blind[2] - blind[1] > 0.3
+
+
+def test_a_users_importance_takes_the_place_of_the_built_in_one(layer):
+    drive = replace(DRIVE, custom=lambda active, _: jnp.arange(active.shape[0], dtype=active.dtype))
+    order, worth = drive.worth_of(*layer, jnp.asarray(4.0))
+    assert order.tolist() == [3, 2, 1, 0, *range(4, UNITS)]
+    assert worth.tolist()[:6] == [0, 3, 5, 6, 6, 10]
+
+
+@pytest.mark.parametrize(
+    ("importance", "message"),
+    [
+        (lambda active, targets: active, "shape"),
+        (lambda active, targets: jnp.full(active.shape[0], jnp.nan), "finite"),
+        (lambda active, targets: -jnp.ones(active.shape[0]), "zero or more"),
+    ],
+)
+def test_a_users_importance_is_checked_once(layer, importance, message):
+    with pytest.raises(ValueError, match=f"`importance` must.*{message}"):
+        check_importance(importance, *layer)
 
 
 @pytest.mark.parametrize(

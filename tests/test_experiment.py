@@ -7,14 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
 import n3
 from n3 import arms
 from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.data import load_dataset
 from n3.experiment import grid_of, load_data
+from n3.train import init, observe
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,8 +35,10 @@ def small(out, *, task="bessel", steps=30, network=None, **run):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    every = ("growing", "grown", "static", "warmup", "equal-size")
-    return n3.run(small(tmp_path_factory.mktemp("runs"), arms=every), quiet=True)
+    every = ("equal-size", "growing", "grown", "static", "warmup")
+    experiment = small(tmp_path_factory.mktemp("runs"), arms=every, seeds=(1, 4, 9))
+    training = TrainingConfig(steps=30, learning_rate=1e-2, target_size=3.0)
+    return n3.run(replace(experiment, training=training), quiet=True)
 
 
 def test_the_run_directory_holds_what_it_promises(record):
@@ -50,6 +56,7 @@ def test_results_come_back_labelled(record):
     assert back.experiment == record.experiment
     assert back.results.identical(record.results)
     assert set(back.results.sizes) >= {"arm", "seed", "step", "layer"}
+    assert back.results.seed.values.tolist() == [1, 4, 9]
     for name in ("train_loss", "test_loss", "test_metric", "size", "size_penalty", "total_loss"):
         assert np.all(np.isfinite(back.results[name]))
 
@@ -58,27 +65,53 @@ def test_networks_come_back_and_predict_the_same(record):
     networks = n3.load(record.directory.path)
     data = load_data(record.experiment)
     for arm in record.experiment.run.arms:
-        net, one = networks[arm][1], data[1]
-        outputs = net.batch(jnp.asarray(one.test_inputs.T))
-        loss = np.mean((np.asarray(outputs) - one.test_targets.T) ** 2)
-        final = record.results.test_loss.sel(arm=arm, seed=1).values[-1]
-        np.testing.assert_allclose(loss, final, rtol=1e-5)
+        for seed, net, one in zip(record.experiment.run.seeds, networks[arm], data, strict=True):
+            outputs = net.batch(jnp.asarray(one.test_inputs.T))
+            loss = np.mean((np.asarray(outputs) - one.test_targets.T) ** 2)
+            final = record.results.test_loss.sel(arm=arm, seed=seed).values[-1]
+            np.testing.assert_allclose(loss, final, rtol=1e-5)
+
+
+def test_predictions_are_the_networks_in_the_targets_own_unit(record):
+    networks, results = n3.load(record.directory.path), record.results
+    for row, one in enumerate(load_data(record.experiment)):
+        inputs = jnp.asarray(one.input_scaler.transform(results.grid.values.T).T, jnp.float32)
+        own = one.target_scaler.inverse(np.asarray(networks["static"][row].batch(inputs), float).T).T
+        np.testing.assert_allclose(results.prediction.sel(arm="static")[row], own, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_and_metric_are_in_the_targets_own_unit(record):
+    one, results = load_data(record.experiment)[0], record.results
+    np.testing.assert_allclose(results.test_targets, one.target_scaler.inverse(one.test_targets))
+    np.testing.assert_allclose(results.train_inputs, one.input_scaler.inverse(np.float64(one.train_inputs)))
+    first = results.sel(arm="static", seed=1)
+    np.testing.assert_allclose(first.test_metric, one.target_scale[0] * first.test_loss**0.5, rtol=1e-5)
 
 
 def test_arms_are_paired_by_seed(record):
-    first = record.results.isel(step=0)
-    same = first.test_loss.sel(arm="static") - first.test_loss.sel(arm="grown")
-    np.testing.assert_allclose(same, 0.0, atol=1e-3)
+    data, keys = load_data(record.experiment), jax.vmap(jr.key)(jnp.array(record.experiment.run.seeds))
+    for arm in ("grown", "static"):
+        recipe = arms.recipe_of(record.experiment, arm, data[0])
+        numbers = arms.hypers_of(record.experiment, arm, data=data, active=None)
+
+        def loss(hypers, problem, key, recipe=recipe):
+            return observe(recipe, init(recipe, hypers, problem, key=key), hypers, problem).test_loss
+
+        drawn = jax.jit(jax.vmap(loss))(numbers, arms.stack(data), keys)
+        np.testing.assert_allclose(record.results.test_loss.sel(arm=arm, step=0), drawn, rtol=1e-5)
 
 
 def test_equal_size_has_the_growing_arms_parameters(record):
     counts = record.results.active_parameters
     assert np.array_equal(counts.sel(arm="equal-size"), counts.sel(arm="growing"))
+    assert np.all(counts.sel(arm="growing") > 1)  # more than the readout's bias
+    assert np.all(counts.sel(arm="growing") < counts.sel(arm="static"))
 
 
 def test_the_static_arm_keeps_its_capacity(record):
     assert np.all(record.results["size"].sel(arm="static") == 5.0)
     assert np.all(record.results["size"].sel(arm="growing").isel(step=0) < 0.01)
+    np.testing.assert_allclose(record.results["size"].sel(arm="grown").isel(step=0), 3.0, rtol=1e-3)
 
 
 def test_classes_are_learnt_and_drawn(tmp_path):
@@ -94,6 +127,8 @@ def test_data_may_be_shared_by_all_seeds():
     data = load_data(experiment)
     assert len(data) == 3
     assert data[0] is data[2]
+    alone = load_dataset("bessel", train_samples=8, test_samples=4, seed=3)
+    assert np.array_equal(data[0].train_inputs, alone.train_inputs)
 
 
 def test_a_diverged_arm_is_reported(tmp_path):
@@ -109,12 +144,19 @@ def test_a_used_run_directory_is_refused(record, tmp_path):
         n3.run(record.experiment, quiet=True)
 
 
+def has_gpu():
+    try:
+        return bool(jax.devices("gpu"))
+    except RuntimeError:
+        return False
+
+
 def test_bad_values_are_refused_before_anything_is_written(tmp_path):
-    for experiment, message in (
+    bad = [
         (small(tmp_path, task="besel"), "bessel"),
         (replace(small(tmp_path), task=TaskConfig(), training=TrainingConfig(batch=2000)), "batch"),
-        (small(tmp_path, device="gpu"), "--extra cuda13"),
-    ):
+    ]
+    for experiment, message in bad if has_gpu() else [*bad, (small(tmp_path, device="gpu"), "--extra cuda13")]:
         with pytest.raises(ValueError, match=message):
             n3.run(experiment, quiet=True)
     assert not list(tmp_path.iterdir())
@@ -130,7 +172,41 @@ def test_describe_writes_nothing(tmp_path):
 def test_stops_begin_at_zero_and_end_at_the_last_step():
     stops = arms.stops_of(replace(small("x"), training=TrainingConfig(steps=7)).resolved())
     assert list(stops) == sorted(set(stops))
-    assert (stops[0], stops[-1]) == (0, 7)
+    assert (stops[0], stops[-1], len(stops)) == (0, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("method", "arm", "controller", "first", "size_input", "rescaled"),
+    [
+        ("auxiliary", "growing", "auxiliary", 1.0, True, False),
+        ("auxiliary", "grown", "auxiliary", 3.0, True, False),
+        ("auxiliary", "rescaled", "auxiliary", 3.0, True, True),
+        ("auxiliary", "warmup", "warmup", 1.0, False, False),
+        ("auxiliary", "static", "fixed", 5.0, False, False),
+        ("auxiliary", "equal-size", "fixed", 2.0, False, False),
+        ("information", "growing", "information", 1.0, False, False),
+        ("information", "shrinking", "information", 5.0, False, False),
+    ],
+)
+def test_each_arm_has_its_controller_and_its_first_size(method, arm, controller, first, size_input, rescaled):
+    training = TrainingConfig(steps=7, learning_rate=0.01, size_cost=0.2, target_size=3.0, initial_size=1.0)
+    experiment = small("x", network=NetworkConfig(method=method, capacity=(5,)))
+    experiment = replace(experiment, training=training).resolved()
+    data = load_data(experiment)
+    recipe = arms.recipe_of(experiment, arm, data[0])
+    fixed = (recipe.controller, recipe.size_input, recipe.rescale_size_input)
+    assert fixed == (controller, size_input, rescaled)
+    assert (recipe.drive is not None) == (controller == "information")
+    numbers = arms.hypers_of(experiment, arm, data=data, active=np.full((3, 1), 2))
+    assert numbers.initial_size.tolist() == [[first]] * 3
+    for values, value in (
+        (numbers.learning_rate, 0.01),
+        (numbers.weights.size, 0.2),
+        (numbers.target_size, 3.0),
+        (numbers.target_depth, 1.0),
+        (numbers.horizon, 7.0),
+    ):
+        np.testing.assert_allclose(values, [value] * 3, rtol=1e-6)
 
 
 def test_the_grid_covers_the_training_inputs():
@@ -164,6 +240,9 @@ def test_the_command_ends_in_the_table_and_the_run_directory(tmp_path):
     assert summary["seeds"] == [0, 1, 2]
     assert summary["comparisons"][0]["pairs"] == 3
     assert {p.stem for p in (path / "figures").iterdir()} == {"loss", "size", "final-loss", "fit"}
+    sums = json.loads((path / "manifest.json").read_text())["sha256"]
+    files = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+    assert set(sums) == files - {"manifest.json"}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,42 @@ def explicit(covariance, cross, target):
     return 0.5 * (np.linalg.slogdet(target)[1] - np.linalg.slogdet(residual)[1])
 
 
+# The one factorisation.
+
+
+@pytest.mark.parametrize("rows", [1, 33, 70])
+def test_whitening_inverts_the_cholesky_factor(rows):
+    with jax.enable_x64(True):
+        root = normal(30, rows, 2 * rows).astype(float)
+        matrix, turn = root @ root.T / rows, normal(31, rows, rows).astype(float)
+        turn = turn + turn.T
+        found, rate = compiled(lambda *pair: jax.jvp(n3i.whitening, pair[:1], pair[1:]))(matrix, turn)
+        expected = np.linalg.inv(np.linalg.cholesky(matrix))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+        step = 1e-6
+        ahead, behind = (np.linalg.inv(np.linalg.cholesky(matrix + s * turn)) for s in (step, -step))
+        np.testing.assert_allclose(rate, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-5)
+
+
+def test_no_layer_waits_for_lapack():
+    """Two batched LAPACK calls at a time stopped the process on two cores."""
+    x, y = normal(32, 4, 40, 50), normal(33, 4, 1, 50)
+
+    def total(x, y):
+        said = n3i.layer_information(x, y, jnp.ones(40), is_classes=False)
+        moments = n3i.statistics(x, y, is_classes=False)
+        order, _ = n3i.greedy_order(moments, n3i.channel_noise(jnp.ones(40)), jnp.ones(40, bool))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(said)) + jnp.sum(order).astype(x.dtype)
+
+    program = jax.jit(jax.vmap(jax.grad(total))).lower(x, y).as_text()
+    assert "stablehlo.while" in program
+    assert "custom_call" not in program
+
+
+def test_what_is_not_definite_is_not_a_number():
+    assert np.isnan(compiled(n3i.whitening)(np.array([[-1.0]], np.float32))).all()
+
+
 # 1. Gaussian pairs of known information.
 
 
@@ -173,6 +209,31 @@ def test_one_row_of_two_classes_equals_two_rows():
     x, rows = mixture(2, 1.0)
     one, two = (estimate(x, targets, is_classes=True, **MONITORING) for targets in (rows[:, 1:], rows))
     np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_the_probe_is_a_linear_discriminant():
+    with jax.enable_x64(True):
+        labels = np.arange(60) % 6 // 2 % 2 + (np.arange(60) % 5 == 0)  # three classes, of unequal size
+        rows, mask = np.eye(3)[labels].T, np.linspace(0.1, 1.0, 6)
+        x = layer(dtype=np.float64)[0] + np.outer(np.arange(6.0), labels)
+        t = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+        prior, means = rows.mean(1), (t @ rows.T) / rows.sum(1)
+        within = (t - means[:, labels]) @ (t - means[:, labels]).T / 60 + np.diag(
+            0.9999 * (1 - mask) / (1e-4 + 0.9999 * mask) + 1e-3
+        )
+        slopes = np.linalg.solve(within, means)
+        chances = np.exp(slopes.T @ t - 0.5 * np.sum(means * slopes, axis=0)[:, None]) * prior[:, None]
+        chances = chances / chances.sum(0)
+        expected = -prior @ np.log(prior) + np.log(chances[labels, np.arange(60)]).mean()
+        alone, said = compiled(
+            lambda *given: tuple(
+                f(*given, is_classes=True) for f in (n3i.information_gain, n3i.layer_information)
+            )
+        )(x, rows, mask)
+        np.testing.assert_allclose([alone, said.importance], [expected] * 2, rtol=1e-8)
+        bias = np.log1p(-said.effective_units / 59)  # half of one less than three classes
+        np.testing.assert_allclose(said.corrected_importance, expected + bias, rtol=1e-8)
+        assert 0.1 < expected < -prior @ np.log(prior)
 
 
 # 4. Parts that sum to the whole.

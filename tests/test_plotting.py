@@ -218,3 +218,21 @@ def test_regions_refuse_a_grid_that_is_not_square():
     cut = dataclasses.replace(record, results=record.results.isel(point=slice(7)))
     with pytest.raises(ValueError, match="square of two inputs"):
         plot_regions(cut)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_monitored_information_has_a_panel_each_and_the_size_beside(layers):
+    record = record_of(layers=layers)
+    results = record.results.assign(
+        importance=0.1 * record.results["size"], redundancy=0.2 * record.results["size"]
+    )
+    watched = dataclasses.replace(record.experiment.run, monitor=("importance", "redundancy"))
+    experiment = dataclasses.replace(record.experiment, run=watched)
+    made = figures(dataclasses.replace(record, results=results, experiment=experiment))
+    panels = made["information"].axes
+    labels = ["importance (nats)", "redundancy (nats)", "size (effective units)"]
+    assert [axes.get_ylabel() for axes in panels] == labels
+    assert all(len(axes.lines) == 2 * layers for axes in panels)
+    middle = results["importance"].sel(arm="growing").isel(layer=0).median("seed")
+    assert any(np.allclose(line.get_ydata(), middle) for line in panels[0].lines)
+    assert "information" not in figures(record)

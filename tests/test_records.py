@@ -1,7 +1,10 @@
 """Records: files that appear whole, JSON without NaN, checksums that fit."""
 
 import hashlib
+import importlib
 import json
+import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -28,18 +31,43 @@ def test_a_write_replaces_the_file_and_leaves_no_scratch(directory):
     assert (directory.path / "sub" / "a.txt").read_bytes() == b"2"
 
 
+def test_a_write_that_fails_leaves_the_old_file_and_no_scratch(directory, monkeypatch):
+    directory.write("sub/a.txt", b"1")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        directory.write("sub/a.txt", b"2")
+    assert [p.name for p in (directory.path / "sub").iterdir()] == ["a.txt"]
+    assert (directory.path / "sub" / "a.txt").read_bytes() == b"1"
+
+
+def test_a_written_file_has_the_mode_that_the_umask_asks_for(directory):
+    before = os.umask(0o027)
+    try:
+        directory.write("a.txt", b"1")
+        (directory.path / "plain.txt").write_bytes(b"1")
+    finally:
+        os.umask(before)
+    written, plain = (directory.path / name for name in ("a.txt", "plain.txt"))
+    assert written.stat().st_mode == plain.stat().st_mode
+
+
 def test_the_manifest_has_the_sums_of_all_outputs(directory):
-    directory.write("a.bin", b"abc")
-    directory.seal({"device": "cpu"})
+    directory.write("sub/a.bin", b"abc")
+    for _ in range(2):  # a manifest never sums itself
+        directory.seal({"device": "cpu"})
     manifest = json.loads((directory.path / "manifest.json").read_text())
-    assert manifest["sha256"]["a.bin"] == hashlib.sha256(b"abc").hexdigest()
-    assert set(manifest["sha256"]) == {"a.bin", "config.json"}
+    assert manifest["sha256"]["sub/a.bin"] == hashlib.sha256(b"abc").hexdigest()
+    assert set(manifest["sha256"]) == {"sub/a.bin", "config.json"}
     assert manifest["device"] == "cpu"
 
 
 def test_unnamed_runs_are_named_by_task_method_and_time(tmp_path):
     made = RunDirectory.create(replace(Experiment(), run=RunConfig(out=str(tmp_path))))
-    assert made.path.name.startswith("bessel-controller-")
+    assert re.fullmatch(rf"bessel-controller-\d{{8}}-\d{{6}}-{os.getpid()}", made.path.name)
 
 
 def test_a_folder_without_results_is_not_a_record(directory):
@@ -48,4 +76,7 @@ def test_a_folder_without_results_is_not_a_record(directory):
 
 
 def test_versions_name_the_packages_that_decide_a_result():
-    assert set(versions()) == {"python", "jax", "jaxlib", "equinox", "optax", "n3"}
+    found = versions()
+    assert set(found) == {"python", "jax", "jaxlib", "equinox", "optax", "n3"}
+    for name in ("jax", "jaxlib", "equinox", "optax"):
+        assert found[name] == importlib.import_module(name).__version__

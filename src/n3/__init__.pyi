@@ -36,6 +36,7 @@ from .model import GrowingMLP as GrowingMLP
 from .plotting import figures as figures
 from .plotting import plot_final_losses as plot_final_losses
 from .plotting import plot_fit as plot_fit
+from .plotting import plot_information as plot_information
 from .plotting import plot_losses as plot_losses
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes

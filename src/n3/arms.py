@@ -10,13 +10,22 @@ from jaxtyping import Int
 
 from n3.config import Experiment
 from n3.data import Dataset
-from n3.drive import DriveHypers, InformationDrive
+from n3.drive import DriveHypers, Importance, InformationDrive
 from n3.losses import LossWeights, Samples
 from n3.train import Hypers, Problem, Recipe
 
 
-def recipe_of(experiment: Experiment, arm: str, data: Dataset) -> Recipe:
-    """The program of an arm; the experiment must be resolved."""
+def recipe_of(
+    experiment: Experiment, arm: str, data: Dataset, *, importance: Importance | None = None
+) -> Recipe:
+    """The program of an arm; the experiment must be resolved.
+
+    Args:
+        experiment: A resolved experiment.
+        arm: The arm.
+        data: Any seed's data set: its shapes count.
+        importance: A user's importance of units in place of the built-in one.
+    """
     network, training = experiment.network, experiment.training
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized = controller == network.method
@@ -35,7 +44,8 @@ def recipe_of(experiment: Experiment, arm: str, data: Dataset) -> Recipe:
         loss="squared-error" if data.kind == "regression" else "cross-entropy",
         optimiser=training.optimiser,
         schedule=training.schedule,
-        drive=_drive_of(experiment, data) if controller == "information" else None,
+        drive=_drive_of(experiment, data, importance) if controller == "information" else None,
+        monitor=experiment.run.monitor,
         batch=None if training.batch == "full" else training.batch,
     )
 
@@ -101,7 +111,7 @@ def price_of(experiment: Experiment, data: Dataset) -> float:
     return settings.price_scale * price
 
 
-def _drive_of(experiment: Experiment, data: Dataset) -> InformationDrive:
+def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> InformationDrive:
     settings = experiment.information
     return InformationDrive(
         is_classes=data.kind == "classification",
@@ -113,6 +123,7 @@ def _drive_of(experiment: Experiment, data: Dataset) -> InformationDrive:
         correct=settings.correct,
         terms=any((settings.importance, settings.redundancy, settings.structure)),
         features=settings.features,
+        custom=importance,
     )
 
 

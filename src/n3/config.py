@@ -20,6 +20,7 @@ Initialisation = Literal["fan-in", "unit-uniform"]
 Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
 Schedule = Literal["constant", "cosine"]
+Monitor = Literal["entropy", "importance", "redundancy", "structure"]
 Price = float | Literal["description-length", "chi-square"]
 Device = Literal["auto", "cpu", "gpu"]
 
@@ -203,6 +204,8 @@ class RunConfig:
     """Seeds: `0:100` (the end is left out) or a list such as `3 5 8`."""
     records: int = 100
     """Rows kept of each run's history, from the first step to the last."""
+    monitor: tuple[Monitor, ...] = ()
+    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure."""
     out: str = "runs"
     """Folder that receives the run directory."""
     name: str | None = None

@@ -11,6 +11,7 @@ parameter. Units that are about to be born are trained to add information (the b
 feature promises little. After `settle` of the run sizes rest.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -61,6 +62,9 @@ class DriveState(eqx.Module):
     """Logarithm of the factor on the price; 0 without a budget."""
 
 
+Importance = Callable[[Float[Array, "units samples"], Float[Array, "out_size samples"]], Float[Array, " units"]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class InformationDrive:
     """What of the drive fixes the program; hashable, static under `jit`."""
@@ -82,6 +86,8 @@ class InformationDrive:
     """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
     features: bool = False
     """Whether importance and redundancy train the features as well as the masks."""
+    custom: Importance | None = None
+    """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
     tied: bool = False
     """Whether a unit has the same index in every layer, as with depth gates: the order is then left alone."""
 
@@ -156,6 +162,8 @@ class InformationDrive:
         Returns:
             Old index of the unit at each place, and nats, bias taken off, beginning with 0.
         """
+        if self.custom is not None:
+            return self._custom_worth(self.custom(active, targets), size)
         index, samples = jnp.arange(active.shape[0], dtype=size.dtype), active.shape[1]
         moments = information.statistics(active, targets, is_classes=self.is_classes)
         noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
@@ -175,6 +183,12 @@ class InformationDrive:
             degrees = jnp.arange(worth.size, dtype=worth.dtype)
             worth = information.corrected(worth, degrees, samples, cross.shape[1] - self.is_classes)
         return order, worth
+
+    def _custom_worth(self, own, size):
+        index = jnp.arange(own.size, dtype=size.dtype)
+        is_full = index + 1.0 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
+        order = jnp.argsort(jnp.where(is_full, -own, jnp.inf), stable=True)
+        return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])
 
     def added(self, gradient: GrowingMLP, state: DriveState) -> GrowingMLP:
         """The gradient of the objective with the drive's own."""
@@ -234,6 +248,28 @@ class InformationDrive:
     def _channel(self, active, targets, mask):
         moments = information.statistics(active, targets, is_classes=self.is_classes)
         return information.open_channel(moments, information.channel_noise(mask))
+
+
+def check_importance(
+    custom: Importance, activations: Float[Array, "units samples"], targets: Float[Array, "out_size samples"]
+) -> None:
+    """Call a user's importance once, before anything is compiled.
+
+    Args:
+        custom: The function.
+        activations: Activations of some layer.
+        targets: Targets of the same samples.
+
+    Raises:
+        ValueError: If it does not return one finite number of 0 or more for each unit.
+    """
+    own = jnp.asarray(custom(activations, targets))
+    if own.shape != activations.shape[:1]:
+        raise ValueError(f"`importance` must return shape {activations.shape[:1]}; got {own.shape}.")
+    if not jnp.all(jnp.isfinite(own)):
+        raise ValueError("`importance` must be finite; got NaN or an infinity.")
+    if jnp.any(own < 0):
+        raise ValueError(f"`importance` must be zero or more; got {float(own.min()):.3g}.")
 
 
 def _weight(net: GrowingMLP):

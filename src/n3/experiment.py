@@ -21,6 +21,7 @@ from n3 import checkpoint, metrics
 from n3.arms import hypers_of, recipe_of, stack, stops_of
 from n3.config import Experiment
 from n3.data import Dataset, load_dataset
+from n3.drive import Importance, check_importance
 from n3.losses import LossWeights, Samples
 from n3.model import GrowingMLP
 from n3.records import ArmRecord, RunDirectory, RunRecord, assemble, device_name
@@ -31,11 +32,14 @@ SHOWN = 20
 """Seeds whose networks are evaluated on a grid for the figures."""
 
 
-def run(experiment: Experiment, *, quiet: bool = False) -> RunRecord:
+def run(experiment: Experiment, *, importance: Importance | None = None, quiet: bool = False) -> RunRecord:
     """Train every arm of an experiment and leave a run directory.
 
     Args:
         experiment: What to run; fields at `None` take the method's usual values.
+        importance: For method `information`: a function of a layer's activations `[units, samples]` and the
+            targets `[out_size, samples]` that returns each unit's importance, in the price's unit; None: the
+            information that it adds about the target.
         quiet: Whether to show no progress.
 
     Returns:
@@ -49,7 +53,10 @@ def run(experiment: Experiment, *, quiet: bool = False) -> RunRecord:
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
     data = load_data(experiment)
-    recipes = {arm: recipe_of(experiment, arm, data[0]) for arm in experiment.run.arms}
+    if importance is not None:
+        first = jnp.asarray(data[0].train_inputs.T), jnp.asarray(data[0].train_targets.T)
+        check_importance(importance, *first)
+    recipes = {arm: recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms}
     directory = RunDirectory.create(experiment)
 
     problem, stops = stack(data), stops_of(experiment)

@@ -46,10 +46,12 @@ def figures(record: RunRecord) -> dict[str, Figure]:
         record: A finished experiment.
 
     Returns:
-        `loss`, `size` and `final-loss`; and `fit` for a regression with one input, or `regions` for a
-        classification with two.
+        `loss`, `size` and `final-loss`; `information` where it was monitored; and `fit` for a regression with
+        one input, or `regions` for a classification with two.
     """
     made = {"loss": plot_losses(record), "size": plot_sizes(record), "final-loss": plot_final_losses(record)}
+    if record.experiment.run.monitor:
+        made["information"] = plot_information(record)
     match record.results.attrs["kind"], record.results.sizes["input"]:
         case "regression", 1:
             return made | {"fit": plot_fit(record)}
@@ -90,6 +92,28 @@ def plot_sizes(record: RunRecord) -> Figure:
     styles = [Line2D([], [], color="black", linestyle=s, label=f"layer {n + 1}") for n, s in layers]
     limit = Line2D([], [], color="black", linestyle=":", label="capacity")
     _add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], limit, _band_handle("quartiles")])
+    return figure
+
+
+def plot_information(record: RunRecord) -> Figure:
+    """Monitored information of each layer over optimiser steps, with the size beside it; bands as elsewhere."""
+    names = [*record.experiment.run.monitor, "size"]
+    figure = Figure(figsize=(0.8 + 3.2 * len(names), 4), layout="constrained")
+    figure.suptitle(f"{record.results.attrs['task']}: what the layers say of the target and of each other")
+    layers = range(record.results.sizes["layer"])
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        quartiles = bands(record.results, name)
+        for layer in layers:
+            for arm in _arms(record):
+                own, style = quartiles.sel(arm=arm).isel(layer=layer), _LAYER_STYLES[layer % len(_LAYER_STYLES)]
+                _draw_band(axes, record.results["step"], own, COLOURS[arm], style)
+        unit = "effective units" if name == "size" else "nats"
+        axes.set(xlabel="optimiser step", ylabel=f"{name} ({unit})")
+    styles = [
+        Line2D([], [], color="black", linestyle=_LAYER_STYLES[n % len(_LAYER_STYLES)], label=f"layer {n + 1}")
+        for n in layers
+    ]
+    _add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], _band_handle("quartiles")])
     return figure
 
 

@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +41,8 @@ class StepRecord(eqx.Module):
     """Effective units of each hidden layer."""
     depth: Float[Array, "*records"]
     """Effective hidden layers."""
+    monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """What each hidden layer says, in nats, by name (`n3.losses.monitored`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,11 @@ def assemble(
             axes.get(name, ("arm", "seed", "step")),
             np.stack([getattr(a.history, name) for a in arms.values()]),
         )
-        for name in (field for field in StepRecord.__dataclass_fields__)
+        for name in (field for field in StepRecord.__dataclass_fields__ if field != "monitor")
     }
+    for name in first.history.monitor:
+        values = np.stack([a.history.monitor[name] for a in arms.values()])
+        variables[name] = (("arm", "seed", "step", "layer"), values)
     for name in ("active_parameters", "diverged_at"):
         variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))
     for name in ("compile_seconds", "run_seconds"):
@@ -144,11 +148,15 @@ class RunDirectory:
         """Write a file under its final name only once it is complete."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, target)
+        scratch = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a mapping as indented JSON; NaN and infinities become null."""

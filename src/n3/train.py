@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from n3 import metrics
-from n3.losses import LossWeights, Samples, objective, over_tiles, penalties, task_loss, type_of_loss
+from n3.losses import LossWeights, Samples, monitored, objective, over_tiles, penalties, task_loss, type_of_loss
 from n3.model import GrowingMLP, make_controller, with_rescaled_size_input
 from n3.records import StepRecord
 
@@ -41,7 +41,7 @@ class Recipe:
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: Any = None
-    """What moves the sizes of method `information`; None for the others."""
+    monitor: tuple[str, ...] = ()
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -232,6 +232,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         depth_penalty=depth,
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
+        monitor=monitored(state.net, problem.train, recipe.monitor, recipe.loss == "cross-entropy"),
     )
 
 

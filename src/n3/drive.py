@@ -18,7 +18,6 @@ from typing import Any, cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int, PyTree
 
 from n3 import information
@@ -172,13 +171,13 @@ class InformationDrive:
         covariance = moments.covariance[order][:, order] + jnp.diag(noise)
         cross = moments.cross[order]
         if self.redundancy_aware:
-            read = solve_triangular(jnp.linalg.cholesky(covariance), cross, lower=True)
+            read = jnp.matmul(information.whitening(covariance), cross, precision="highest")
         else:
             read = cross / jnp.sqrt(jnp.diagonal(covariance))[:, None]
         explained = jnp.tensordot(jnp.tri(order.size), read[:, :, None] * read[:, None, :], 1)
         target = moments.target_covariance + information.MONITORING_RESOLUTION * jnp.eye(cross.shape[1])
         left = jnp.concatenate([target[None], target[None] - explained])
-        worth = 0.5 * (_log_determinant(target) - _log_determinant(left))
+        worth = 0.5 * (_log_determinant(target) - jax.vmap(_log_determinant)(left))
         if self.correct:
             degrees = jnp.arange(worth.size, dtype=worth.dtype)
             worth = information.corrected(worth, degrees, samples, cross.shape[1] - self.is_classes)
@@ -286,6 +285,5 @@ def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
     return jax.tree.map(cut, rows)
 
 
-def _log_determinant(matrices: Float[Array, "*batch size size"]) -> Float[Array, "*batch"]:
-    factors = jnp.linalg.cholesky(matrices)
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factors, axis1=-2, axis2=-1)), axis=-1)
+def _log_determinant(matrix: Float[Array, "size size"]) -> Float[Array, ""]:
+    return -2.0 * jnp.sum(jnp.log(jnp.diagonal(information.whitening(matrix))))

@@ -169,7 +169,24 @@ def test_scaler_by_hand():
     np.testing.assert_allclose(standard_scaler(values).scale, np.sqrt(56 / 3))
 
 
-@pytest.mark.parametrize("name", [name for name in CURVES if not name.startswith("gaussian")])
+NOISE = {"line": 0.1, "sine": 0.1, "noise": 1.0}
+FREE_OF_NOISE = [name for name in CURVES if not name.startswith("gaussian") and name not in NOISE]
+
+
+@pytest.mark.parametrize("name, noise", NOISE.items())
+def test_noise_has_its_deviation_and_leaves_the_curve(name, noise):
+    data = load(name, train_samples=4000)
+    left = data.train_targets[:, 0] - function_of(name)(data.train_inputs[:, 0])
+    assert abs(left.std() - noise) < 5 * noise / np.sqrt(2 * 4000)
+    assert abs(left.mean()) < 5 * noise / np.sqrt(4000)
+
+
+def test_the_sine_has_three_half_waves_a_side_and_the_line_slope_one():
+    np.testing.assert_allclose(function_of("sine")(np.array([0, 1 / 6, 1 / 2])), [0, 1, -1], atol=1e-12)
+    np.testing.assert_allclose(function_of("line")(np.array([-1.0, 0.5])), [-1.0, 0.5])
+
+
+@pytest.mark.parametrize("name", FREE_OF_NOISE)
 def test_unscaled_targets_are_the_function_of_unscaled_inputs(name):
     data = load(name)
     x, y = data.input_scaler.inverse(data.test_inputs), data.target_scaler.inverse(data.test_targets)

@@ -16,10 +16,13 @@ from n3.drive import DriveHypers, DriveState, InformationDrive, check_importance
 from n3.experiment import load_data
 from n3.losses import LossWeights, Samples
 from n3.sweep import sweep
-from n3.train import Hypers, Problem, Recipe, init, step, train
+from n3.train import Hypers, Problem, Recipe, train
+from n3.train import init as eager_init
+from n3.train import step as eager_step
 
 DRIVE = InformationDrive(is_classes=False)
 UNITS = 12
+init, step = eqx.filter_jit(eager_init), eqx.filter_jit(eager_step)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +56,22 @@ def problem(curve=lambda x: jnp.sin(4 * x), count=200):
     return Problem(side, side, jnp.ones(1))
 
 
+@eqx.filter_jit
+def look(drive, state, settings, data, progress):
+    return drive.look(state.net, state.moments, state.drive, settings.drive, data.train, progress)
+
+
 def looked(drive, state, settings, data, progress=0.0):
-    net, moments, drive_state = drive.look(
-        state.net, state.moments, state.drive, settings.drive, data.train, jnp.asarray(progress)
-    )
-    return net, moments, drive_state
+    return look(drive, state, settings, data, jnp.asarray(progress))
+
+
+@eqx.filter_jit
+def worth_of(drive, *arguments):
+    return drive.worth_of(*arguments)
 
 
 def test_the_order_puts_what_adds_most_first_and_copies_last(layer):
-    order, worth = DRIVE.worth_of(*layer, jnp.asarray(float(UNITS)))
+    order, worth = worth_of(DRIVE, *layer, jnp.asarray(float(UNITS)))
     assert {int(order[0]), int(order[1])} in ({5, 2}, {7, 2})
     assert sorted(order.tolist()) == list(range(UNITS))
     assert worth[0] == 0.0
@@ -70,16 +80,16 @@ def test_the_order_puts_what_adds_most_first_and_copies_last(layer):
 
 
 def test_units_that_do_not_take_part_fully_keep_their_place(layer):
-    order, _ = DRIVE.worth_of(*layer, jnp.asarray(3.5))
+    order, _ = worth_of(DRIVE, *layer, jnp.asarray(3.5))
     assert order.tolist()[3:] == list(range(3, UNITS))
     assert int(order[0]) == 2
     for still in (replace(DRIVE, reorder=False), replace(DRIVE, tied=True)):
-        assert still.worth_of(*layer, jnp.asarray(float(UNITS)))[0].tolist() == list(range(UNITS))
+        assert worth_of(still, *layer, jnp.asarray(float(UNITS)))[0].tolist() == list(range(UNITS))
 
 
 def test_bias_is_taken_off(layer):
-    _, noise = DRIVE.worth_of(layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))
-    raw = replace(DRIVE, correct=False).worth_of(layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))[1]
+    _, noise = worth_of(DRIVE, layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))
+    raw = worth_of(replace(DRIVE, correct=False), layer[0], jr.normal(jr.key(9), (1, 400)), jnp.asarray(0.0))[1]
     assert raw[-1] > 0.008
     assert noise[-1] < raw[-1] - 0.012
 
@@ -88,8 +98,8 @@ def test_without_redundancy_a_copy_counts_twice(layer):
     active = layer[0][jnp.array([5, 7])]
     target = (active[0] + jr.normal(jr.key(1), (400,)))[None]
     size = jnp.asarray(0.0)
-    _, aware = replace(DRIVE, correct=False).worth_of(active, target, size)
-    _, blind = replace(DRIVE, correct=False, redundancy_aware=False).worth_of(active, target, size)
+    _, aware = worth_of(replace(DRIVE, correct=False), active, target, size)
+    _, blind = worth_of(replace(DRIVE, correct=False, redundancy_aware=False), active, target, size)
     np.testing.assert_allclose(aware[1], blind[1], rtol=1e-4)
     assert aware[2] - aware[1] < 0.01
     assert blind[2] - blind[1] > 0.3
@@ -97,7 +107,7 @@ def test_without_redundancy_a_copy_counts_twice(layer):
 
 def test_a_users_importance_takes_the_place_of_the_built_in_one(layer):
     drive = replace(DRIVE, custom=lambda active, _: jnp.arange(active.shape[0], dtype=active.dtype))
-    order, worth = drive.worth_of(*layer, jnp.asarray(4.0))
+    order, worth = worth_of(drive, *layer, jnp.asarray(4.0))
     assert order.tolist() == [3, 2, 1, 0, *range(4, UNITS)]
     assert worth.tolist()[:6] == [0, 3, 5, 6, 6, 10]
 

@@ -233,14 +233,13 @@ def test_an_unknown_loss_is_refused():
 def test_monitored_layers_by_name():
     net, data = network(size=2.0), samples(count=64)
     names = ("entropy", "importance", "redundancy", "structure")
-    found = monitored(net, data, names, is_classes=True)
+    watch = eqx.filter_jit(lambda n: monitored(n, data, names, is_classes=True))
+    found = watch(net)
     assert tuple(found) == names
     assert all(values.shape == (2,) for values in found.values())
     assert monitored(net, data, (), is_classes=True) == {}
     np.testing.assert_allclose(found["structure"], 0.0, atol=1e-3)
-    more = monitored(
-        eqx.tree_at(lambda n: n.controller.weight, net, jnp.float32(4.0)), data, names, is_classes=True
-    )
+    more = watch(eqx.tree_at(lambda n: n.controller.weight, net, jnp.float32(4.0)))
     assert np.all(more["entropy"] > found["entropy"])
     assert np.all(more["redundancy"] > found["redundancy"])
 

@@ -11,9 +11,12 @@ import optax
 import pytest
 
 from n3.losses import LossWeights, Samples, task_loss
-from n3.train import Hypers, Problem, Recipe, advance, init, step, train
+from n3.train import Hypers, Problem, Recipe, advance, train
+from n3.train import init as eager_init
+from n3.train import step as eager_step
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
+init, step = eqx.filter_jit(eager_init), eqx.filter_jit(eager_step)
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InformationConfig:
-    """Information: what moves the size of method `information`, and the terms it adds to the objective."""
+    """Information: what moves the size of method `information`, and its terms; other methods ignore these."""
 
     price: Price = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 2n for its k

@@ -87,8 +87,6 @@ class InformationDrive:
     """Whether importance and redundancy train the features as well as the masks."""
     custom: Importance | None = None
     """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
-    tied: bool = False
-    """Whether a unit has the same index in every layer, as with depth gates: the order is then left alone."""
 
     def start(self, net: GrowingMLP) -> DriveState:
         """The state before the first look: no gradient."""
@@ -166,7 +164,7 @@ class InformationDrive:
         index, samples = jnp.arange(active.shape[0], dtype=size.dtype), active.shape[1]
         moments = information.statistics(active, targets, is_classes=self.is_classes)
         noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
-        is_full = index + 1.0 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
+        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
         order = information.greedy_order(moments, noise, is_full)[0]
         covariance = moments.covariance[order][:, order] + jnp.diag(noise)
         cross = moments.cross[order]
@@ -185,7 +183,7 @@ class InformationDrive:
 
     def _custom_worth(self, own, size):
         index = jnp.arange(own.size, dtype=size.dtype)
-        is_full = index + 1.0 <= size if self.reorder and not self.tied else jnp.zeros_like(index, bool)
+        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
         order = jnp.argsort(jnp.where(is_full, -own, jnp.inf), stable=True)
         return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])
 

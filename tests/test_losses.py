@@ -226,7 +226,7 @@ def test_the_weights_are_traced():
 
 
 def test_an_unknown_loss_is_refused():
-    with pytest.raises(KeyError, match="hinge"):
+    with pytest.raises(ValueError, match="squared-error, cross-entropy; got"):
         task_loss(network(), samples(), "hinge")
 
 

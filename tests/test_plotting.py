@@ -79,9 +79,10 @@ def record_of(kind="regression", *, arms=("static", "growing"), seeds=6, layers=
             "test_inputs": (("test_sample", "inputs_feature"), inputs[240:]),
             "test_targets": (("test_sample", "targets_feature"), targets[240:]),
         },
-        coords={"arm": list(arms), "seed": np.arange(seeds), "step": STEPS, "layer": np.arange(layers)},
+        coords={"arm": list(arms), "seed": np.arange(seeds), "step": STEPS, "layer": np.arange(layers)}
+        | {"inputs_feature": ["x", "height", *"abcdefgh"][: inputs.shape[1]]},
         attrs={"task": "made-up", "kind": kind, "num_classes": classes * (kind != "regression")}
-        | {"input_name": "x", "target_name": "y", "device": "cpu", "wall_seconds": 9.0}
+        | {"target_name": "y", "device": "cpu", "wall_seconds": 9.0}
         | metric,
     )
     experiment = Experiment(
@@ -199,7 +200,9 @@ def test_regions_have_a_panel_for_each_arm_and_a_patch_for_each_class(classes):
 
 
 def test_regions_lie_under_the_points_of_their_class():
-    axes = plot_regions(record_of("classification", classes=2)).axes[0]
+    figure = plot_regions(record_of("classification", classes=2))
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("x", "height")
+    axes = figure.axes[0]
     left, right, low, high = axes.images[0].get_extent()
     classes = axes.images[0].get_array()
     assert (left, right, low, high) == (-6, 6, -6, 6)

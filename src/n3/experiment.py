@@ -78,6 +78,7 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     }
     facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
     results = assemble(experiment, arms, steps=stops, grid=grid, samples=_own_units(data[0]), attributes=facts)
+    results = results.assign_coords(inputs_feature=list(data[0].input_names))
     directory.write_results(results)
     for arm, recipe in recipes.items():
         directory.write(f"models/{arm}.safetensors", checkpoint.to_bytes(swept[arm].state.net))
@@ -213,7 +214,6 @@ def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float
         "kind": data.kind,
         "metric": "rmse" if data.kind == "regression" else "accuracy",
         "num_classes": data.num_classes or 0,
-        "input_name": data.input_names[0],
         "target_name": data.target_names[0],
         "device": device_name(),
     }

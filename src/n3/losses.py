@@ -80,7 +80,12 @@ def task_loss(net: GrowingMLP, samples: Samples, loss: str | type_of_loss) -> Fl
 
     Returns:
         Squared units of the scaled target, nats, or the unit of the given function.
+
+    Raises:
+        ValueError: If `LOSSES` has no such name.
     """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
     each = LOSSES[loss] if isinstance(loss, str) else loss
     return jnp.sum(each(net.batch(samples.inputs), samples.targets) * samples.shares)
 

@@ -153,7 +153,7 @@ def plot_fit(record: RunRecord) -> Figure:
         _draw_band(upper, own["input"], own, COLOURS[arm], "-")
         _draw_band(lower, own["test_input"], own, COLOURS[arm], "-", prefix="residual_")
     upper.set(ylabel=names["target_name"], title=f"{names['task']}: fit")
-    lower.set(xlabel=names["input_name"], ylabel="prediction - target")
+    lower.set(xlabel=results["inputs_feature"].item(), ylabel="prediction - target")
     _add_legend(figure, [*_arm_handles(record), *points, _band_handle("quartiles")])
     return figure
 
@@ -169,8 +169,9 @@ def plot_regions(record: RunRecord) -> Figure:
         _draw_regions(axes, results, arm, colours)
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
-    figure.supxlabel(results.attrs["input_name"])
-    figure.supylabel("second input")
+    first, second = results["inputs_feature"].values
+    figure.supxlabel(first)
+    figure.supylabel(second)
     patches = [Patch(color=colour, label=f"class {n}") for n, colour in enumerate(colours)]
     samples = Line2D([], [], linestyle="", marker=".", color="black", label="training samples")
     _add_legend(figure, [*patches, samples])

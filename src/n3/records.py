@@ -165,9 +165,7 @@ class RunDirectory:
     def write_results(self, results: xr.Dataset) -> None:
         """Write `results.nc` (NetCDF4, compressed)."""
         encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
-        scratch = self.path / "results.nc.part"
-        results.to_netcdf(scratch, engine="h5netcdf", encoding=encoding)
-        os.replace(scratch, self.path / "results.nc")
+        self.write("results.nc", bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
 
     def seal(self, facts: Mapping[str, Any]) -> None:
         """Write `manifest.json`: versions, commit, command line, and the sha256 of every output.

@@ -24,13 +24,13 @@ from n3.losses import LossWeights, Samples
 from n3.sweep import _block, _program
 from n3.train import Hypers, Problem, Recipe
 
-RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 100, 7
+RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 500, 5
 PLAIN = Recipe(in_size=INPUTS, out_size=1, capacity=(UNITS,), controller="information")
-DRIVE = InformationDrive(is_classes=False)
+DRIVE = InformationDrive(is_classes=False, until=300, birth_until=165)
 CONTENDERS = {
     "plain": PLAIN,
     "drive": replace(PLAIN, drive=DRIVE),
-    "drive, no birth": replace(PLAIN, drive=replace(DRIVE, birth=False)),
+    "drive, no birth": replace(PLAIN, drive=replace(DRIVE, birth_until=0)),
     "drive and terms": replace(PLAIN, drive=replace(DRIVE, terms=True)),
     "drive, look every 100": replace(PLAIN, drive=replace(DRIVE, every=100)),
     "monitor": replace(PLAIN, monitor=("entropy", "importance", "redundancy", "structure")),
@@ -49,7 +49,7 @@ def inputs(recipe: Recipe) -> tuple[Hypers, Problem, jax.Array]:
         "birth": 0.01 * each,
         "rate": 0.05 * each,
     }
-    drive = DriveHypers(**settings | {"birth_end": 0.33 * each, "settle": 0.6 * each}) if recipe.drive else None
+    drive = DriveHypers(**settings) if recipe.drive else None
     first = jnp.full((RUNS, 1), 32.0)
     hypers = Hypers(1e-3 * each, LossWeights(0 * each, 0 * each), first, each, each, 5000 * each, drive)
     return hypers, Problem(side, side, jnp.ones((RUNS, 1))), jr.split(key, RUNS)

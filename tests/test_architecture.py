@@ -15,7 +15,8 @@ FILES = sorted(path for path in SOURCE.glob("*.py") if path.stem != "__init__")
 
 MAY_IMPORT = {
     "validation": "",
-    "config": "validation",
+    "presets": "",
+    "config": "presets validation",
     "data": "config",
     "masks": "",
     "controllers": "masks",

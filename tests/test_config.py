@@ -11,7 +11,6 @@ import pytest
 from n3.config import (
     ARMS,
     METHODS,
-    PRESETS,
     Experiment,
     InformationConfig,
     NetworkConfig,
@@ -19,6 +18,7 @@ from n3.config import (
     TaskConfig,
     TrainingConfig,
 )
+from n3.presets import PRESETS
 from n3.validation import suggestion
 
 UNUSUAL = Experiment(
@@ -39,6 +39,7 @@ UNUSUAL = Experiment(
         learning_rate=0.1 + 0.2,
         batch=32,
         size_cost=0.0,
+        weight_prior=0.5,
         target_size=4.5,
         initial_size=0.0,
         schedule="cosine",
@@ -136,7 +137,7 @@ def test_resolved_fills_the_presets(method):
     for part, usual in preset.items():
         for name, value in usual.items():
             assert getattr(getattr(resolved, part), name) == value, name
-    decided = ("steps", "optimiser", "learning_rate", "size_cost", "target_size")
+    decided = ("steps", "optimiser", "learning_rate", "size_cost", "target_size", "weight_prior")
     assert all(getattr(resolved.training, name) is not None for name in decided)
 
 
@@ -208,6 +209,7 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: InformationConfig(budget=0), r"`budget` must be positive and finite; got 0"),
         (lambda: InformationConfig(birth=-1.0), r"`birth` must be zero or more, and finite; got -1\.0"),
         (lambda: InformationConfig(settle=1.5), r"`settle` must lie in \[0, 1\]; got 1\.5"),
+        (lambda: InformationConfig(settle=0.2), r"`birth_end` must not exceed `settle`, 0\.2; got 0\.33"),
         (lambda: Experiment(run=RunConfig(arms=("shrinking",))), r"shrinking needs method information"),
         (
             lambda: Experiment(network=NetworkConfig(method="information", capacity=(4, 4), depth_gates=True)),

@@ -20,7 +20,7 @@ from n3.train import Hypers, Problem, Recipe, train
 from n3.train import init as eager_init
 from n3.train import step as eager_step
 
-DRIVE = InformationDrive(is_classes=False)
+DRIVE = InformationDrive(is_classes=False, until=600, birth_until=300)
 UNITS = 12
 init, step = eqx.filter_jit(eager_init), eqx.filter_jit(eager_step)
 
@@ -35,7 +35,7 @@ def layer():
 
 def numbers(**changes):
     settings = dict.fromkeys((field.name for field in dataclasses.fields(DriveHypers)), 0.0)
-    settings |= {"price": 0.02, "birth": 0.01, "birth_end": 0.3, "rate": 0.1, "settle": 0.6, **changes}
+    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, **changes}
     return DriveHypers(**{name: jnp.asarray(value) for name, value in settings.items()})
 
 
@@ -57,12 +57,12 @@ def problem(curve=lambda x: jnp.sin(4 * x), count=200):
 
 
 @eqx.filter_jit
-def look(drive, state, settings, data, progress):
-    return drive.look(state.net, state.moments, state.drive, settings.drive, data.train, progress)
+def look(drive, state, settings, data, count):
+    return drive.look(state.net, state.moments, state.drive, settings.drive, data.train, count)
 
 
-def looked(drive, state, settings, data, progress=0.0):
-    return look(drive, state, settings, data, jnp.asarray(progress))
+def looked(drive, state, settings, data, count=0):
+    return look(drive, state, settings, data, jnp.asarray(count))
 
 
 @eqx.filter_jit
@@ -130,14 +130,25 @@ def test_a_users_importance_is_checked_once(layer, importance, message):
 )
 def test_the_pull_is_towards_the_best_number_of_units(size, expected):
     worth = jnp.array([0.0, 0.1, 0.1, 0.6, 0.61, 0.62, 0.62, 0.62, 0.62, 0.62, 0.62])
-    pull = replace(DRIVE, look_ahead=4).pull(jnp.asarray(size), worth, jnp.asarray(0.05))
-    np.testing.assert_allclose(pull, expected, atol=1e-6)
+    best = replace(DRIVE, look_ahead=4).best_size(jnp.asarray(size), worth, jnp.asarray(0.05))
+    net = init(recipe(), hypers(size=size), problem(), key=jr.key(5)).net
+    state = eqx.tree_at(lambda s: s.best, DRIVE.start(net), best[None])
+    pull = DRIVE.added(DRIVE.start(net).gradient, net, state).controller.weight
+    np.testing.assert_allclose(pull, [expected], atol=1e-6)
+
+
+def test_looks_are_at_the_cadence_and_end():
+    counts = jnp.array([0, 1, 24, 25, 575, 600, 625])
+    assert [bool(DRIVE.is_due(count)) for count in counts] == [True, False, False, True, True, False, False]
+    always = replace(DRIVE, terms=True)
+    assert bool(always.is_due(jnp.asarray(625)))
+    assert not bool(always.is_due(jnp.asarray(626)))
 
 
 def test_look_ahead_sees_what_pays_only_together():
     worth, price = jnp.array([0.0, 0.0, 0.0, 1.0]), jnp.asarray(0.1)
-    assert replace(DRIVE, look_ahead=1).pull(jnp.asarray(0.0), worth, price) == 0.0
-    assert replace(DRIVE, look_ahead=3).pull(jnp.asarray(0.0), worth, price) == -1.0
+    assert replace(DRIVE, look_ahead=1).best_size(jnp.asarray(0.0), worth, price) == 0
+    assert replace(DRIVE, look_ahead=3).best_size(jnp.asarray(0.0), worth, price) == 3
 
 
 def test_a_look_changes_the_order_and_not_the_function():
@@ -162,27 +173,39 @@ def test_a_look_changes_the_order_and_not_the_function():
 def test_births_train_only_the_unborn_and_fade():
     settings, data = hypers(size=4.0), problem()
     state = init(recipe(), settings, data, key=jr.key(5))
-    early, late = (looked(DRIVE, state, settings, data, progress)[2].gradient for progress in (0.0, 0.5))
+    early, late = (looked(DRIVE, state, settings, data, count)[2].gradient for count in (0, 300))
     assert np.all(np.asarray(early.layers[0].weight[:4]) == 0)
     assert np.all(np.abs(np.asarray(early.layers[0].weight[4:])) > 0)
     assert np.all(np.asarray(early.readout.weight) == 0)
     assert np.all(np.asarray(late.layers[0].weight) == 0)
 
 
+def test_the_prior_draws_the_unborn_towards_zero_while_births_last():
+    settings, data = hypers(size=4.0, prior=0.5), problem()
+    state = init(recipe(), hypers(size=4.0), data, key=jr.key(5))
+    with_prior, without = (looked(DRIVE, state, one, data)[2].gradient for one in (settings, hypers(size=4.0)))
+    weight = state.net.layers[0].weight
+    order = looked(DRIVE, state, settings, data)[0].layers[0].weight
+    added = with_prior.layers[0].weight - without.layers[0].weight
+    np.testing.assert_allclose(added[4:], 0.01 * 0.5 * order[4:], rtol=1e-3, atol=1e-7)
+    assert np.all(np.asarray(added[:4]) == 0)
+    assert np.abs(weight).max() < 1  # so the prior's variance is one
+
+
 def test_a_settled_size_is_not_pulled_and_not_reordered():
     settings, data = hypers(size=4.0), problem()
     state = init(recipe(), settings, data, key=jr.key(5))
-    net, _, live = looked(DRIVE, state, settings, data, 0.1)
-    settled_net, _, settled = looked(DRIVE, state, settings, data, 0.9)
-    assert live.gradient.controller.weight[0] != 0
-    assert settled.gradient.controller.weight[0] == 0
+    net, _, live = looked(DRIVE, state, settings, data, 575)
+    settled_net, _, settled = looked(DRIVE, state, settings, data, 600)
+    assert live.best[0] != 4
+    assert settled.best[0] == 4
     assert np.array_equal(settled_net.layers[0].bias, state.net.layers[0].bias)
     assert not np.array_equal(net.layers[0].bias, state.net.layers[0].bias)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("importance", -1), ("redundancy", 1), ("structure", 1)])
 def test_terms_reach_the_masks_and_are_off_at_zero(name, sign):
-    drive = replace(DRIVE, birth=False, terms=True)
+    drive = replace(DRIVE, birth_until=0, terms=True)
     data = problem()
     state = init(recipe(drive), hypers(size=4.5), data, key=jr.key(5))
     state = eqx.tree_at(lambda s: s.drive.masks[0], state, jnp.zeros(UNITS))
@@ -197,7 +220,7 @@ def test_terms_reach_the_masks_and_are_off_at_zero(name, sign):
 
 
 def test_features_are_trained_when_asked():
-    drive = replace(DRIVE, birth=False, terms=True, features=True)
+    drive = replace(DRIVE, birth_until=0, terms=True, features=True)
     data, settings = problem(), hypers(size=4.5, importance=0.3)
     state = init(recipe(drive), settings, data, key=jr.key(5))
     gradient = looked(drive, state, settings, data)[2].gradient
@@ -216,7 +239,7 @@ def test_the_size_moves_at_its_own_rate():
     settings, data, still = hypers(size=2.0, rate=0.25), problem(), recipe(replace(DRIVE, reorder=False))
     state = init(still, settings, data, key=jr.key(5))
     after = step(still, state, settings, data, jnp.asarray(0))
-    np.testing.assert_allclose(after.net.controller.weight - 2.0, 0.25, rtol=1e-3)
+    np.testing.assert_allclose(after.net.controller.weight - 2.0, 0.25, rtol=0.2)  # and the task's own pull
     moved = np.abs(after.net.readout.weight - state.net.readout.weight)
     np.testing.assert_allclose(moved.max(), 1e-2, rtol=0.1)
 
@@ -276,7 +299,7 @@ def test_prices_by_hand():
     samples, covariance = len(data.train_inputs), np.cov(data.train_inputs.T)
     values = np.linalg.eigvalsh(covariance)
     parameters = values.sum() ** 2 / (values**2).sum() + 1 + 3
-    price = parameters * np.log(samples) / (2 * samples)
+    price = parameters * np.log(samples) / (4 * samples)
     np.testing.assert_allclose(arms.price_of(experiment(), data), price, rtol=1e-5)
     np.testing.assert_allclose(arms.price_of(experiment(price_scale=3.0), data), 3 * price, rtol=1e-5)
     np.testing.assert_allclose(arms.price_of(experiment(price=0.4), data), 0.4)

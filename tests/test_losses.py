@@ -15,6 +15,7 @@ from n3.losses import (
     LossWeights,
     Samples,
     cross_entropy,
+    description,
     monitored,
     objective,
     penalties,
@@ -23,7 +24,7 @@ from n3.losses import (
 )
 from n3.model import GrowingMLP
 
-TERMS = ("task", "size", "depth")
+TERMS = ("task", "size", "depth", "prior")
 
 
 def network(out_size=1, *, depth=None, size=1.4):
@@ -45,8 +46,8 @@ def samples(out_size=1, count=8):
     )
 
 
-def weights(size, depth=0.0):
-    return LossWeights(jnp.float32(size), jnp.float32(depth))
+def weights(size, depth=0.0, prior=None):
+    return LossWeights(jnp.float32(size), jnp.float32(depth), None if prior is None else jnp.float32(prior))
 
 
 def terms_of(net, data, weights, loss="squared-error", target_size=3.0, target_depth=2.0):
@@ -176,7 +177,8 @@ def test_a_function_serves_as_a_loss():
 @pytest.mark.parametrize("depth", [None, 1.3])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_total_is_the_sum_of_the_terms(depth, loss):
-    total, terms = terms_of(network(depth=depth), samples(), weights(0.3, 0.2), loss=loss)
+    total, terms = terms_of(network(depth=depth), samples(), weights(0.3, 0.2, 0.1), loss=loss)
+    assert float(terms.prior) > 0
     np.testing.assert_array_equal(terms.total, total)
     np.testing.assert_allclose(total, sum(float(getattr(terms, name)) for name in TERMS), rtol=1e-6)
     np.testing.assert_array_equal(terms.task, task_loss(network(depth=depth), samples(), loss))
@@ -184,24 +186,60 @@ def test_the_total_is_the_sum_of_the_terms(depth, loss):
 
 def test_penalties_by_hand():
     targets = {"target_size": jnp.float32(3.0), "target_depth": jnp.float32(2.0)}
-    size, depth = penalties(network(depth=1.5, size=1.0), weights(0.5, 0.8), **targets)
+    targets |= {"task": jnp.float32(0.3), "loss": "squared-error"}
+    size, depth, prior = penalties(network(depth=1.5, size=1.0), weights(0.5, 0.8), **targets)
+    assert float(prior) == 0
     np.testing.assert_allclose(size, 0.5 * 4, rtol=1e-6)
     np.testing.assert_allclose(depth, 0.8 * 0.25, rtol=1e-6)
-    size, depth = penalties(network(size=1.0), weights(0.5, 0.8), **targets)
+    size, depth, _ = penalties(network(size=1.0), weights(0.5, 0.8), **targets)
     np.testing.assert_allclose(size, 0.5 * 4, rtol=1e-6)
     assert float(depth) == 0
 
 
+def weighted(hidden, readout, *, size):
+    """One input, four units of one layer, one output; the given number for every weight of a matrix."""
+    net = GrowingMLP(1, 1, controller=Auxiliary(jnp.float32(size), (4,), "linear"), key=jr.key(0))
+    matrices = lambda n: (n.layers[0].weight, n.readout.weight)  # noqa: E731
+    return eqx.tree_at(matrices, net, (jnp.full((4, 1), hidden), jnp.full((1, 4), readout)))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "readout", "expected"),
+    [(0.5, 0.5, 0.5 * 2.5 * (0.25 + 0.25)), (3.0, 0.5, 0.5 * 2.5 * (1 + np.log(9.0) + 0.25)), (0.0, 0.0, 0.0)],
+)
+def test_the_description_by_hand(hidden, readout, expected):
+    np.testing.assert_allclose(description(weighted(hidden, readout, size=2.5)), expected, rtol=1e-6)
+
+
+def test_the_description_presses_with_the_priors_variance_on_participating_weights_alone():
+    gradient = eqx.filter_grad(description)(weighted(3.0, 0.5, size=2.5))
+    np.testing.assert_allclose(gradient.layers[0].weight[:, 0], [3 / 9, 3 / 9, 0.5 * 3 / 9, 0], rtol=1e-6)
+    np.testing.assert_allclose(gradient.readout.weight[0], [0.5, 0.5, 0.25, 0], rtol=1e-6)
+    assert float(gradient.controller.weight) == 0
+    assert np.all(np.asarray(gradient.layers[0].bias) == 0)
+
+
+@pytest.mark.parametrize(("loss", "unit"), [("squared-error", 0.6), ("cross-entropy", 1.0)])
+def test_the_prior_counts_in_the_unit_of_the_loss(loss, unit):
+    net, targets = (
+        weighted(0.5, 0.5, size=4.0),
+        dict.fromkeys(("target_size", "target_depth"), jnp.float32(1.0)),
+    )
+    prior = penalties(net, weights(0.0, 0.0, 0.1), task=jnp.float32(0.3), loss=loss, **targets)[2]
+    np.testing.assert_allclose(prior, 0.1 * unit * 1.0, rtol=1e-6)
+
+
 def test_the_size_penalty_is_the_controller_s():
     net = eqx.tree_at(lambda n: n.controller, network(), Controller(jnp.float32(0.25), (4, 4)))
-    size, _ = penalties(net, weights(2.0), target_size=jnp.float32(4.0), target_depth=jnp.float32(2.0))
+    targets = {"target_size": jnp.float32(4.0), "target_depth": jnp.float32(2.0)}
+    size, *_ = penalties(net, weights(2.0), task=jnp.float32(1.0), loss="cross-entropy", **targets)
     np.testing.assert_allclose(size, 2 * 0.75**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("off", ["size", "depth"])
 def test_a_zero_weight_switches_its_term_off_exactly(off):
     net, data = network(depth=1.3), samples()
-    chosen = eqx.tree_at(lambda w: getattr(w, off), weights(0.3, 0.2), jnp.float32(0.0))
+    chosen = eqx.tree_at(lambda w: getattr(w, off), weights(0.3, 0.2, 0.1), jnp.float32(0.0))
     near = {"target_size": 3.0, "target_depth": 2.0}
     (near_total, terms), near_slopes = value_and_gradient(net, data, chosen, **near)
     (far_total, _), far_slopes = value_and_gradient(net, data, chosen, **{**near, f"target_{off}": 1e6})

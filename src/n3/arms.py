@@ -81,9 +81,11 @@ def hypers_of(
     def each(value: float) -> jax.Array:
         return jnp.full(seeds, value, jnp.float32)
 
+    samples = len(data[0].train_inputs)
+    prior = each(training.weight_prior / samples) if training.weight_prior else None
     return Hypers(
         learning_rate=each(training.learning_rate),
-        weights=LossWeights(size=each(training.size_cost), depth=each(training.size_cost)),
+        weights=LossWeights(each(training.size_cost), each(training.size_cost), prior),
         initial_size=jnp.broadcast_to(jnp.asarray(first, jnp.float32), (seeds, len(capacity))),
         target_size=each(training.target_size),
         target_depth=each(float(len(capacity))),
@@ -95,8 +97,9 @@ def hypers_of(
 def price_of(experiment: Experiment, data: Dataset) -> float:
     """Nats per sample that a further unit must bring, from the samples of one seed.
 
-    By description length `k ln(n) / (2 n)` for a unit's `k` parameters: its effective inputs, its bias and
-    its outgoing weights, where the effective inputs are the participation ratio `tr(C)**2 / tr(C**2)` of the
+    By description length `k ln(n) / (4 n)` for a unit's `k` parameters, half the usual charge, which
+    `scripts/study_sizing.py` chose: the prior charges for weights too. They are its effective inputs, its bias
+    and its outgoing weights; the effective inputs are the participation ratio `tr(C)**2 / tr(C**2)` of the
     inputs' covariance `C`. By chi-square the 95 % quantile, with a degree of freedom for each output, over
     `2 n`: the gain that a unit without any information reaches in one case of twenty.
     """
@@ -105,20 +108,21 @@ def price_of(experiment: Experiment, data: Dataset) -> float:
     inputs = np.trace(covariance) ** 2 / max(np.sum(covariance**2), np.finfo(float).tiny)
     parameters = inputs + 1 + data.out_size
     price = {
-        "description-length": parameters * math.log(samples) / (2 * samples),
+        "description-length": parameters * math.log(samples) / (4 * samples),
         "chi-square": _chi_square(data.out_size) / (2 * samples),
     }.get(settings.price, settings.price)
     return settings.price_scale * price
 
 
 def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> InformationDrive:
-    settings = experiment.information
+    settings, steps = experiment.information, experiment.training.steps or 0
     return InformationDrive(
         is_classes=data.kind == "classification",
         every=settings.every,
         look_ahead=settings.look_ahead,
         reorder=settings.reorder,
-        birth=settings.birth > 0,
+        until=math.ceil(settings.settle * steps),
+        birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
         redundancy_aware=settings.redundancy_aware,
         correct=settings.correct,
         terms=any((settings.importance, settings.redundancy, settings.structure)),
@@ -137,9 +141,8 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
         price=jnp.array([price_of(experiment, one) for one in data], jnp.float32),
         budget=each(float(settings.budget or 0)),
         birth=each(settings.birth),
-        birth_end=each(settings.birth_end),
+        prior=each((experiment.training.weight_prior or 0.0) / len(data[0].train_inputs)),
         rate=each(settings.size_rate),
-        settle=each(settings.settle),
         importance=each(settings.importance),
         redundancy=each(settings.redundancy),
         structure=each(settings.structure),

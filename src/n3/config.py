@@ -4,13 +4,11 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from n3 import validation
+from n3 import presets, validation
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
 Method = Literal["auxiliary", "controller", "released", "information"]
@@ -28,33 +26,6 @@ ARMS: tuple[str, ...] = get_args(Arm)
 METHODS: tuple[str, ...] = get_args(Method)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-
-
-_CONTROLLER = {
-    "task": {},
-    "network": {"capacity": (10,), "size_input": False, "initialisation": "fan-in"},
-    "training": {"steps": 5_000, "optimiser": "adam", "learning_rate": 1e-3, "size_cost": 0.32},
-}
-_AUXILIARY = {
-    "task": {"samples": 32, "test_samples": 8},
-    "network": {"capacity": (9,), "size_input": True, "initialisation": "unit-uniform"},
-    "training": {
-        "steps": 40_000,
-        "optimiser": "sgd",
-        "learning_rate": 1e-3,
-        "size_cost": 0.1,
-        "target_size": 5.0,
-    },
-}
-_INFORMATION = {
-    "task": {},
-    "network": {**_CONTROLLER["network"], "capacity": (64,)},
-    "training": {**_CONTROLLER["training"], "learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5},
-}
-PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
-)
-"""The usual settings of each method: they fill the fields that an experiment leaves at `None`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +100,9 @@ class TrainingConfig:
     """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
     size_cost: float | None = None
     """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
+    weight_prior: float | None = None
+    """Weight of the description of the network's weights, in all arms (1: the nats of a Gaussian prior with
+    a scale of its own for each layer, over the samples; 0: none); None: the method's."""
     target_size: float | None = None
     """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
     initial_size: float | None = None
@@ -138,6 +112,7 @@ class TrainingConfig:
         validation.positive_or_none("steps", self.steps)
         validation.positive_or_none("learning_rate", self.learning_rate)
         validation.at_least_zero_or_none("size_cost", self.size_cost)
+        validation.at_least_zero_or_none("weight_prior", self.weight_prior)
         validation.positive_or_none("target_size", self.target_size)
         validation.at_least_zero_or_none("initial_size", self.initial_size)
         if self.batch != "full":
@@ -149,7 +124,7 @@ class InformationConfig:
     """Information: what moves the size of method `information`, and its terms; other methods ignore these."""
 
     price: Price = "description-length"
-    """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 2n for its k
+    """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
     parameters, correlated inputs counted once) or `chi-square` (its 95 % quantile over 2n)."""
     price_scale: float = 1.0
     """Factor on the price."""
@@ -192,6 +167,8 @@ class InformationConfig:
         for name in ("settle", "birth_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
+        if self.birth and self.birth_end > self.settle:
+            raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +237,7 @@ class Experiment:
             An experiment in which no method-dependent field is `None` or empty; resolving it again
             changes nothing.
         """
-        preset = PRESETS[self.network.method]
+        preset = presets.PRESETS[self.network.method]
         task, network, training = (_filled(getattr(self, part), **preset[part]) for part in preset)
         units = float(min(network.capacity))
         training = _filled(training, target_size=units, schedule="constant")

@@ -6,23 +6,23 @@ the number of units `N*` that is worth the most,
 
     N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
 
-and pulls the size towards it by the gradient `clip(N - N*, -1, 1)`, through the optimiser like every other
-parameter. Units that are about to be born are trained to add information (the birth term), since a random
-feature promises little. After `settle` of the run sizes rest.
+and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
+born are trained to add information (the birth term), since a random feature promises little. After `until`
+steps nothing is looked at any more, and the size comes to rest at the last `N*`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3 import information
 from n3.controllers import Information
-from n3.losses import Samples
+from n3.losses import Samples, mean_squares
 from n3.model import GrowingMLP, permuted
 
 LARGEST_STEP = 0.2
@@ -30,7 +30,7 @@ LARGEST_STEP = 0.2
 
 
 class DriveHypers(eqx.Module):
-    """Numbers of the drive, all traced; shares of a run are in `[0, 1]`."""
+    """Numbers of the drive, all traced."""
 
     price: Float[Array, "*runs"]
     """Information that a further unit must bring, nats per sample."""
@@ -38,12 +38,10 @@ class DriveHypers(eqx.Module):
     """Active parameters to be met by adapting the price (dual ascent); 0: the price stays."""
     birth: Float[Array, "*runs"]
     """Weight of the information of the units about to be born, at the start."""
-    birth_end: Float[Array, "*runs"]
-    """Share of the run after which that weight has fallen to zero."""
+    prior: Float[Array, "*runs"]
+    """Weight of the description of unborn units' weights, beside that information (as `LossWeights.prior`)."""
     rate: Float[Array, "*runs"]
-    """Units by which a step of the optimiser moves the size, about."""
-    settle: Float[Array, "*runs"]
-    """Share of the run after which sizes rest."""
+    """Units by which a step moves the size, at most: the learning rate of its plain gradient descent."""
     importance: Float[Array, "*runs"]
     """Weight `alpha` of the information of all masked units, whose gradient goes to the masks."""
     redundancy: Float[Array, "*runs"]
@@ -56,6 +54,8 @@ class DriveState(eqx.Module):
     """What the drive keeps between two looks: its gradient, and the masks and the price at the last one."""
 
     gradient: GrowingMLP
+    best: Float[Array, " depth"]
+    """Units `N*` that each layer is drawn to."""
     masks: tuple[Float[Array, " capacity"], ...]
     log_price: Float[Array, ""]
     """Logarithm of the factor on the price; 0 without a budget."""
@@ -75,8 +75,10 @@ class InformationDrive:
     """Units beyond the size whose promise counts: features often pay only together."""
     reorder: bool = True
     """Whether units are put into greedy order of what they add (the function does not change)."""
-    birth: bool = True
-    """Whether units about to be born are trained."""
+    until: int = 3_000
+    """Step from which nothing is looked at any more (but for the objective's own terms)."""
+    birth_until: int = 1_650
+    """Step at which the birth term has fallen to zero; 0: units about to be born are not trained."""
     redundancy_aware: bool = True
     """Whether a unit counts for what it adds to those before it, or (an ablation) for what it says alone."""
     correct: bool = True
@@ -90,7 +92,12 @@ class InformationDrive:
 
     def start(self, net: GrowingMLP) -> DriveState:
         """The state before the first look: no gradient."""
-        return DriveState(jax.tree.map(jnp.zeros_like, net), net.participation(), jnp.zeros(()))
+        zero = jax.tree.map(jnp.zeros_like, net)
+        return DriveState(zero, _weight(net), net.participation(), jnp.zeros(()))
+
+    def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
+        """Whether the step after `count` steps begins with a look."""
+        return (count % self.every == 0) & (self.terms | (count < self.until))
 
     def look(
         self,
@@ -99,7 +106,7 @@ class InformationDrive:
         state: DriveState,
         hypers: DriveHypers,
         samples: Samples,
-        progress: Float[Array, ""],
+        count: Int[Array, ""],
     ) -> tuple[GrowingMLP, PyTree, DriveState]:
         """Reorder the units, and find the gradient that holds until the next look.
 
@@ -109,29 +116,28 @@ class InformationDrive:
             state: What the last look left.
             hypers: The numbers.
             samples: Training samples.
-            progress: Share of the run that is over.
+            count: Steps taken so far, the same for all runs.
 
         Returns:
             The same function as a network in greedy order, its moments, and the state.
         """
-        is_live, sizes = progress < hypers.settle, net.controller.sizes()
+        is_live, sizes = count < self.until, net.controller.sizes()
         log_price = jnp.where(is_live, self._log_price(net, state.log_price, hypers), state.log_price)
-        pulls, masks = [], []
+        best, masks = [], []
         for layer, active in enumerate(net.activations(samples.inputs)):
             order, worth = self.worth_of(active, samples.targets, sizes[layer])
             order = jnp.where(is_live, order, jnp.arange(order.size))
             net, moments = permuted(net, layer, order), permuted(moments, layer, order)
             masks.append(state.masks[layer][order])
-            own = self.pull(sizes[layer], worth, hypers.price * jnp.exp(log_price))
-            pulls.append(jnp.where(is_live, own, 0.0))
-        gradient = self._gradient(net, tuple(masks), hypers, samples, progress)
-        gradient = eqx.tree_at(_weight, gradient, _weight(gradient) + jnp.stack(pulls))
-        return net, moments, DriveState(gradient, net.participation(), log_price)
+            own = self.best_size(sizes[layer], worth, hypers.price * jnp.exp(log_price))
+            best.append(jnp.where(is_live, own, state.best[layer]))
+        gradient = self._gradient(net, tuple(masks), hypers, samples, count)
+        return net, moments, DriveState(gradient, jnp.stack(best), net.participation(), log_price)
 
-    def pull(
+    def best_size(
         self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
     ) -> Float[Array, ""]:
-        """`clip(N - N*, -1, 1)`: the gradient that draws the size to the best number of units in sight.
+        """`N*`: the number of units in sight that is worth most after its price.
 
         Args:
             size: Effective units `N`.
@@ -141,7 +147,7 @@ class InformationDrive:
         units = jnp.arange(worth.size, dtype=worth.dtype)
         is_seen = units <= jnp.ceil(size) + self.look_ahead
         best = jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf))
-        return jnp.clip(size - best.astype(size.dtype), -1.0, 1.0)
+        return best.astype(size.dtype)
 
     def worth_of(
         self,
@@ -187,14 +193,15 @@ class InformationDrive:
         order = jnp.argsort(jnp.where(is_full, -own, jnp.inf), stable=True)
         return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])
 
-    def added(self, gradient: GrowingMLP, state: DriveState) -> GrowingMLP:
-        """The gradient of the objective with the drive's own."""
-        return jax.tree.map(jnp.add, gradient, state.gradient)
+    def added(self, gradient: GrowingMLP, net: GrowingMLP, state: DriveState) -> GrowingMLP:
+        """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
+        gradient = jax.tree.map(jnp.add, gradient, state.gradient)
+        pull = jnp.clip(_weight(net) - state.best, -1.0, 1.0)
+        return eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
 
-    def paced(self, updates: GrowingMLP, hypers: Any) -> GrowingMLP:
-        """The optimiser's updates with the size weight at its own rate."""
-        factor = hypers.drive.rate / hypers.learning_rate
-        return eqx.tree_at(_weight, updates, factor * _weight(updates))
+    def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
+        """The optimiser's updates, with plain gradient descent for the size: it must not go on by momentum."""
+        return eqx.tree_at(_weight, updates, -hypers.rate * _weight(gradient))
 
     def _log_price(self, net: GrowingMLP, log_price: Float[Array, ""], hypers: DriveHypers) -> Float[Array, ""]:
         ends = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]], jnp.float32)
@@ -210,18 +217,21 @@ class InformationDrive:
         masks: tuple[Float[Array, " capacity"], ...],
         hypers: DriveHypers,
         samples: Samples,
-        progress: Float[Array, ""],
+        count: Int[Array, ""],
     ) -> GrowingMLP:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
         born = [jnp.floor(size) for size in net.controller.sizes()]
-        fade = hypers.birth * jnp.maximum(1.0 - progress / jnp.maximum(hypers.birth_end, 1e-6), 0.0)
+        fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / max(self.birth_until, 1))
+
+        spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
 
         def promise(n: GrowingMLP) -> Float[Array, ""]:
             promised = jnp.zeros(())
-            for size, active in zip(born, n.activations(samples.inputs), strict=True):
-                ahead = jnp.arange(active.shape[0], dtype=size.dtype) < size + (1.0 + self.look_ahead)
+            for layer, active in enumerate(n.activations(samples.inputs)):
+                ahead = jnp.arange(active.shape[0], dtype=born[layer].dtype) < born[layer] + self.look_ahead + 1
                 channel = self._channel(active, samples.targets, ahead.astype(active.dtype))
-                promised += information.gaussian_information(channel)
+                described = 0.5 * jnp.sum(n.layers[layer].weight ** 2) / spreads[layer]
+                promised += information.gaussian_information(channel) - hypers.prior * described
             return -fade * promised
 
         def terms(n: GrowingMLP) -> Float[Array, ""]:
@@ -236,11 +246,13 @@ class InformationDrive:
             return total
 
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
-        if not self.birth:
-            return gradient
-        unborn = eqx.filter_grad(promise)(net).layers
-        unborn = tuple(_from_row(rows, size) for rows, size in zip(unborn, born, strict=True))
-        return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
+
+        def with_births(gradient: GrowingMLP) -> GrowingMLP:
+            unborn = eqx.filter_grad(promise)(net).layers
+            unborn = tuple(_from_row(rows, size) for rows, size in zip(unborn, born, strict=True))
+            return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
+
+        return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
     def _channel(self, active, targets, mask):
         moments = information.statistics(active, targets, is_classes=self.is_classes)

@@ -29,6 +29,8 @@ class LossWeights(eqx.Module):
 
     size: Float[Array, "*runs"]
     depth: Float[Array, "*runs"]
+    prior: Float[Array, "*runs"] | None = None
+    """Weight of the weights' description, one over the samples for a whole one; None leaves the term out."""
 
 
 class LossTerms(eqx.Module):
@@ -38,6 +40,7 @@ class LossTerms(eqx.Module):
     task: Float[Array, ""]
     size: Float[Array, ""]
     depth: Float[Array, ""]
+    prior: Float[Array, ""]
 
 
 def squared_error(
@@ -96,23 +99,65 @@ def penalties(
     *,
     target_size: Float[Array, ""],
     target_depth: Float[Array, ""],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The weighted penalties on size and on depth.
+    task: Float[Array, ""],
+    loss: str | type_of_loss,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """The weighted penalties on size, on depth and on the weights.
+
+    The weights' description counts in the unit of the task's loss. A cross-entropy is in nats already. The nats
+    of a squared error `E` are `ln(E) / 2`, the noise being unknown, with the gradient `1 / 2E`: there the
+    description is multiplied by `2E`, and presses the less the better the fit.
 
     Args:
         net: The network.
         weights: Loss units per squared unit of size, and per squared layer.
         target_size: Units at which the size penalty vanishes.
         target_depth: Layers at which the depth penalty vanishes.
+        task: The task's loss as it stands; no gradient is taken of it.
+        loss: Task loss, as in `task_loss`.
 
     Returns:
-        `weights.size * controller.penalty(target_size)` and `weights.depth * (D - target_depth)**2`, the
-        latter zero without depth gates.
+        `weights.size * controller.penalty(target_size)`; `weights.depth * (D - target_depth)**2`, zero without
+        depth gates; and `weights.prior * description(net)` in the loss's unit.
     """
     size = weights.size * net.controller.penalty(target_size)
-    if net.depth_weight is None:
-        return size, jnp.zeros_like(size)
-    return size, weights.depth * (net.depth_weight - target_depth) ** 2
+    zero = jnp.zeros_like(size)
+    depth = zero if net.depth_weight is None else weights.depth * (net.depth_weight - target_depth) ** 2
+    if weights.prior is None:
+        return size, depth, zero
+    unit = 2.0 * jax.lax.stop_gradient(task) if loss == "squared-error" else 1.0
+    return size, depth, weights.prior * unit * description(net)
+
+
+def description(net: GrowingMLP) -> Float[Array, ""]:
+    """Nats that the weights of the participating units take under a Gaussian prior of each matrix's own scale.
+
+    `sum over matrices of k/2 * (v if v < 1 else 1 + ln v)`, where `v` is the mean square of the matrix's `k`
+    weights, each counted by the participation of its two units. The prior's variance is `max(v, 1)`: the
+    evidence's own choice, but never less than one. Biases are free, and participation gets no gradient.
+
+    References:
+        MacKay, "Bayesian interpolation" (1992), with all weights taken as well determined.
+    """
+
+    def nats(square: Float[Array, ""], number: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * number * jnp.where(square < 1.0, square, 1.0 + jnp.log(jnp.maximum(square, 1.0)))
+
+    return jnp.sum(jnp.stack([nats(*pair) for pair in mean_squares(net)]))
+
+
+def mean_squares(net: GrowingMLP) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Mean square of each matrix and the number of its weights, counted by their units' participation."""
+    masks = [jax.lax.stop_gradient(mask) for mask in net.participation()]
+    matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
+    befores = [jnp.ones(matrices[0].shape[1]), *masks]
+    afters = [*masks, jnp.ones(matrices[-1].shape[0])]
+    found = []
+    for matrix, before, after in zip(matrices, befores, afters, strict=True):
+        number = jnp.sum(after) * jnp.sum(before)
+        square = (after @ matrix**2 @ before) / jnp.maximum(number, 1e-6)
+        found.append((square, number))
+    return found
 
 
 def objective(
@@ -124,7 +169,7 @@ def objective(
     target_size: Float[Array, ""],
     target_depth: Float[Array, ""],
 ) -> tuple[Float[Array, ""], LossTerms]:
-    """What training descends: task loss + size penalty + depth penalty.
+    """What training descends: task loss + size penalty + depth penalty + the weights' description.
 
     Args:
         net: The network.
@@ -138,8 +183,11 @@ def objective(
         The total, and every term by name.
     """
     task = task_loss(net, samples, loss)
-    size, depth = penalties(net, weights, target_size=target_size, target_depth=target_depth)
-    return task + size + depth, LossTerms(task + size + depth, task, size, depth)
+    size, depth, prior = penalties(
+        net, weights, target_size=target_size, target_depth=target_depth, task=task, loss=loss
+    )
+    total = task + size + depth + prior
+    return total, LossTerms(total, task, size, depth, prior)
 
 
 def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile: int) -> PyTree:

@@ -37,6 +37,7 @@ class StepRecord(eqx.Module):
     """The objective: training loss and all weighted penalties."""
     size_penalty: Float[Array, "*records"]
     depth_penalty: Float[Array, "*records"]
+    prior_penalty: Float[Array, "*records"]
     size: Float[Array, "*records layers"]
     """Effective units of each hidden layer."""
     depth: Float[Array, "*records"]

@@ -11,8 +11,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from n3 import metrics
-from n3.losses import LossWeights, Samples, monitored, objective, over_tiles, penalties, task_loss, type_of_loss
+from n3 import losses, metrics
+from n3.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
 from n3.model import GrowingMLP, make_controller, with_rescaled_size_input
 from n3.records import StepRecord
 
@@ -138,12 +138,12 @@ def step(
     state = _shuffled(recipe, _looked(recipe, state, hypers, problem, count), count)
     batch = problem.train if recipe.batch is None else _drawn(recipe.batch, state, problem.train, count)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
-    gradient = recipe.drive.added(gradient, state.drive) if recipe.drive else gradient
+    gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = _optimiser(recipe, hypers).update(gradient, state.moments, state.net)
-    updates = recipe.drive.paced(updates, hypers) if recipe.drive else updates
+    updates = recipe.drive.paced(updates, gradient, hypers.drive) if recipe.drive else updates
     if recipe.schedule == "cosine":
-        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(hypers, count)))
+        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
         updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
@@ -212,10 +212,9 @@ def train(
 
 def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem) -> StepRecord:
     """The record of a run as it stands: losses over all training and all test samples."""
-    size, depth = penalties(
-        state.net, hypers.weights, target_size=hypers.target_size, target_depth=hypers.target_depth
-    )
     train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
+    settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
+    size, depth, prior = losses.penalties(state.net, hypers.weights, task=train_loss, **settings)
     outputs = state.net.batch(problem.test.inputs)
     targets, shares = problem.test.targets, problem.test.shares
     metric = (
@@ -227,12 +226,13 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         train_loss=train_loss,
         test_loss=task_loss(state.net, problem.test, recipe.loss),
         test_metric=metric,
-        total_loss=train_loss + size + depth,
+        total_loss=train_loss + size + depth + prior,
         size_penalty=size,
         depth_penalty=depth,
+        prior_penalty=prior,
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
-        monitor=monitored(state.net, problem.train, recipe.monitor, recipe.loss == "cross-entropy"),
+        monitor=losses.monitored(state.net, problem.train, recipe.monitor, recipe.loss == "cross-entropy"),
     )
 
 
@@ -245,18 +245,20 @@ def _gradient(
     recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples
 ) -> tuple[Float[Array, ""], GrowingMLP]:
     """The objective and its gradient; the task's share is accumulated tile by tile."""
-    targets = {"target_size": hypers.target_size, "target_depth": hypers.target_depth}
+    settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
     if batch.shares.shape[0] <= recipe.tile:
-        whole = eqx.filter_value_and_grad(partial(objective, loss=recipe.loss, **targets), has_aux=True)
+        whole = eqx.filter_value_and_grad(partial(losses.objective, **settings), has_aux=True)
         (loss, _), gradient = whole(net, batch, hypers.weights)
         return loss, gradient
 
     def of_tile(samples: Samples):
         return eqx.filter_value_and_grad(partial(task_loss, loss=recipe.loss))(net, samples)
 
-    price, pull = eqx.filter_value_and_grad(lambda n: sum(penalties(n, hypers.weights, **targets)))(net)
     loss, gradient = over_tiles(of_tile, batch, tile=recipe.tile)
-    return loss + price, jax.tree.map(jnp.add, gradient, pull)
+
+    price = partial(losses.penalties, weights=hypers.weights, task=loss, **settings)
+    own, pull = eqx.filter_value_and_grad(lambda n: sum(price(n)))(net)
+    return loss + own, jax.tree.map(jnp.add, gradient, pull)
 
 
 def _shuffled(recipe: Recipe, state: TrainState, count: Int[Array, ""]) -> TrainState:
@@ -279,15 +281,10 @@ def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem,
         return state
 
     def look(s: TrainState) -> TrainState:
-        progress = _progress(hypers, count)
-        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, problem.train, progress)
+        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, problem.train, count)
         return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
 
-    return jax.lax.cond(count % recipe.drive.every == 0, look, lambda s: s, state)
-
-
-def _progress(hypers: Hypers, count: Int[Array, ""]) -> Float[Array, ""]:
-    return count.astype(hypers.horizon.dtype) / hypers.horizon
+    return jax.lax.cond(recipe.drive.is_due(count), look, lambda s: s, state)
 
 
 def _drawn(size: int, state: TrainState, samples: Samples, count: Int[Array, ""]) -> Samples:

@@ -24,6 +24,7 @@ ABLATIONS = {
     "no redundancy": {"redundancy_aware": False},
     "no bias correction": {"correct": False},
     "no birth term": {"birth": 0.0},
+    "no weight prior": {"weight_prior": 0.0},
     "price / 4": {"price_scale": 0.25},
     "price x 4": {"price_scale": 4.0},
 }
@@ -47,7 +48,14 @@ class Study:
 
 
 def trained(
-    study: Study, task: str, name: str, *, arms: tuple[str, ...], capacity: int | None = None, **settings: Any
+    study: Study,
+    task: str,
+    name: str,
+    *,
+    arms: tuple[str, ...],
+    capacity: int | None = None,
+    weight_prior: float | None = None,
+    **settings: Any,
 ) -> dict[str, dict[str, Any]]:
     """Median size, median loss, every seed's numbers and the CPU seconds of each arm of one experiment."""
     import n3
@@ -55,6 +63,7 @@ def trained(
     experiment = n3.Experiment(
         task=n3.TaskConfig(task=task),
         network=n3.NetworkConfig(method="information", capacity=None if capacity is None else (capacity,)),
+        training=n3.TrainingConfig(weight_prior=weight_prior),
         information=dataclasses.replace(n3.InformationConfig(), **settings),
         run=n3.RunConfig(
             arms=arms, seeds=tuple(range(study.seeds)), records=10, out=str(study.out), name=f"{task}-{name}"
@@ -77,11 +86,15 @@ def trained(
 
 def of_task(study: Study, task: str) -> dict:
     """All results of one task."""
-    grid = {
-        width: trained(study, task, f"static-{width}", arms=("static",), capacity=width)
-        for width in study.widths
-    }
-    rows = {str(width): arms["static"] for width, arms in grid.items()}
+    rows, without_prior = (
+        {
+            str(width): trained(study, task, f"{name}-{width}", arms=("static",), capacity=width, **settings)[
+                "static"
+            ]
+            for width in study.widths
+        }
+        for name, settings in {"static": {}, "static-without-prior": {"weight_prior": 0.0}}.items()
+    )
     best = min(row["loss"] for row in rows.values())
     smallest = min(int(width) for width, row in rows.items() if row["loss"] <= 1.05 * best)
     automatic = {arm: trained(study, task, arm, arms=(arm,))[arm] for arm in ("growing", "shrinking")}
@@ -90,15 +103,26 @@ def of_task(study: Study, task: str) -> dict:
         for label, settings in (ABLATIONS if study.ablations else {}).items()
     }
     automatic |= {label: arms["growing"] for label, arms in ablations.items()}
-    return {"task": task, "static": rows, "best": best, "smallest": smallest, "automatic": automatic}
+    plain = min(row["loss"] for row in without_prior.values())
+    return {
+        "task": task,
+        "static": rows,
+        "static without prior": without_prior,
+        "best": best,
+        "best without prior": plain,
+        "smallest": smallest,
+        "automatic": automatic,
+    }
 
 
 def table(done: list[dict]) -> str:
     """Sizes and losses of all tasks in Markdown; a loss is given over the best of the grid."""
     labels = list(done[0]["automatic"])
     lines = [
-        "| task | best static loss | smallest within 5 % | " + " | ".join(labels) + " | CPU, grown / grid |",
-        "|---" * (len(labels) + 4) + "|",
+        "| task | best static loss | without prior | smallest within 5 % | "
+        + " | ".join(labels)
+        + " | CPU, grown / grid |",
+        "|---" * (len(labels) + 5) + "|",
     ]
     for one in done:
         cells = [f"{row['size']:.1f} / {row['loss'] / one['best']:.2f}" for row in one["automatic"].values()]
@@ -106,7 +130,7 @@ def table(done: list[dict]) -> str:
             r["cpu_seconds"] for r in one["static"].values()
         )
         lines.append(
-            f"| {one['task']} | {one['best']:.3g} | {one['smallest']} | "
+            f"| {one['task']} | {one['best']:.3g} | {one['best without prior']:.3g} | {one['smallest']} | "
             + " | ".join(cells)
             + f" | {cost:.2f} |"
         )

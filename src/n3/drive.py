@@ -228,9 +228,10 @@ class InformationDrive:
         def promise(n: GrowingMLP) -> Float[Array, ""]:
             promised = jnp.zeros(())
             for layer, active in enumerate(n.activations(samples.inputs)):
-                ahead = jnp.arange(active.shape[0], dtype=born[layer].dtype) < born[layer] + self.look_ahead + 1
-                channel = self._channel(active, samples.targets, ahead.astype(active.dtype))
-                described = 0.5 * jnp.sum(n.layers[layer].weight ** 2) / spreads[layer]
+                index = jnp.arange(active.shape[0], dtype=active.dtype)
+                ahead = (index < born[layer] + self.look_ahead + 1).astype(active.dtype)
+                channel = self._channel(active, samples.targets, ahead)
+                described = 0.5 * jnp.sum(ahead @ n.layers[layer].weight ** 2) / spreads[layer]
                 promised += information.gaussian_information(channel) - hypers.prior * described
             return -fade * promised
 

@@ -165,33 +165,23 @@ class InformationDrive:
         Returns:
             Old index of the unit at each place, and nats, bias taken off, beginning with 0.
         """
-        if self.custom is not None:
-            return self._custom_worth(self.custom(active, targets), size)
         index, samples = jnp.arange(active.shape[0], dtype=size.dtype), active.shape[1]
+        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
+        if self.custom is not None:
+            return _additive(self.custom(active, targets), is_full)
         moments = information.statistics(active, targets, is_classes=self.is_classes)
         noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
-        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
-        order = information.greedy_order(moments, noise, is_full)[0]
-        covariance = moments.covariance[order][:, order] + jnp.diag(noise)
-        cross = moments.cross[order]
+        seen = {"resolution": information.MONITORING_RESOLUTION}
         if self.redundancy_aware:
-            read = jnp.matmul(information.whitening(covariance), cross, precision="highest")
+            order, gains = information.greedy_order(moments, noise, is_full, **seen)
+            worth = jnp.concatenate([jnp.zeros(1), jnp.cumsum(gains)])
         else:
-            read = cross / jnp.sqrt(jnp.diagonal(covariance))[:, None]
-        explained = jnp.tensordot(jnp.tri(order.size), read[:, :, None] * read[:, None, :], 1)
-        target = moments.target_covariance + information.MONITORING_RESOLUTION * jnp.eye(cross.shape[1])
-        left = jnp.concatenate([target[None], target[None] - explained])
-        worth = 0.5 * (_log_determinant(target) - jax.vmap(_log_determinant)(left))
+            alone = information.marginal_importance(information.open_channel(moments, noise, **seen))
+            order, worth = _additive(alone, is_full)
         if self.correct:
             degrees = jnp.arange(worth.size, dtype=worth.dtype)
-            worth = information.corrected(worth, degrees, samples, cross.shape[1] - self.is_classes)
+            worth = information.corrected(worth, degrees, samples, moments.cross.shape[1] - self.is_classes)
         return order, worth
-
-    def _custom_worth(self, own, size):
-        index = jnp.arange(own.size, dtype=size.dtype)
-        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
-        order = jnp.argsort(jnp.where(is_full, -own, jnp.inf), stable=True)
-        return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])
 
     def added(self, gradient: GrowingMLP, net: GrowingMLP, state: DriveState) -> GrowingMLP:
         """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
@@ -248,6 +238,9 @@ class InformationDrive:
 
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
 
+        if self.birth_until == 0:
+            return gradient
+
         def with_births(gradient: GrowingMLP) -> GrowingMLP:
             unborn = eqx.filter_grad(promise)(net).layers
             unborn = tuple(_from_row(rows, size) for rows, size in zip(unborn, born, strict=True))
@@ -296,5 +289,7 @@ def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
     return jax.tree.map(cut, rows)
 
 
-def _log_determinant(matrix: Float[Array, "size size"]) -> Float[Array, ""]:
-    return -2.0 * jnp.sum(jnp.log(jnp.diagonal(information.whitening(matrix))))
+def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):
+    """Order and worth where each unit counts for itself: the candidates by what they say, then the rest."""
+    order = jnp.argsort(jnp.where(candidates, -own, jnp.inf), stable=True)
+    return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])

@@ -1,8 +1,8 @@
 """Information: what a layer's units say about the target and about each other, in nats.
 
 A unit is read through a Gaussian channel whose noise rises as its mask falls, so that a mask has a gradient.
-It sees what a linear read-out could use, not an XOR; it is biased upwards: see `corrected`. Activations are
-from before the mask; targets are real columns or, where `is_classes`, one-hot rows or one row of 0 and 1.
+It sees what a linear read-out could use, not an XOR, and too much of it: see `corrected`. Activations are from
+before the mask; targets are numbers or, where `is_classes`, one-hot rows or one row of 0 and 1.
 """
 
 from types import MappingProxyType
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Activations, Targets = Float[Array, "units samples"], Float[Array, "out_size samples"]
-PerUnit, Scalar, Number = Float[Array, " units"], Float[Array, ""], float | Float[Array, ""]
+PerUnit, Chosen = Float[Array, " units"], Bool[Array, " units"]
+Scalar, Number = Float[Array, ""], float | Float[Array, ""]
 FLOOR, RESOLUTION, KAPPA, MONITORING_FLOOR, MONITORING_RESOLUTION = 1e-3, 1e-2, 1.0, 1e-4, 1e-4
 SMALLEST_MASK, SMALLEST_VARIANCE, SMALLEST_PROBABILITY = 1e-4, 1e-6, 1e-6
 PSI = MappingProxyType({"classification": 1.2, "generation": 0.8, "regression": 1.0, "detection": 1.1})
@@ -74,7 +75,7 @@ def whitening(matrix: Float[Array, "rows rows"]) -> Float[Array, "rows rows"]:
     def _eliminate(both, row):
         return both - jnp.outer(jnp.where(rows > row, both[:, row] / both[row, row], 0.0), both[row]), None
 
-    both, _ = jax.lax.scan(_eliminate, jnp.hstack([matrix, jnp.eye(rows.size, dtype=matrix.dtype)]), rows)
+    both = jax.lax.scan(_eliminate, jnp.hstack([matrix, jnp.eye(rows.size, dtype=matrix.dtype)]), rows)[0]
     return both[:, rows.size :] / jnp.sqrt(jnp.diagonal(both))[:, None]
 
 
@@ -132,8 +133,9 @@ def entropy(targets: Targets, *, is_classes: bool, resolution: float = RESOLUTIO
         prior = _classes(targets)[1]
         return -jnp.sum(prior * jnp.log(jnp.maximum(prior, jnp.finfo(prior.dtype).tiny)))
     code = encode(targets, is_classes=False) / (targets.shape[1] * resolution) ** 0.5
-    covariance = _product(code, code.T) + jnp.eye(code.shape[0], dtype=code.dtype)
-    return -jnp.sum(jnp.log(jnp.diagonal(whitening(covariance))))
+    return -jnp.sum(
+        jnp.log(jnp.diagonal(whitening(_product(code, code.T) + jnp.eye(len(code), dtype=code.dtype))))
+    )
 
 
 def gaussian_information(channel: Channel) -> Scalar:
@@ -214,7 +216,7 @@ def total_correlation(channel: Channel) -> Scalar:
 def target_redundancy(channel: Channel) -> PerUnit:
     """What each unit says of the target and others say too, `min(marginal, I - conditional)`, 0 or more."""
     shared = gaussian_information(channel) - conditional_importance(channel)
-    return jnp.maximum(jnp.minimum(marginal_importance(channel), shared), 0.0)
+    return jnp.clip(shared, 0.0, marginal_importance(channel))
 
 
 def participation_redundancy(statistics: LayerStatistics, mask: PerUnit) -> Scalar:
@@ -235,10 +237,10 @@ def ordered_gain(statistics: LayerStatistics, noise: PerUnit, *, resolution: flo
 
 
 def greedy_order(
-    statistics: LayerStatistics, noise: PerUnit, candidates: Bool[Array, " units"]
+    statistics: LayerStatistics, noise: PerUnit, candidates: Chosen, *, resolution: float = RESOLUTION
 ) -> tuple[Int[Array, " units"], PerUnit]:
     """Units by place: first the candidate that adds most, after all the rest as it was; and what each adds."""
-    channel = open_channel(statistics, noise)
+    channel = open_channel(statistics, noise, resolution=resolution)
 
     def _pick(carry, _):
         alone, told, left = carry

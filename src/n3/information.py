@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Activations, Targets = Float[Array, "units samples"], Float[Array, "out_size samples"]
-PerUnit, Chosen = Float[Array, " units"], Bool[Array, " units"]
-Scalar, Number = Float[Array, ""], float | Float[Array, ""]
+Activations, Targets, Scalar = Float[Array, "units samples"], Float[Array, "out_size samples"], Float[Array, ""]
+PerUnit, Chosen, Number = Float[Array, " units"], Bool[Array, " units"], float | Scalar
 FLOOR, RESOLUTION, KAPPA, MONITORING_FLOOR, MONITORING_RESOLUTION = 1e-3, 1e-2, 1.0, 1e-4, 1e-4
 SMALLEST_MASK, SMALLEST_VARIANCE, SMALLEST_PROBABILITY = 1e-4, 1e-6, 1e-6
 PSI = MappingProxyType({"classification": 1.2, "generation": 0.8, "regression": 1.0, "detection": 1.1})
@@ -133,9 +132,8 @@ def entropy(targets: Targets, *, is_classes: bool, resolution: float = RESOLUTIO
         prior = _classes(targets)[1]
         return -jnp.sum(prior * jnp.log(jnp.maximum(prior, jnp.finfo(prior.dtype).tiny)))
     code = encode(targets, is_classes=False) / (targets.shape[1] * resolution) ** 0.5
-    return -jnp.sum(
-        jnp.log(jnp.diagonal(whitening(_product(code, code.T) + jnp.eye(len(code), dtype=code.dtype))))
-    )
+    covariance = _product(code, code.T) + jnp.eye(len(code), dtype=code.dtype)
+    return -jnp.sum(jnp.log(jnp.diagonal(whitening(covariance))))
 
 
 def gaussian_information(channel: Channel) -> Scalar:

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "plotting": "analysis",
     "information": "",
     "neighbours": "",
-    "drive": "controllers information losses model",
+    "budget": "",
+    "drive": "budget controllers information losses model",
     "arms": "config data drive losses train",
     "experiment": "arms checkpoint config data drive losses metrics model records sweep train",
 }

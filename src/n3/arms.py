@@ -108,10 +108,15 @@ def price_of(experiment: Experiment, data: Dataset) -> float:
     inputs = np.trace(covariance) ** 2 / max(np.sum(covariance**2), np.finfo(float).tiny)
     parameters = inputs + 1 + data.out_size
     price = {
-        "description-length": parameters * math.log(samples) / (4 * samples),
+        "description-length": parameters * _parameter_price(experiment, samples),
         "chi-square": _chi_square(data.out_size) / (2 * samples),
     }.get(settings.price, settings.price)
     return settings.price_scale * price
+
+
+def _parameter_price(experiment: Experiment, samples: int) -> float:
+    """Nats of one parameter by description length; zero under another price."""
+    return math.log(samples) / (4 * samples) if experiment.information.price == "description-length" else 0.0
 
 
 def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> InformationDrive:
@@ -139,6 +144,7 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
 
     return DriveHypers(
         price=jnp.array([price_of(experiment, one) for one in data], jnp.float32),
+        link_price=each(settings.price_scale * _parameter_price(experiment, len(data[0].train_inputs))),
         budget=each(float(settings.budget or 0)),
         birth=each(settings.birth),
         prior=each((experiment.training.weight_prior or 0.0) / len(data[0].train_inputs)),

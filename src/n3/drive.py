@@ -20,20 +20,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from n3 import information
+from n3 import budget, information
 from n3.controllers import Information
 from n3.losses import Samples, mean_squares
 from n3.model import GrowingMLP, permuted
-
-LARGEST_STEP = 0.2
-"""Most that a budget changes the logarithm of the price at one look."""
 
 
 class DriveHypers(eqx.Module):
     """Numbers of the drive, all traced."""
 
     price: Float[Array, "*runs"]
-    """Information that a further unit must bring, nats per sample."""
+    """Information that a further unit must bring to a network of one hidden layer, nats per sample."""
+    link_price: Float[Array, "*runs"]
+    """What each link of a unit to a unit of another hidden layer adds to that, nats per sample."""
     budget: Float[Array, "*runs"]
     """Active parameters to be met by adapting the price (dual ascent); 0: the price stays."""
     birth: Float[Array, "*runs"]
@@ -58,7 +57,7 @@ class DriveState(eqx.Module):
     """Units `N*` that each layer is drawn to."""
     masks: tuple[Float[Array, " capacity"], ...]
     log_price: Float[Array, ""]
-    """Logarithm of the factor on the price; 0 without a budget."""
+    """Logarithm of the budget's factor on the price."""
 
 
 Importance = Callable[[Float[Array, "units samples"], Float[Array, "out_size samples"]], Float[Array, " units"]]
@@ -92,8 +91,7 @@ class InformationDrive:
 
     def start(self, net: GrowingMLP) -> DriveState:
         """The state before the first look: no gradient."""
-        zero = jax.tree.map(jnp.zeros_like, net)
-        return DriveState(zero, _weight(net), net.participation(), jnp.zeros(()))
+        return DriveState(jax.tree.map(jnp.zeros_like, net), _weight(net), net.participation(), jnp.zeros(()))
 
     def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
         """Whether the step after `count` steps begins with a look."""
@@ -122,17 +120,20 @@ class InformationDrive:
             The same function as a network in greedy order, its moments, and the state.
         """
         is_live, sizes = count < self.until, net.controller.sizes()
-        log_price = jnp.where(is_live, self._log_price(net, state.log_price, hypers), state.log_price)
+        ends = {"in_size": samples.inputs.shape[0], "out_size": samples.targets.shape[0]}
+        log_price = budget.ascended(state.log_price, sizes, hypers.budget, **ends)
         best, masks = [], []
         for layer, active in enumerate(net.activations(samples.inputs)):
             order, worth = self.worth_of(active, samples.targets, sizes[layer])
             order = jnp.where(is_live, order, jnp.arange(order.size))
             net, moments = permuted(net, layer, order), permuted(moments, layer, order)
             masks.append(state.masks[layer][order])
-            own = self.best_size(sizes[layer], worth, hypers.price * jnp.exp(log_price))
-            best.append(jnp.where(is_live, own, state.best[layer]))
+            price = (hypers.price + hypers.link_price * _links(sizes, layer)) * jnp.exp(log_price)
+            own = self.best_size(sizes[layer], worth, price)
+            best.append(own)
+        best = jnp.where(is_live, budget.met(jnp.stack(best), hypers.budget, **ends), state.best)
         gradient = self._gradient(net, tuple(masks), hypers, samples, count)
-        return net, moments, DriveState(gradient, jnp.stack(best), net.participation(), log_price)
+        return net, moments, DriveState(gradient, best, net.participation(), log_price)
 
     def best_size(
         self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
@@ -165,22 +166,22 @@ class InformationDrive:
         Returns:
             Old index of the unit at each place, and nats, bias taken off, beginning with 0.
         """
-        index, samples = jnp.arange(active.shape[0], dtype=size.dtype), active.shape[1]
-        is_full = index + 1.0 <= size if self.reorder else jnp.zeros_like(index, bool)
-        if self.custom is not None:
+        units, samples = active.shape
+        is_full = jnp.arange(units, dtype=size.dtype) + 1.0 <= jnp.where(self.reorder, size, 0.0)
+        if self.custom:
             return _additive(self.custom(active, targets), is_full)
         moments = information.statistics(active, targets, is_classes=self.is_classes)
-        noise = jnp.full(active.shape[0], information.MONITORING_FLOOR)
+        noise = jnp.full(units, information.MONITORING_FLOOR)
         seen = {"resolution": information.MONITORING_RESOLUTION}
         if self.redundancy_aware:
             order, gains = information.greedy_order(moments, noise, is_full, **seen)
-            worth = jnp.concatenate([jnp.zeros(1), jnp.cumsum(gains)])
+            worth = jnp.pad(jnp.cumsum(gains), (1, 0))
         else:
             alone = information.marginal_importance(information.open_channel(moments, noise, **seen))
             order, worth = _additive(alone, is_full)
         if self.correct:
-            degrees = jnp.arange(worth.size, dtype=worth.dtype)
-            worth = information.corrected(worth, degrees, samples, moments.cross.shape[1] - self.is_classes)
+            outputs, degrees = moments.cross.shape[1] - self.is_classes, jnp.arange(units + 1.0)
+            worth = information.corrected(worth, degrees, samples, outputs)
         return order, worth
 
     def added(self, gradient: GrowingMLP, net: GrowingMLP, state: DriveState) -> GrowingMLP:
@@ -192,14 +193,6 @@ class InformationDrive:
     def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
         """The optimiser's updates, with plain gradient descent for the size: it must not go on by momentum."""
         return eqx.tree_at(_weight, updates, -hypers.rate * _weight(gradient))
-
-    def _log_price(self, net: GrowingMLP, log_price: Float[Array, ""], hypers: DriveHypers) -> Float[Array, ""]:
-        ends = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]], jnp.float32)
-        widths = jnp.concatenate([ends[:1], net.controller.sizes(), ends[1:]])
-        parameters = jnp.sum((widths[:-1] + 1) * widths[1:])
-        excess = parameters / jnp.maximum(hypers.budget, 1.0) - 1.0
-        ascended = log_price + jnp.clip(excess, -LARGEST_STEP, LARGEST_STEP)
-        return jnp.where(hypers.budget > 0, ascended, log_price)
 
     def _gradient(
         self,
@@ -221,7 +214,7 @@ class InformationDrive:
                 index = jnp.arange(active.shape[0], dtype=active.dtype)
                 ahead = (index < born[layer] + self.look_ahead + 1).astype(active.dtype)
                 channel = self._channel(active, samples.targets, ahead)
-                described = 0.5 * jnp.sum(ahead @ n.layers[layer].weight ** 2) / spreads[layer]
+                described = jnp.sum(ahead @ n.layers[layer].weight ** 2) / (2.0 * spreads[layer])
                 promised += information.gaussian_information(channel) - hypers.prior * described
             return -fade * promised
 
@@ -279,6 +272,11 @@ def _weight(net: GrowingMLP):
     return cast(Information, net.controller).weight
 
 
+def _links(sizes: Float[Array, " depth"], layer: int) -> Float[Array, ""]:
+    """Units of the hidden layers before and after, if any."""
+    return jnp.sum(sizes[max(layer - 1, 0) : layer + 2]) - sizes[layer]
+
+
 def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
     """The leaves with zeros in all rows before `first`."""
 
@@ -292,4 +290,4 @@ def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
 def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):
     """Order and worth where each unit counts for itself: the candidates by what they say, then the rest."""
     order = jnp.argsort(jnp.where(candidates, -own, jnp.inf), stable=True)
-    return order, jnp.concatenate([jnp.zeros(1), jnp.cumsum(own[order])])
+    return order, jnp.pad(jnp.cumsum(own[order]), (1, 0))

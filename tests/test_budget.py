@@ -1,5 +1,7 @@
 """Budget: parameters by hand, and prices and sizes that meet a number of them."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ ENDS = {"in_size": 64, "out_size": 10}
 
 def total(sizes, *, in_size, out_size):
     widths = [in_size, *sizes, out_size]
-    return sum((before + 1) * after for before, after in zip(widths[:-1], widths[1:], strict=True))
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
 
 @pytest.mark.parametrize("sizes", [[7.0], [3.0, 5.0], [2.0, 9.0, 4.0]])

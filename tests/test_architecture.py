@@ -27,13 +27,15 @@ MAY_IMPORT = {
     "train": "config losses metrics model records",
     "sweep": "config model records train",
     "checkpoint": "config records",
-    "analysis": "records",
-    "plotting": "analysis",
+    "prices": "",
+    "path": "arms config data losses prices sweep train",
+    "analysis": "prices records",
+    "plotting": "analysis prices",
     "information": "",
     "neighbours": "",
     "drive": "controllers information losses model",
     "arms": "config data drive losses train",
-    "experiment": "arms checkpoint config data drive losses metrics model records sweep train",
+    "experiment": "arms checkpoint config data drive losses metrics model path records sweep train",
 }
 CONFINED = {
     "matplotlib": {"plotting"},

@@ -47,8 +47,8 @@ def figures(record: RunRecord) -> dict[str, Figure]:
         record: A finished experiment.
 
     Returns:
-        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path; and `fit` for a regression with
-        one input, or `regions` for a classification with two.
+        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of
+        prices; and `fit` for a regression with one input, or `regions` for a classification with two.
     """
     made = {"loss": plot_losses(record), "size": plot_sizes(record), "final-loss": plot_final_losses(record)}
     if record.experiment.run.monitor:
@@ -153,8 +153,12 @@ def plot_price_path(record: RunRecord) -> Figure:
     bars = {"color": colour, "fmt": ".", "markersize": 8, "elinewidth": 1, "alpha": 0.8}
     left.errorbar(size[1], loss[1], xerr=_lengths(size), yerr=_lengths(loss), **bars)
     right.errorbar(prices, size[1], yerr=_lengths(size), **bars)
-    for price, x, y in zip(prices, size[1], loss[1], strict=True):
-        left.annotate(f"{price:.2g}", (x, y), xytext=(4, 5), textcoords="offset points", fontsize=8)
+    labels: dict[tuple[str, str], tuple[list[str], tuple[float, float]]] = {}
+    for price, x, y in zip(prices, size[1], loss[1], strict=True):  # points that fall together share a label
+        if x == x:  # not where every run diverged
+            labels.setdefault((f"{x:.1f}", f"{y:.2g}"), ([], (x, y)))[0].append(f"{price:.2g}")
+    for texts, point in labels.values():
+        left.annotate(", ".join(texts), point, xytext=(6, 6), textcoords="offset points", fontsize=8)
     mark = {"marker": "o", "markersize": 13, "fillstyle": "none", "color": "black", "linestyle": ""}
     left.plot(size[1, pick], loss[1, pick], **mark)
     right.plot(prices[pick], size[1, pick], **mark)

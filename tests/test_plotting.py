@@ -286,4 +286,4 @@ def test_prices_that_end_at_one_point_share_a_label_and_lost_prices_have_none(tm
         record.results[name][3] = record.results[name][2]
     figure = plot_price_path(record)
     figure.savefig(tmp_path / "path.png", dpi=50)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.03", "0.09, 0.27"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.03", "0.09 to 0.27"]

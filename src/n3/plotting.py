@@ -1,5 +1,6 @@
 """Plotting: figures of a finished experiment, from what the analysis gives; nothing is computed here."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from n3 import prices
 from n3.analysis import RunRecord, bands, decision_classes, final_distribution, fit_curves, has_diverged
-from n3.prices import path_curves
 
 COLOURS = {
     "growing": "#0072B2",
@@ -144,26 +145,30 @@ def plot_price_path(record: RunRecord) -> Figure:
 
     Points are medians over the seeds, bars their quartiles, numbers at the points prices in nats per sample.
     """
-    results, curves = record.results, path_curves(record.results)
-    size, loss, prices = curves["size"], curves["test_loss"], results["price"].values
+    results, curves = record.results, prices.path_curves(record.results)
+    size, loss, tried = curves["size"], curves["test_loss"], results["price"].values
     figure = Figure(figsize=(10.5, 4.5), layout="constrained")
-    figure.suptitle(f"{results.attrs['task']}: the growing arm at {len(prices)} prices")
+    figure.suptitle(f"{results.attrs['task']}: the growing arm at {len(tried)} prices")
     left, right = figure.subplots(1, 2)
     colour, pick = COLOURS["growing"], results.attrs["picked_price"]
     bars = {"color": colour, "fmt": ".", "markersize": 8, "elinewidth": 1, "alpha": 0.8}
     left.errorbar(size[1], loss[1], xerr=_lengths(size), yerr=_lengths(loss), **bars)
-    right.errorbar(prices, size[1], yerr=_lengths(size), **bars)
+    right.errorbar(tried, size[1], yerr=_lengths(size), **bars)
     labels: dict[tuple[str, str], tuple[list[str], tuple[float, float]]] = {}
-    for price, x, y in zip(prices, size[1], loss[1], strict=True):  # points that fall together share a label
-        if x == x:  # not where every run diverged
+    for price, x, y in zip(tried, size[1], loss[1], strict=True):  # points that fall together share a label
+        if math.isfinite(x):  # some run did not diverge
             labels.setdefault((f"{x:.1f}", f"{y:.2g}"), ([], (x, y)))[0].append(f"{price:.2g}")
     for texts, point in labels.values():
-        left.annotate(", ".join(texts), point, xytext=(6, 6), textcoords="offset points", fontsize=8)
+        turned = {"rotation": 60, "rotation_mode": "anchor", "textcoords": "offset points"}
+        left.annotate(
+            " to ".join(dict.fromkeys((texts[0], texts[-1]))), point, xytext=(6, 9), fontsize=8, **turned
+        )
     mark = {"marker": "o", "markersize": 13, "fillstyle": "none", "color": "black", "linestyle": ""}
     left.plot(size[1, pick], loss[1, pick], **mark)
-    right.plot(prices[pick], size[1, pick], **mark)
+    right.plot(tried[pick], size[1, pick], **mark)
     left.set(xlabel="final size (effective units)", ylabel=f"final test loss ({_loss_unit(record)})")
     left.set_yscale("log" if (loss[2] > 0).any() else "linear")  # as `_loss_scale`
+    left.margins(x=0.08, y=0.3)  # room for the numbers
     right.set(xlabel="price (nats per sample and unit)", ylabel="final size (effective units)", xscale="log")
     point = Line2D([], [], color=colour, marker=".", label="median and quartiles")
     _add_legend(figure, [point, Line2D([], [], **mark, label="price picked")])

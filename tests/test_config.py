@@ -1,6 +1,7 @@
 """Configuration: the JSON round trip, what the presets fill in, and every refusal."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -47,6 +48,7 @@ UNUSUAL = Experiment(
     information=InformationConfig(
         price="chi-square",
         price_scale=0.5,
+        select="best",
         budget=70,
         look_ahead=3,
         every=7,
@@ -72,6 +74,32 @@ UNUSUAL = Experiment(
         device="cpu",
     ),
 )
+
+
+PATHS_REFUSED = ["cheap", "0.1", "0.1:1", "0.1:1:3:4", "0:1:3", "1:1:3", "1:0.1:3", "0.1:inf:3", "nan:1:3"]
+PATHS_REFUSED += ["0.1:1:1", "0.1:1:2.5", "-1:1:3", "::", ""]
+
+
+def of_price(price, *, method="information", arms=("growing", "static")):
+    network, information = NetworkConfig(method=method), InformationConfig(price=price)
+    return Experiment(network=network, information=information, run=RunConfig(arms=arms))
+
+
+def test_a_path_of_prices_is_geometric_from_end_to_end():
+    assert InformationConfig(price="0.01:1:3").path == pytest.approx((0.01, 0.1, 1.0), rel=1e-12)
+    prices = InformationConfig(price="0.03:0.7:8", price_scale=2.0).path
+    assert (len(prices), prices[0], prices[-1]) == (8, 0.06, 1.4)
+    ratios = [after / before for before, after in itertools.pairwise(prices)]
+    assert ratios == pytest.approx([ratios[0]] * 7, rel=1e-12)
+    assert all(InformationConfig(price=price).path == () for price in (0.3, "chi-square", "description-length"))
+
+
+def test_a_path_of_prices_comes_back_from_json():
+    again = Experiment.from_json(of_price("0.01:0.5:8").to_json())
+    assert again == of_price("0.01:0.5:8")
+    assert again.information.price == "0.01:0.5:8"
+    with pytest.raises(ValueError, match=r"`price` must be .* got 'dear'"):
+        Experiment.from_json('{"information": {"price": "dear"}}')
 
 
 def of_method(method, **parts):
@@ -205,6 +233,18 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: TrainingConfig(target_size=0.0), r"`target_size` must be positive and finite; got 0\.0"),
         (lambda: TrainingConfig(initial_size=-1.0), r"`initial_size` must be zero or more, .* got -1\.0"),
         (lambda: InformationConfig(price=-0.1), r"`price` must be zero or more, and finite; got -0\.1"),
+        *(
+            (lambda text=text: InformationConfig(price=text), r"`price` must be .* LOW:HIGH:COUNT .* got '")
+            for text in PATHS_REFUSED
+        ),
+        (lambda: InformationConfig(price="chi-sqare"), r"Did you mean 'chi-square'\?"),
+        (lambda: InformationConfig(price="0.1:1:3", budget=9), r"`price` as a path needs `budget` left out"),
+        (lambda: InformationConfig(price="0.1:1:3", price_scale=0.0), r"`price_scale` above zero"),
+        (
+            lambda: of_price("0.1:1:3", method="controller"),
+            r"a path needs `method` information; got controller",
+        ),
+        (lambda: of_price("0.1:1:3", arms=("static",)), r"a path needs growing among `arms`"),
         (lambda: InformationConfig(look_ahead=0), r"`look_ahead` must be positive and finite; got 0"),
         (lambda: InformationConfig(budget=0), r"`budget` must be positive and finite; got 0"),
         (lambda: InformationConfig(birth=-1.0), r"`birth` must be zero or more, and finite; got -1\.0"),

@@ -14,6 +14,7 @@ from n3.plotting import (
     plot_final_losses,
     plot_fit,
     plot_losses,
+    plot_price_path,
     plot_regions,
     plot_sizes,
 )
@@ -239,3 +240,50 @@ def test_monitored_information_has_a_panel_each_and_the_size_beside(layers):
     middle = results["importance"].sel(arm="growing").isel(layer=0).median("seed")
     assert any(np.allclose(line.get_ydata(), middle) for line in panels[0].lines)
     assert "information" not in figures(record)
+
+
+def with_path(record, *, prices=4, lost=()):
+    """The same record after a path of prices, whose size falls and whose loss rises with the price."""
+    seeds, layers = record.results.sizes["seed"], record.results.sizes["layer"]
+    sizes = (
+        8.0 / (1 + np.arange(prices))[:, None, None] * default_rng(2).uniform(0.9, 1.1, (prices, seeds, layers))
+    )
+    losses = 0.1 * (1 + np.arange(prices))[:, None] * default_rng(3).uniform(0.9, 1.1, (prices, seeds))
+    sizes[list(lost)] = losses[list(lost)] = np.nan
+    variables = {"path_size": (("price", "seed", "layer"), sizes)}
+    variables |= {f"path_{name}_loss": (("price", "seed"), losses) for name in ("test", "validation")}
+    results = record.results.assign(variables).assign_coords(price=np.geomspace(0.01, 0.27, prices))
+    results = results.assign_attrs(picked_price=1, best_price=0, validation_loss_bound=0.2)
+    return dataclasses.replace(record, results=results)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_price_path_has_loss_over_size_and_size_over_price(layers):
+    record = with_path(record_of(layers=layers))
+    results = record.results
+    figure = figures(record)["price-path"]
+    left, right = figure.axes
+    assert left.get_xlabel() == right.get_ylabel() == "final size (effective units)"
+    assert left.get_ylabel() == "final test loss (squared scaled units)"
+    assert right.get_xlabel() == "price (nats per sample and unit)"
+    assert (left.get_yscale(), right.get_xscale()) == ("log", "log")
+    size, loss = results.path_size.sum("layer").median("seed"), results.path_test_loss.median("seed")
+    np.testing.assert_allclose(left.lines[0].get_xydata(), np.stack([size, loss], 1))
+    np.testing.assert_allclose(right.lines[0].get_xydata(), np.stack([results.price, size], 1))
+    np.testing.assert_allclose(left.lines[-1].get_xydata(), [[size[1], loss[1]]])
+    np.testing.assert_allclose(right.lines[-1].get_xydata(), [[results.price[1], size[1]]])
+    low, high = results.path_test_loss.quantile([0.25, 0.75], dim="seed").values
+    bars = left.collections[1].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], np.stack([low, high], 1))
+    assert [text.get_text() for text in left.texts] == ["0.01", "0.03", "0.09", "0.27"]
+    assert texts(figure) == ["median and quartiles", "price picked"]
+    assert "price-path" not in figures(record_of())
+
+
+def test_prices_that_end_at_one_point_share_a_label_and_lost_prices_have_none(tmp_path):
+    record = with_path(record_of(), lost=[0])
+    for name in ("path_size", "path_test_loss"):
+        record.results[name][3] = record.results[name][2]
+    figure = plot_price_path(record)
+    figure.savefig(tmp_path / "path.png", dpi=50)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.03", "0.09 to 0.27"]

@@ -38,6 +38,7 @@ from .plotting import plot_final_losses as plot_final_losses
 from .plotting import plot_fit as plot_fit
 from .plotting import plot_information as plot_information
 from .plotting import plot_losses as plot_losses
+from .plotting import plot_price_path as plot_price_path
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
 from .records import RunRecord as RunRecord

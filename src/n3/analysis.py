@@ -11,6 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
+from n3 import prices
 from n3.records import RunRecord, versions
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -143,7 +144,7 @@ def final_values(results: xr.Dataset) -> xr.Dataset:
 
 
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """The contents of `summary.json`: every arm at its last step, and every pair of arms.
+    """The contents of `summary.json`: every arm at its last step, every pair of arms, and a path of prices.
 
     Statistics are over the runs that did not diverge; the others are NaN in `values`, and listed by seed.
     """
@@ -164,14 +165,14 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "arms": {arm: _summarise_arm(results.sel(arm=arm)) for arm in arms},
         "comparisons": pairs,
         "seconds": {"wall": float(facts["wall_seconds"]), "compile": compiling, "run": running},
-        "seed_steps_per_second": losses.size * steps / running if running > 0 else np.nan,
+        "seed_steps_per_second": prices.runs_in(results) * steps / running if running > 0 else np.nan,
         "device": facts["device"],
         "versions": versions(),
-    }
+    } | prices.summarise_path(results)
 
 
 def table(summary: dict[str, Any]) -> str:
-    """What `summarise` gives, as lines of 100 columns or fewer: a row an arm, then a row a comparison."""
+    """What `summarise` gives, as lines of 100 columns or fewer: a row an arm, a row a comparison, the price."""
     seeds, metric = len(summary["seeds"]), next(iter(summary["arms"].values()))["test_metric"]["name"]
     unit = "target's unit" if metric == "rmse" else "share"
     rows = [f"arm|test loss [95 % interval]|{metric} ({unit})|size (units)|parameters|diverged"]
@@ -190,7 +191,7 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    return "\n\n".join([title, *(_aligned(lines) for lines in (rows, pairs) if len(lines) > 1)])
+    return "\n\n".join([title, *(_aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)])
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
@@ -254,8 +255,7 @@ def _estimate(statistic, *samples: np.ndarray, level=0.95, resamples=2000, seed=
         return point, (point, point)
     options = {"confidence_level": level, "paired": len(samples) > 1, "vectorized": True}
     options["batch"] = max(1, 250_000 // len(samples[0]))  # numbers held at once
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # ties: answered by the percentile interval below
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # ties: by percentiles below
         found = stats.bootstrap(samples, statistic, n_resamples=resamples, rng=seed, **options)
     if not np.isfinite(found.confidence_interval).all():
         options |= {"n_resamples": 0, "bootstrap_result": found, "method": "percentile"}

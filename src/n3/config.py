@@ -19,11 +19,14 @@ Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
 Schedule = Literal["constant", "cosine"]
 Monitor = Literal["entropy", "importance", "redundancy", "structure"]
-Price = float | Literal["description-length", "chi-square"]
+Price = float | str  # a name of PRICES or a path too, as its own check says
+Select = Literal["smallest", "best"]
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
 METHODS: tuple[str, ...] = get_args(Method)
+PRICES = ("description-length", "chi-square")
+"""Prices that follow from the samples."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -125,7 +128,11 @@ class InformationConfig:
 
     price: Price = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
-    parameters, correlated inputs counted once) or `chi-square` (its 95 % quantile over 2n)."""
+    parameters, correlated inputs counted once), `chi-square` (its 95 % quantile over 2n), or a path of prices
+    `LOW:HIGH:COUNT` such as 0.01:0.5:8, geometric, all of which the growing arm tries."""
+    select: Select = "smallest"
+    """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
+    within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
     price_scale: float = 1.0
     """Factor on the price."""
     budget: int | None = None
@@ -160,6 +167,10 @@ class InformationConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.price, str):
             validation.at_least_zero_or_none("price", self.price)
+        elif self.price not in PRICES:
+            validation.geometric_path("price", self.price, names=PRICES)
+        if self.path and (self.budget is not None or not self.price_scale):
+            raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
         for name in ("budget", "look_ahead", "every", "size_rate"):
             validation.positive_or_none(name, getattr(self, name))
         for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
@@ -169,6 +180,14 @@ class InformationConfig:
                 raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
+
+    @property
+    def path(self) -> tuple[float, ...]:
+        """The prices of a path, rising, nats per sample, `price_scale` included; empty without a path."""
+        if not isinstance(self.price, str) or self.price in PRICES:
+            return ()
+        prices = validation.geometric_path("price", self.price, names=PRICES)
+        return tuple(self.price_scale * price for price in prices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +243,10 @@ class Experiment:
             raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
         if self.network.method == "information" and self.network.depth_gates:
             raise ValueError("`depth_gates` does not go with method information yet: choose another method.")
+        if self.information.path and self.network.method != "information":
+            raise ValueError(f"`price` as a path needs `method` information; got {self.network.method}.")
+        if self.information.path and "growing" not in self.run.arms:
+            raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
         samples = self.task.samples
         if self.training.batch != "full" and samples is not None and self.training.batch > samples:
             raise ValueError(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 from tqdm import tqdm
 
-from n3 import checkpoint, metrics
+from n3 import checkpoint, metrics, path
 from n3.arms import hypers_of, recipe_of, stack, stops_of
 from n3.config import Experiment
 from n3.data import Dataset, load_dataset
@@ -46,13 +46,14 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
         The labelled results, with the run directory in which they lie.
 
     Raises:
-        ValueError: If a field has a bad value, or the device is not there; nothing is written then.
+        ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
+            run of a path of prices diverged.
         FileExistsError: If the run directory holds anything already.
     """
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
-    data = load_data(experiment)
+    data, held = load_splits(experiment)
     if importance is not None:
         first = jnp.asarray(data[0].train_inputs.T), jnp.asarray(data[0].train_targets.T)
         check_importance(importance, *first)
@@ -61,13 +62,21 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
 
     problem, stops = stack(data), stops_of(experiment)
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
-    swept: dict[str, Swept] = {}
-    for arm in sorted(recipes, key="equal-size".__eq__):  # it needs the growing arm's final sizes
-        hypers = hypers_of(experiment, arm, data=data, active=_active_units(swept.get("growing")))
-        with _Progress(arm, int(stops[-1]), len(data), quiet) as report:
-            swept[arm] = sweep(
-                recipes[arm], hypers, problem, keys=keys, stops=stops, devices=devices, progress=report
-            )
+
+    def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
+        with _Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+            settings = {"stops": stops, "devices": devices, "progress": report}
+            return sweep(recipes[arm], hypers, problem, keys=keys, **settings)
+
+    swept, tried, settled = {}, None, experiment
+    if experiment.information.path:
+        whole = trained("growing", *path.along(experiment, data, problem, keys))
+        swept["growing"], tried = path.picked(experiment, whole, held, loss=recipes["growing"].loss)
+        settled = path.at_price(experiment, tried.prices[tried.pick.index])
+    last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
+    for arm in (arm for arm in last if arm not in swept):
+        hypers = hypers_of(settled, arm, data=data, active=_active_units(swept.get("growing")))
+        swept[arm] = trained(arm, hypers, problem, keys)
 
     grid = grid_of(data[0])
     arms = {arm: _arm_record(swept[arm], data, grid) for arm in recipes}
@@ -79,6 +88,8 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
     results = assemble(experiment, arms, steps=stops, grid=grid, samples=_own_units(data[0]), attributes=facts)
     results = results.assign_coords(inputs_feature=list(data[0].input_names))
+    if tried is not None:
+        results = results.assign(tried.variables()).assign_attrs(tried.attributes())
     directory.write_results(results)
     for arm, recipe in recipes.items():
         directory.write(f"models/{arm}.safetensors", checkpoint.to_bytes(swept[arm].state.net))
@@ -111,23 +122,23 @@ def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
     experiment = experiment.resolved()
     data = load_data(experiment)
-    seeds, steps = len(data), experiment.training.steps
+    seeds, steps, prices = len(data), experiment.training.steps, experiment.information.path
+    one = path.at_price(experiment, prices[0]) if prices else experiment
+    runs = {arm: seeds * max(1, len(prices) * (arm == "growing")) for arm in experiment.run.arms}
+    tried = f", growing at {len(prices)} prices" if prices else ""
     problem = jax.eval_shape(lambda: stack(data[:1]))
     lines = [
         f"task        {experiment.task.task}: {data[0].kind}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
         f"{len(data[0].test_inputs)} test samples a seed",
-        f"runs        {len(experiment.run.arms)} arms x {seeds} seeds = {len(experiment.run.arms) * seeds} "
-        f"runs of {steps} steps",
+        f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
     ]
-    total = _bytes(problem) * seeds
+    total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
         recipe = recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(
-            _init_one, recipe, hypers_of(experiment, arm, data=data, active=None), problem
-        )
+        state = eqx.filter_eval_shape(_init_one, recipe, hypers_of(one, arm, data=data, active=None), problem)
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
-        total += _bytes(state) * seeds
+        total += _bytes(state) * runs[arm]
         lines.append(
             f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
             f"controller {recipe.controller}, {weights} weights allocated a run"
@@ -152,15 +163,27 @@ def find_devices(name: str) -> Sequence[Device]:
 
 
 def load_data(experiment: Experiment) -> list[Dataset]:
-    """The data set of each seed, drawn from that seed or from `data_seed`."""
+    """The data set of each seed, drawn from that seed or from `data_seed`: what it trains and tests with."""
+    return load_splits(experiment)[0]
+
+
+def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
+    """The data set of each seed, and the same with the samples that choose the price in place of the test's.
+
+    Without a path of prices nothing is held out, and the second list is empty.
+    """
     task = experiment.task
     sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
     seeds = experiment.run.seeds if task.data_seed is None else (task.data_seed,)
-    data = [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
+    data, held = [load_dataset(task.task, seed=seed, **sizes) for seed in seeds], []
+    if experiment.information.path:
+        splits = [path.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
+        data, held = ([split[part] for split in splits] for part in (0, 1))
     batch, samples = experiment.training.batch, len(data[0].train_inputs)
     if batch != "full" and batch > samples:
         raise ValueError(f"`batch` must lie in [1, {samples}], the training samples; got {batch}.")
-    return data if task.data_seed is None else data * len(experiment.run.seeds)
+    copies = 1 if task.data_seed is None else len(experiment.run.seeds)
+    return data * copies, held * copies
 
 
 def grid_of(data: Dataset) -> Float[np.ndarray, "in_size points"]:

@@ -1,5 +1,6 @@
 """Plotting: figures of a finished experiment, from what the analysis gives; nothing is computed here."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from n3 import prices
 from n3.analysis import RunRecord, bands, decision_classes, final_distribution, fit_curves, has_diverged
 
 COLOURS = {
@@ -46,12 +48,14 @@ def figures(record: RunRecord) -> dict[str, Figure]:
         record: A finished experiment.
 
     Returns:
-        `loss`, `size` and `final-loss`; `information` where it was monitored; and `fit` for a regression with
-        one input, or `regions` for a classification with two.
+        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of
+        prices; and `fit` for a regression with one input, or `regions` for a classification with two.
     """
     made = {"loss": plot_losses(record), "size": plot_sizes(record), "final-loss": plot_final_losses(record)}
     if record.experiment.run.monitor:
         made["information"] = plot_information(record)
+    if "price" in record.results.sizes:
+        made["price-path"] = plot_price_path(record)
     match record.results.attrs["kind"], record.results.sizes["input"]:
         case "regression", 1:
             return made | {"fit": plot_fit(record)}
@@ -136,6 +140,41 @@ def plot_final_losses(record: RunRecord) -> Figure:
     return figure
 
 
+def plot_price_path(record: RunRecord) -> Figure:
+    """The growing arm at every price of a path: test loss over size, and size over price; the pick is marked.
+
+    Points are medians over the seeds, bars their quartiles, numbers at the points prices in nats per sample.
+    """
+    results, curves = record.results, prices.path_curves(record.results)
+    size, loss, tried = curves["size"], curves["test_loss"], results["price"].values
+    figure = Figure(figsize=(10.5, 4.5), layout="constrained")
+    figure.suptitle(f"{results.attrs['task']}: the growing arm at {len(tried)} prices")
+    left, right = figure.subplots(1, 2)
+    colour, pick = COLOURS["growing"], results.attrs["picked_price"]
+    bars = {"color": colour, "fmt": ".", "markersize": 8, "elinewidth": 1, "alpha": 0.8}
+    left.errorbar(size[1], loss[1], xerr=_lengths(size), yerr=_lengths(loss), **bars)
+    right.errorbar(tried, size[1], yerr=_lengths(size), **bars)
+    labels: dict[tuple[str, str], tuple[list[str], tuple[float, float]]] = {}
+    for price, x, y in zip(tried, size[1], loss[1], strict=True):  # points that fall together share a label
+        if math.isfinite(x):  # some run did not diverge
+            labels.setdefault((f"{x:.1f}", f"{y:.2g}"), ([], (x, y)))[0].append(f"{price:.2g}")
+    for texts, point in labels.values():
+        turned = {"rotation": 60, "rotation_mode": "anchor", "textcoords": "offset points"}
+        left.annotate(
+            " to ".join(dict.fromkeys((texts[0], texts[-1]))), point, xytext=(6, 9), fontsize=8, **turned
+        )
+    mark = {"marker": "o", "markersize": 13, "fillstyle": "none", "color": "black", "linestyle": ""}
+    left.plot(size[1, pick], loss[1, pick], **mark)
+    right.plot(tried[pick], size[1, pick], **mark)
+    left.set(xlabel="final size (effective units)", ylabel=f"final test loss ({_loss_unit(record)})")
+    left.set_yscale("log" if (loss[2] > 0).any() else "linear")  # as `_loss_scale`
+    left.margins(x=0.08, y=0.3)  # room for the numbers
+    right.set(xlabel="price (nats per sample and unit)", ylabel="final size (effective units)", xscale="log")
+    point = Line2D([], [], color=colour, marker=".", label="median and quartiles")
+    _add_legend(figure, [point, Line2D([], [], **mark, label="price picked")])
+    return figure
+
+
 def plot_fit(record: RunRecord) -> Figure:
     """A regression with one input: data of the first seed, predictions of the shown seeds, and residuals."""
     results, names = record.results, record.results.attrs
@@ -187,6 +226,11 @@ def _one_panel(record):
 
 def _arms(record) -> Sequence[str]:
     return sorted(record.results["arm"].values.tolist(), key="growing".__ne__)
+
+
+def _lengths(quartiles):
+    """Lengths of the bars below and above the median."""
+    return quartiles[1] - quartiles[0], quartiles[2] - quartiles[1]
 
 
 def _loss_unit(record):

@@ -39,6 +39,31 @@ def at_least_zero_or_none(name: str, value: int | float | None) -> None:
         raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
 
 
+def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
+    """The numbers of a path `LOW:HIGH:COUNT`, each a constant factor above the one before.
+
+    Args:
+        name: The field, for the error.
+        text: Such as `0.01:0.5:8`, with `0 < LOW < HIGH`, both finite, and a `COUNT` of 2 or more.
+        names: Words that the field takes too, for the error.
+
+    Raises:
+        ValueError: If the text is no such path.
+    """
+    try:
+        low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
+    except ValueError:
+        low, high, count = math.nan, math.nan, 0
+    if not (0 < low < high < math.inf and count >= 2):
+        allowed = ", ".join(f"`{word}`" for word in names)
+        raise ValueError(
+            f"`{name}` must be a number, {allowed} or a path LOW:HIGH:COUNT such as 0.01:0.5:8 (0 < LOW < "
+            f"HIGH, COUNT of 2 or more); got {text!r}.{suggestion(text, names)}"
+        )
+    shares = [step / (count - 1) for step in range(count)]
+    return tuple(low ** (1.0 - share) * high**share for share in shares)
+
+
 def distinct(name: str, values: tuple[Any, ...]) -> None:
     """Refuse no values, or one that appears twice, naming their field."""
     if not values:

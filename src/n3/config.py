@@ -18,8 +18,9 @@ Initialisation = Literal["fan-in", "unit-uniform"]
 Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
 Schedule = Literal["constant", "cosine"]
-Monitor = Literal["entropy", "importance", "redundancy", "structure"]
+Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
 Price = float | Literal["description-length", "chi-square"]
+Psi = float | Literal["classification", "generation", "regression", "detection"]
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
@@ -150,6 +151,9 @@ class InformationConfig:
     """Count a unit for what it adds to the others, or for what it says alone."""
     importance: float = 0.0
     """Weight of the information of the masked units in the objective, loss units per nat."""
+    psi: Psi = 1.0
+    """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
+    `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
     redundancy: float = 0.0
     """Weight of the masked units' total correlation in the objective, loss units per nat."""
     structure: float = 0.0
@@ -160,6 +164,8 @@ class InformationConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.price, str):
             validation.at_least_zero_or_none("price", self.price)
+        if not isinstance(self.psi, str):
+            validation.positive_or_none("psi", self.psi)
         for name in ("budget", "look_ahead", "every", "size_rate"):
             validation.positive_or_none(name, getattr(self, name))
         for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
@@ -182,9 +188,12 @@ class RunConfig:
     records: int = 100
     """Rows kept of each run's history, from the first step to the last."""
     monitor: tuple[Monitor, ...] = ()
-    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure."""
+    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap (what
+    nearest neighbours see about the target and the Gaussian estimate does not)."""
     out: str = "runs"
     """Folder that receives the run directory."""
+    log_dir: str | None = None
+    """Folder that receives TensorBoard event files, medians over the seeds, a sub-folder an arm; None: none."""
     name: str | None = None
     """Name of the run directory; None: task, method and time."""
     device: Device = "auto"

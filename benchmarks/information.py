@@ -21,19 +21,22 @@ from jax.sharding import AxisType, Mesh
 
 from n3.drive import DriveHypers, InformationDrive
 from n3.losses import LossWeights, Samples
+from n3.monitor import LayerMonitor
 from n3.sweep import _block, _program
 from n3.train import Hypers, Problem, Recipe
 
 RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 500, 5
 PLAIN = Recipe(in_size=INPUTS, out_size=1, capacity=(UNITS,), controller="information")
 DRIVE = InformationDrive(is_classes=False, until=300, birth_until=165)
+NAMES = ("entropy", "importance", "redundancy", "structure")
 CONTENDERS = {
     "plain": PLAIN,
     "drive": replace(PLAIN, drive=DRIVE),
     "drive, no birth": replace(PLAIN, drive=replace(DRIVE, birth_until=0)),
     "drive and terms": replace(PLAIN, drive=replace(DRIVE, terms=True)),
     "drive, look every 100": replace(PLAIN, drive=replace(DRIVE, every=100)),
-    "monitor": replace(PLAIN, monitor=("entropy", "importance", "redundancy", "structure")),
+    "monitor": replace(PLAIN, monitor=LayerMonitor(names=NAMES, is_classes=False)),
+    "monitor with gap": replace(PLAIN, monitor=LayerMonitor(names=(*NAMES, "gap"), is_classes=False)),
 }
 
 

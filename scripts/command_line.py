@@ -44,8 +44,8 @@ def parse(description: str | None) -> tuple[Experiment, bool]:
 
 
 def _unnamed(run: RunConfig) -> RunConfig:
-    """The same run under no name: two runs never share a directory."""
-    return dataclasses.replace(run, name=None)
+    """The same run under no name, without event files: two runs never share a directory."""
+    return dataclasses.replace(run, name=None, log_dir=None)
 
 
 def _config_file(words: Sequence[str]) -> str | None:

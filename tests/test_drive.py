@@ -35,7 +35,7 @@ def layer():
 
 def numbers(**changes):
     settings = dict.fromkeys((field.name for field in dataclasses.fields(DriveHypers)), 0.0)
-    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, **changes}
+    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, "psi": 1.0, **changes}
     return DriveHypers(**{name: jnp.asarray(value) for name, value in settings.items()})
 
 
@@ -217,6 +217,19 @@ def test_terms_reach_the_masks_and_are_off_at_zero(name, sign):
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(on.layers))
     plain = looked(replace(drive, terms=False), state, hypers(size=4.5), data)[2].gradient
     assert np.array_equal(plain.controller.weight, off.controller.weight)
+
+
+def test_psi_multiplies_the_gradient_of_importance_and_no_other():
+    drive, data = replace(DRIVE, birth_until=0, terms=True), problem()
+    state = init(recipe(drive), hypers(size=4.5), data, key=jr.key(5))
+    state = eqx.tree_at(lambda s: s.drive.masks[0], state, jnp.zeros(UNITS))
+
+    def pull(**settings):
+        return float(looked(drive, state, hypers(size=4.5, **settings), data)[2].gradient.controller.weight[0])
+
+    assert pull(importance=0.3) < 0
+    np.testing.assert_allclose(pull(importance=0.3, psi=1.2), 1.2 * pull(importance=0.3), rtol=1e-5)
+    assert pull(structure=0.3, psi=1.2) == pull(structure=0.3)
 
 
 def test_features_are_trained_when_asked():

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import arms
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3 import arms, information
+from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 from n3.data import load_dataset
 from n3.experiment import grid_of, load_data
 from n3.train import init, observe
@@ -122,6 +122,55 @@ def test_classes_are_learnt_and_drawn(tmp_path):
     assert set(n3.figures(record)) == {"loss", "size", "final-loss", "regions"}
 
 
+def test_what_is_monitored_is_recorded_warned_of_and_written_as_events(tmp_path, capsys):
+    """Straight units see a spiral no better than its inputs: two classes, wound about each other."""
+    pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
+    network = NetworkConfig(capacity=(5,), activation="identity")
+    watching = {"monitor": ("gap", "importance"), "log_dir": str(tmp_path / "logs"), "records": 2}
+    blind = n3.run(small(tmp_path, task="spirals", steps=2, network=network, **watching), quiet=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    median = blind.results["gap"].isel(step=-1, layer=0).median("seed")
+    assert f"growing layer 1: {float(median.sel(arm='growing')):.2f}" in line
+    assert f"static layer 1: {float(median.sel(arm='static')):.2f}" in line
+    assert n3.read(blind.directory.path).results["gap"].dims == ("arm", "seed", "step", "layer")
+    assert n3.figures(blind)["information"].axes[0].get_ylabel() == "gap (nats)"
+    assert {path.parent.name for path in (tmp_path / "logs").rglob("*tfevents*")} == {"growing", "static"}
+    assert set(n3.load(blind.directory.path)) == {"growing", "static"}
+    with pytest.raises(FileExistsError, match="`log_dir`"):
+        n3.run(small(tmp_path, name="b", **watching), quiet=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_no_warning_where_the_gaussian_estimate_sees_all(tmp_path, capsys):
+    n3.run(small(tmp_path, task="line", steps=2, monitor=("gap",), records=1), quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_users_importance_is_monitored_in_every_arm(tmp_path):
+    experiment = small(tmp_path, steps=2, records=1, monitor=("importance",))
+    results = n3.run(
+        experiment, importance=lambda active, targets: 2.0 + 0.0 * active[:, 0], quiet=True
+    ).results
+    np.testing.assert_allclose(results["importance"], 2.0 * results["size"], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("psi", "expected"), [(0.5, 0.5), *information.PSI.items()])
+def test_psi_by_number_and_by_name(psi, expected):
+    experiment = small("x", network=NetworkConfig(method="information", capacity=(5,)), monitor=("importance",))
+    experiment = replace(experiment, information=InformationConfig(psi=psi)).resolved()
+    data = load_data(experiment)
+    assert arms.recipe_of(experiment, "growing", data[0]).monitor.psi == expected
+    drive = arms.hypers_of(experiment, "growing", data=data, active=None).drive
+    np.testing.assert_allclose(drive.psi, [expected] * 3, rtol=1e-6)
+
+
+def test_absent_extras_are_named_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ModuleNotFoundError, match="uv sync --extra tensorboard"):
+        n3.run(small(tmp_path / "runs", log_dir=str(tmp_path / "logs")), quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_may_be_shared_by_all_seeds():
     experiment = replace(small("x"), task=TaskConfig(samples=8, test_samples=4, data_seed=3)).resolved()
     data = load_data(experiment)
@@ -155,6 +204,7 @@ def test_bad_values_are_refused_before_anything_is_written(tmp_path):
     bad = [
         (small(tmp_path, task="besel"), "bessel"),
         (replace(small(tmp_path), task=TaskConfig(), training=TrainingConfig(batch=2000)), "batch"),
+        (replace(small(tmp_path, monitor=("gap",)), task=TaskConfig(samples=3)), "more than three"),
     ]
     for experiment, message in bad if has_gpu() else [*bad, (small(tmp_path, device="gpu"), "--extra cuda13")]:
         with pytest.raises(ValueError, match=message):
@@ -263,6 +313,18 @@ def test_mistakes_end_with_code_2_and_name_the_field(tmp_path, words, message):
     done = command(tmp_path, *words.split())
     assert done.returncode == 2
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_command_without_the_extra_it_needs_ends_with_code_2(tmp_path, monkeypatch):
+    (tmp_path / "tensorboardX.py").write_text(
+        "raise ModuleNotFoundError('absent')"
+    )  # found before the real one
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    done = command(tmp_path, "--log-dir", tmp_path / "logs", "--psi", "generation")
+    assert done.returncode == 2
+    assert "`uv sync --extra tensorboard`" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 

@@ -16,7 +16,6 @@ from n3.losses import (
     Samples,
     cross_entropy,
     description,
-    monitored,
     objective,
     penalties,
     squared_error,
@@ -266,26 +265,3 @@ def test_the_weights_are_traced():
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="squared-error, cross-entropy; got"):
         task_loss(network(), samples(), "hinge")
-
-
-def test_monitored_layers_by_name():
-    net, data = network(size=2.0), samples(count=64)
-    names = ("entropy", "importance", "redundancy", "structure")
-    watch = eqx.filter_jit(lambda n: monitored(n, data, names, is_classes=True))
-    found = watch(net)
-    assert tuple(found) == names
-    assert all(values.shape == (2,) for values in found.values())
-    assert monitored(net, data, (), is_classes=True) == {}
-    np.testing.assert_allclose(found["structure"], 0.0, atol=1e-3)
-    more = watch(eqx.tree_at(lambda n: n.controller.weight, net, jnp.float32(4.0)))
-    assert np.all(more["entropy"] > found["entropy"])
-    assert np.all(more["redundancy"] > found["redundancy"])
-
-
-def test_the_entropy_of_a_layer_is_half_the_log_determinant_of_its_channel():
-    net, data = network(size=4.0), samples(count=64)
-    active = np.asarray(net.activations(data.inputs)[0], np.float64)
-    units = (active - active.mean(1, keepdims=True)) / np.sqrt(active.var(1, keepdims=True) + 1e-6)
-    expected = 0.5 * np.linalg.slogdet(units @ units.T / 64 / 1e-4 + np.eye(4))[1]
-    found = monitored(net, data, ("entropy",), is_classes=True)["entropy"][0]
-    np.testing.assert_allclose(found, expected, rtol=1e-3)

@@ -23,6 +23,7 @@ from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
 from .drive import DriveHypers as DriveHypers
 from .drive import InformationDrive as InformationDrive
+from .events import write_events as write_events
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run

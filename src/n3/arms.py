@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from n3 import information
 from n3.config import Experiment
 from n3.data import Dataset
 from n3.drive import DriveHypers, Importance, InformationDrive
 from n3.losses import LossWeights, Samples
+from n3.monitor import LayerMonitor
 from n3.train import Hypers, Problem, Recipe
 
 
@@ -45,7 +47,7 @@ def recipe_of(
         optimiser=training.optimiser,
         schedule=training.schedule,
         drive=_drive_of(experiment, data, importance) if controller == "information" else None,
-        monitor=experiment.run.monitor,
+        monitor=_monitor_of(experiment, data, importance),
         batch=None if training.batch == "full" else training.batch,
     )
 
@@ -136,6 +138,20 @@ def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | No
     )
 
 
+def _monitor_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> LayerMonitor | None:
+    names, samples = experiment.run.monitor, len(data.train_inputs)
+    if "gap" in names and samples <= 3:
+        raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")
+    is_classes = data.kind == "classification"
+    monitor = LayerMonitor(names=names, is_classes=is_classes, psi=_psi_of(experiment), custom=importance)
+    return monitor if names else None
+
+
+def _psi_of(experiment: Experiment) -> float:
+    psi = experiment.information.psi
+    return information.PSI[psi] if isinstance(psi, str) else float(psi)
+
+
 def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHypers:
     settings = experiment.information
 
@@ -150,6 +166,7 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
         prior=each((experiment.training.weight_prior or 0.0) / len(data[0].train_inputs)),
         rate=each(settings.size_rate),
         importance=each(settings.importance),
+        psi=each(_psi_of(experiment)),
         redundancy=each(settings.redundancy),
         structure=each(settings.structure),
     )

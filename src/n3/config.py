@@ -18,9 +18,10 @@ Initialisation = Literal["fan-in", "unit-uniform"]
 Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
 Schedule = Literal["constant", "cosine"]
-Monitor = Literal["entropy", "importance", "redundancy", "structure"]
+Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
 Price = float | str  # a name of PRICES or a path too, as its own check says
 Select = Literal["smallest", "best"]
+Psi = float | Literal["classification", "generation", "regression", "detection"]
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
@@ -112,12 +113,10 @@ class TrainingConfig:
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
 
     def __post_init__(self) -> None:
-        validation.positive_or_none("steps", self.steps)
-        validation.positive_or_none("learning_rate", self.learning_rate)
-        validation.at_least_zero_or_none("size_cost", self.size_cost)
-        validation.at_least_zero_or_none("weight_prior", self.weight_prior)
-        validation.positive_or_none("target_size", self.target_size)
-        validation.at_least_zero_or_none("initial_size", self.initial_size)
+        for name in ("steps", "learning_rate", "target_size"):
+            validation.positive_or_none(name, getattr(self, name))
+        for name in ("size_cost", "weight_prior", "initial_size"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
         if self.batch != "full":
             validation.positive_or_none("batch", self.batch)
 
@@ -128,8 +127,7 @@ class InformationConfig:
 
     price: Price = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
-    parameters, correlated inputs counted once), `chi-square` (its 95 % quantile over 2n), or a path of prices
-    `LOW:HIGH:COUNT` such as 0.01:0.5:8, geometric, all of which the growing arm tries."""
+    parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
     select: Select = "smallest"
     """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
     within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
@@ -157,6 +155,9 @@ class InformationConfig:
     """Count a unit for what it adds to the others, or for what it says alone."""
     importance: float = 0.0
     """Weight of the information of the masked units in the objective, loss units per nat."""
+    psi: Psi = 1.0
+    """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
+    `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
     redundancy: float = 0.0
     """Weight of the masked units' total correlation in the objective, loss units per nat."""
     structure: float = 0.0
@@ -167,17 +168,16 @@ class InformationConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.price, str):
             validation.at_least_zero_or_none("price", self.price)
-        elif self.price not in PRICES:
-            validation.geometric_path("price", self.price, names=PRICES)
         if self.path and (self.budget is not None or not self.price_scale):
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
+        if not isinstance(self.psi, str):
+            validation.positive_or_none("psi", self.psi)
         for name in ("budget", "look_ahead", "every", "size_rate"):
             validation.positive_or_none(name, getattr(self, name))
         for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
             validation.at_least_zero_or_none(name, getattr(self, name))
         for name in ("settle", "birth_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
+            validation.share(name, getattr(self, name))
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 
@@ -186,8 +186,7 @@ class InformationConfig:
         """The prices of a path, rising, nats per sample, `price_scale` included; empty without a path."""
         if not isinstance(self.price, str) or self.price in PRICES:
             return ()
-        prices = validation.geometric_path("price", self.price, names=PRICES)
-        return tuple(self.price_scale * price for price in prices)
+        return tuple(self.price_scale * p for p in validation.geometric_path("price", self.price, names=PRICES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +200,12 @@ class RunConfig:
     records: int = 100
     """Rows kept of each run's history, from the first step to the last."""
     monitor: tuple[Monitor, ...] = ()
-    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure."""
+    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap (what
+    nearest neighbours see about the target and the Gaussian estimate does not)."""
     out: str = "runs"
     """Folder that receives the run directory."""
+    log_dir: str | None = None
+    """Folder that receives TensorBoard event files, medians over the seeds, a sub-folder an arm; None: none."""
     name: str | None = None
     """Name of the run directory; None: task, method and time."""
     device: Device = "auto"

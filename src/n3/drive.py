@@ -43,6 +43,8 @@ class DriveHypers(eqx.Module):
     """Units by which a step moves the size, at most: the learning rate of its plain gradient descent."""
     importance: Float[Array, "*runs"]
     """Weight `alpha` of the information of all masked units, whose gradient goes to the masks."""
+    psi: Float[Array, "*runs"]
+    """Price of what stays uncertain in that information: the gradient is so many times as large."""
     redundancy: Float[Array, "*runs"]
     """Weight `rho` of the total correlation of the masked units."""
     structure: Float[Array, "*runs"]
@@ -206,6 +208,7 @@ class InformationDrive:
         born = [jnp.floor(size) for size in net.controller.sizes()]
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / max(self.birth_until, 1))
 
+        entropy = information.entropy(samples.targets, is_classes=self.is_classes)
         spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
 
         def promise(n: GrowingMLP) -> Float[Array, ""]:
@@ -224,7 +227,8 @@ class InformationDrive:
             for active, own, before in zip(every, n.participation(), masks, strict=True):
                 seen = active if self.features else jax.lax.stop_gradient(active)
                 channel = self._channel(seen, samples.targets, own)
-                total -= hypers.importance * information.gaussian_information(channel)
+                gain = information.gaussian_information(channel)
+                total -= hypers.importance * information.importance(gain, entropy, psi=hypers.psi)
                 total += hypers.redundancy * information.total_correlation(channel)
                 total += hypers.structure * information.structural_divergence(own, before)
             return total

@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import equinox as eqx
@@ -15,15 +15,17 @@ import jax.random as jr
 import numpy as np
 from jax import Device
 from jaxtyping import Array, Float, Int, Key
-from tqdm import tqdm
 
 from n3 import checkpoint, metrics, path
 from n3.arms import hypers_of, recipe_of, stack, stops_of
 from n3.config import Experiment
 from n3.data import Dataset, load_dataset
 from n3.drive import Importance, check_importance
+from n3.events import check_log_dir, write_events
 from n3.losses import LossWeights, Samples
 from n3.model import GrowingMLP
+from n3.monitor import blindness
+from n3.progress import Progress
 from n3.records import ArmRecord, RunDirectory, RunRecord, assemble, device_name
 from n3.sweep import Swept, sweep
 from n3.train import Hypers, Problem, Recipe, init
@@ -37,9 +39,10 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
 
     Args:
         experiment: What to run; fields at `None` take the method's usual values.
-        importance: For method `information`: a function of a layer's activations `[units, samples]` and the
-            targets `[out_size, samples]` that returns each unit's importance, in the price's unit; None: the
-            information that it adds about the target.
+        importance: A function of a layer's activations `[units, samples]` and the targets `[out_size, samples]`
+            that returns each unit's importance, in the price's unit: by it method `information` sizes, and
+            `monitor` importance sums it over the participating units of every arm; None: the information that
+            a unit adds about the target.
         quiet: Whether to show no progress.
 
     Returns:
@@ -48,11 +51,14 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     Raises:
         ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
             run of a path of prices diverged.
-        FileExistsError: If the run directory holds anything already.
+        ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
+        FileExistsError: If the run directory, or an arm's folder in `log_dir`, holds anything already.
     """
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
+    if experiment.run.log_dir is not None:
+        check_log_dir(experiment.run.log_dir, experiment.run.arms)
     data, held = load_splits(experiment)
     if importance is not None:
         first = jnp.asarray(data[0].train_inputs.T), jnp.asarray(data[0].train_targets.T)
@@ -64,7 +70,7 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
 
     def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
-        with _Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"stops": stops, "devices": devices, "progress": report}
             return sweep(recipes[arm], hypers, problem, keys=keys, **settings)
 
@@ -91,11 +97,16 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     if tried is not None:
         results = results.assign(tried.variables()).assign_attrs(tried.attributes())
     directory.write_results(results)
+    _warn_of_blindness(swept)
     for arm, recipe in recipes.items():
         directory.write(f"models/{arm}.safetensors", checkpoint.to_bytes(swept[arm].state.net))
-        directory.write_json(f"models/{arm}.json", dataclasses.asdict(dataclasses.replace(recipe, drive=None)))
+        plain = dataclasses.replace(recipe, drive=None, monitor=None)
+        directory.write_json(f"models/{arm}.json", dataclasses.asdict(plain))
     directory.seal({"device": facts["device"], "seconds": seconds})
-    return RunRecord(experiment=experiment, results=results, directory=directory)
+    record = RunRecord(experiment=experiment, results=results, directory=directory)
+    if experiment.run.log_dir is not None:
+        write_events(record, experiment.run.log_dir)
+    return record
 
 
 def load(directory: str | Path) -> dict[str, list[GrowingMLP]]:
@@ -217,6 +228,13 @@ def _active_units(swept: Swept | None) -> Int[np.ndarray, "seeds depth"] | None:
     return None if swept is None else np.asarray(jax.vmap(metrics.active_units)(swept.state.net))
 
 
+def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
+    monitors = {arm: own.records.monitor for arm, own in swept.items()}
+    found = blindness({arm: own["gap"][:, -1] for arm, own in monitors.items() if "gap" in own})
+    if found:
+        print(f"warning: {found}", file=sys.stderr)
+
+
 def _own_units(data: Dataset) -> dict[str, Float[np.ndarray, "samples features"]]:
     def targets(values: np.ndarray) -> np.ndarray:
         if data.kind == "regression":
@@ -267,29 +285,3 @@ def _smallest(recipe: Recipe) -> tuple[Hypers, Problem]:
 
 def _bytes(tree) -> int:
     return sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(tree))
-
-
-class _Progress:
-    """A progress bar on a terminal; elsewhere a plain line at every fifth of the way."""
-
-    def __init__(self, arm: str, steps: int, seeds: int, quiet: bool):
-        self.steps, self.label, self.told = steps, f"{arm} x {seeds}", 0
-        self.is_plain = not quiet and not sys.stderr.isatty()
-        self.started = time.perf_counter()
-        self.bar = tqdm(total=steps, desc=self.label, unit="step", disable=quiet or self.is_plain)
-
-    def __enter__(self) -> Callable[[int], None]:
-        return self.report
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def report(self, step: int) -> None:
-        self.bar.update(step - self.bar.n)
-        if self.is_plain and 5 * step // self.steps > self.told:
-            self.told = 5 * step // self.steps
-            seconds = time.perf_counter() - self.started
-            left = seconds * (self.steps - step) / step
-            print(
-                f"{self.label}: step {step}/{self.steps}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr
-            )

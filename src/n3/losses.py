@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from n3 import information
 from n3.model import GrowingMLP
 
 type_of_loss = Callable[
@@ -215,47 +214,3 @@ def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile:
         return jax.tree.map(jnp.add, running, function(piece)), None
 
     return jax.lax.scan(add, zero, pieces)[0]
-
-
-def monitored(
-    net: GrowingMLP, samples: Samples, names: tuple[str, ...], is_classes: bool
-) -> dict[str, Float[Array, " layers"]]:
-    """What the layers of a network say, for the record; no gradient is taken of it.
-
-    Args:
-        net: The network.
-        samples: What it is looked at on; their shares are taken as equal.
-        names: Of `entropy` (what the masked layer says of its units, `logdet(S / noise) / 2`), `importance` (of
-            the target, bias taken off), `redundancy` (total correlation of the masked units) and `structure`
-            (entropy of the masks).
-        is_classes: Whether the targets are classes.
-
-    Returns:
-        Nats of each hidden layer, by name.
-    """
-    if not names:
-        return {}
-
-    def of_layer(active: Array, mask: Array) -> dict[str, Float[Array, ""]]:
-        whole = information.layer_information(
-            active,
-            samples.targets,
-            mask,
-            is_classes=is_classes,
-            floor=information.MONITORING_FLOOR,
-            resolution=information.MONITORING_RESOLUTION,
-        )
-        channel = information.open_channel(
-            information.statistics(active, samples.targets, is_classes=is_classes),
-            information.channel_noise(mask, floor=information.MONITORING_FLOOR),
-        )
-        alone = 0.5 * jnp.sum(jnp.log(jnp.diagonal(channel.covariance) / channel.noise))
-        return {
-            "entropy": alone - whole.total_correlation,
-            "importance": whole.corrected_importance,
-            "redundancy": whole.total_correlation,
-            "structure": information.structural_entropy(mask),
-        }
-
-    each = [of_layer(*pair) for pair in zip(net.activations(samples.inputs), net.participation(), strict=True)]
-    return {name: jnp.stack([layer[name] for layer in each]) for name in names}

@@ -4,10 +4,9 @@ Both count the neighbours of each sample within a distance that adapts to the de
 the law; beyond three dimensions they fall far short (0.02 for a true 0.5 at 64 dimensions).
 """
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 MAX_DIMENSIONS = 3
 
@@ -37,7 +36,8 @@ def kraskov(
     _check(neighbours, x.shape[1], x=x.shape[0], y=y.shape[0])
     others = ~jnp.eye(x.shape[1], dtype=bool)
     in_x, in_y = _distances(x), _distances(y)
-    radius = _nearest(jnp.maximum(in_x, in_y), others, neighbours)[:, None]
+    apart = jnp.where(others, jnp.maximum(in_x, in_y), jnp.inf)
+    radius = _nearest(apart, neighbours)[:, -1:]
     count_x, count_y = (jnp.sum(others & (distance < radius), axis=1) for distance in (in_x, in_y))
     ends = digamma(jnp.asarray([neighbours, x.shape[1]], x.dtype))
     return jnp.sum(ends) - jnp.mean(digamma(count_x.astype(x.dtype) + 1) + digamma(count_y.astype(x.dtype) + 1))
@@ -71,7 +71,7 @@ def ross(
     in_class = jnp.sum(own, axis=1)
     counted = in_class > 1
     rank = jnp.clip(in_class - 1, 1, neighbours)
-    ordered = jnp.sort(jnp.where(own & others, distances, jnp.inf), axis=1)[:, :neighbours]
+    ordered = _nearest(jnp.where(own & others, distances, jnp.inf), neighbours)
     radius = jnp.take_along_axis(ordered, rank[:, None] - 1, axis=1)
     within = jnp.sum(others & counted[None, :] & (distances <= radius), axis=1)
     total = jnp.sum(counted).astype(x.dtype)
@@ -95,7 +95,10 @@ def _distances(x: Float[Array, "dims samples"]) -> Float[Array, "samples samples
     return distances
 
 
-def _nearest(
-    distances: Float[Array, "samples samples"], others: Bool[Array, "samples samples"], neighbours: int
-) -> Float[Array, " samples"]:
-    return -jax.lax.top_k(-jnp.where(others, distances, jnp.inf), neighbours)[0][:, -1]
+def _nearest(distances: Float[Array, "samples samples"], number: int) -> Float[Array, "samples number"]:
+    """The least distances of each row, in order; one after another, several times as fast as a sort here."""
+    columns, found = jnp.arange(distances.shape[1])[None, :], []
+    for _ in range(number):
+        found.append(jnp.min(distances, axis=1))
+        distances = jnp.where(columns == jnp.argmin(distances, axis=1)[:, None], jnp.inf, distances)
+    return jnp.stack(found, axis=1)

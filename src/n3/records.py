@@ -43,7 +43,7 @@ class StepRecord(eqx.Module):
     depth: Float[Array, "*records"]
     """Effective hidden layers."""
     monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
-    """What each hidden layer says, in nats, by name (`n3.losses.monitored`)."""
+    """What each hidden layer says, in nats, by name (`n3.monitor.LayerMonitor`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

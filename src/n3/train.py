@@ -41,7 +41,7 @@ class Recipe:
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: Any = None
-    monitor: tuple[str, ...] = ()
+    monitor: Any = None
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -232,7 +232,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         prior_penalty=prior,
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
-        monitor=losses.monitored(state.net, problem.train, recipe.monitor, recipe.loss == "cross-entropy"),
+        monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
     )
 
 

@@ -64,6 +64,12 @@ def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[flo
     return tuple(low ** (1.0 - share) * high**share for share in shares)
 
 
+def share(name: str, value: float) -> None:
+    """Refuse what is not in `[0, 1]`."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must lie in [0, 1]; got {value}.")
+
+
 def distinct(name: str, values: tuple[Any, ...]) -> None:
     """Refuse no values, or one that appears twice, naming their field."""
     if not values:

@@ -16,7 +16,8 @@ FILES = sorted(path for path in SOURCE.glob("*.py") if path.stem != "__init__")
 MAY_IMPORT = {
     "validation": "",
     "presets": "",
-    "config": "presets validation",
+    "settings": "validation",
+    "config": "presets settings validation",
     "data": "config",
     "masks": "",
     "controllers": "masks",

@@ -4,11 +4,7 @@ from .analysis import interquartile_mean as interquartile_mean
 from .analysis import summarise as summarise
 from .analysis import table as table
 from .config import Experiment as Experiment
-from .config import InformationConfig as InformationConfig
-from .config import NetworkConfig as NetworkConfig
 from .config import RunConfig as RunConfig
-from .config import TaskConfig as TaskConfig
-from .config import TrainingConfig as TrainingConfig
 from .controllers import CONTROLLERS as CONTROLLERS
 from .controllers import AbstractController as AbstractController
 from .controllers import Auxiliary as Auxiliary
@@ -44,6 +40,10 @@ from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
 from .records import RunRecord as RunRecord
 from .records import read as read
+from .settings import InformationConfig as InformationConfig
+from .settings import NetworkConfig as NetworkConfig
+from .settings import TaskConfig as TaskConfig
+from .settings import TrainingConfig as TrainingConfig
 from .train import Hypers as Hypers
 from .train import Problem as Problem
 from .train import Recipe as Recipe

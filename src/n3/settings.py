@@ -1,0 +1,178 @@
+"""Settings: task, network, training and information of an experiment, as frozen data that validates itself."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from n3 import validation
+
+Method = Literal["auxiliary", "controller", "released", "information"]
+Mask = Literal["sine", "linear", "hard"]
+Activation = Literal["tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity"]
+Initialisation = Literal["fan-in", "unit-uniform"]
+Optimiser = Literal["adam", "sgd"]
+Loss = Literal["squared-error", "cross-entropy"]
+Schedule = Literal["constant", "cosine"]
+Price = float | str  # a name of PRICES or a path too, as its own check says
+Select = Literal["smallest", "best"]
+Psi = float | Literal["classification", "generation", "regression", "detection"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+PRICES = ("description-length", "chi-square")
+"""Prices that follow from the samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Task: what is learnt, and from how many samples."""
+
+    task: str = "bessel"
+    """Data set, by its name in `n3.DATASETS`."""
+    samples: int | None = None
+    """Training samples, per seed; None: the method's or the data set's own number."""
+    test_samples: int | None = None
+    """Test samples, per seed; None: the method's or the data set's own number."""
+    data_seed: int | None = None
+    """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
+
+    def __post_init__(self) -> None:
+        validation.positive_or_none("samples", self.samples)
+        validation.positive_or_none("test_samples", self.test_samples)
+        validation.at_least_zero_or_none("data_seed", self.data_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Network: what is allocated, and how its size is decided."""
+
+    method: Method = "controller"
+    """What makes the size: `auxiliary` (the size is a weight), `controller` (a bounded controller; the task's
+    gradient reaches it), `released` (one scalar gain on the whole layer, blind to the task) or `information`
+    (no target: units are born and dropped by the information they add)."""
+    capacity: tuple[int, ...] | None = None
+    """Units allocated in each hidden layer; None: one layer of the method's usual number."""
+    mask: Mask = "sine"
+    """Ramp from size to participation."""
+    activation: Activation = "tanh"
+    """Activation of the hidden units."""
+    layerwise: bool = False
+    """One size weight for each hidden layer in place of one for all."""
+    depth_gates: bool = False
+    """Gate the hidden layers after the first, so that depth is a trainable size too (equal capacities)."""
+    size_input: bool | None = None
+    """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
+    initialisation: Initialisation | None = None
+    """Distribution of the first weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (uniform on
+    [-1, 1]); None: the method's."""
+
+    def __post_init__(self) -> None:
+        if self.capacity == ():
+            raise ValueError("`capacity` must name one hidden layer or more.")
+        for units in self.capacity or ():
+            if units < 1:
+                raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
+        layers = self.capacity or ()
+        if self.depth_gates and (len(layers) < 2 or len(set(layers)) > 1):
+            raise ValueError(
+                f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Training: how long, how fast, and what growth costs."""
+
+    steps: int | None = None
+    """Optimiser steps; None: the method's usual number."""
+    optimiser: Optimiser | None = None
+    """Optimiser; None: the method's."""
+    learning_rate: float | None = None
+    """Learning rate, per step; None: the method's."""
+    schedule: Schedule | None = None
+    """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
+    batch: int | Literal["full"] = "full"
+    """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
+    size_cost: float | None = None
+    """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
+    weight_prior: float | None = None
+    """Weight of the description of the network's weights, in all arms (1: the nats of a Gaussian prior with
+    a scale of its own for each layer, over the samples; 0: none); None: the method's."""
+    target_size: float | None = None
+    """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
+    initial_size: float | None = None
+    """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "target_size"):
+            validation.positive_or_none(name, getattr(self, name))
+        for name in ("size_cost", "weight_prior", "initial_size"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        if self.batch != "full":
+            validation.positive_or_none("batch", self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationConfig:
+    """Information: what moves the size of method `information`, and its terms; other methods ignore these."""
+
+    price: Price = "description-length"
+    """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
+    parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
+    select: Select = "smallest"
+    """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
+    within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
+    price_scale: float = 1.0
+    """Factor on the price."""
+    budget: int | None = None
+    """Active parameters to be met, by adapting the price; None: the price decides."""
+    look_ahead: int = 8
+    """Units beyond the size whose promise counts."""
+    every: int = 25
+    """Steps between two looks at the information."""
+    size_rate: float = 0.05
+    """Units by which a step moves the size."""
+    settle: float = 0.6
+    """Share of the run after which sizes rest."""
+    birth: float = 0.01
+    """Weight of the information that units about to be born are trained to add; 0: none."""
+    birth_end: float = 0.33
+    """Share of the run after which that weight has fallen to zero."""
+    reorder: bool = True
+    """Keep the least useful unit at the frontier."""
+    correct: bool = True
+    """Take the bias off the information."""
+    redundancy_aware: bool = True
+    """Count a unit for what it adds to the others, or for what it says alone."""
+    importance: float = 0.0
+    """Weight of the information of the masked units in the objective, loss units per nat."""
+    psi: Psi = 1.0
+    """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
+    `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
+    redundancy: float = 0.0
+    """Weight of the masked units' total correlation in the objective, loss units per nat."""
+    structure: float = 0.0
+    """Weight of the divergence of the masks between two looks, loss units per nat: a trust region."""
+    features: bool = False
+    """Let importance and redundancy train the features as well as the masks."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.price, str):
+            validation.at_least_zero_or_none("price", self.price)
+        if self.path and (self.budget is not None or not self.price_scale):
+            raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
+        if not isinstance(self.psi, str):
+            validation.positive_or_none("psi", self.psi)
+        for name in ("budget", "look_ahead", "every", "size_rate"):
+            validation.positive_or_none(name, getattr(self, name))
+        for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        for name in ("settle", "birth_end"):
+            validation.share(name, getattr(self, name))
+        if self.birth and self.birth_end > self.settle:
+            raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
+
+    @property
+    def path(self) -> tuple[float, ...]:
+        """The prices of a path, rising, nats per sample, `price_scale` included; empty without a path."""
+        if not isinstance(self.price, str) or self.price in PRICES:
+            return ()
+        return tuple(self.price_scale * p for p in validation.geometric_path("price", self.price, names=PRICES))

@@ -43,6 +43,8 @@ class Study:
     """Seeds, from 0."""
     ablations: bool = True
     """Run the ablations too."""
+    earlier: Path | None = None
+    """The `study.json` of an earlier study: what it holds is kept, and only what it lacks is trained."""
     out: Path = Path("runs/study-sizing")
     """Folder for the run directories, `study.json` and `study.md`."""
 
@@ -84,35 +86,38 @@ def trained(
     }
 
 
-def of_task(study: Study, task: str) -> dict:
-    """All results of one task."""
-    rows, without_prior = (
-        {
-            str(width): trained(study, task, f"{name}-{width}", arms=("static",), capacity=width, **settings)[
-                "static"
-            ]
-            for width in study.widths
-        }
-        for name, settings in {"static": {}, "static-without-prior": {"weight_prior": 0.0}}.items()
-    )
-    best = min(row["loss"] for row in rows.values())
-    smallest = min(int(width) for width, row in rows.items() if row["loss"] <= 1.05 * best)
-    automatic = {arm: trained(study, task, arm, arms=(arm,))[arm] for arm in ("growing", "shrinking")}
-    ablations = {
-        label: trained(study, task, label.replace(" ", "-").replace("/", "over"), arms=("growing",), **settings)
-        for label, settings in (ABLATIONS if study.ablations else {}).items()
-    }
-    automatic |= {label: arms["growing"] for label, arms in ablations.items()}
-    plain = min(row["loss"] for row in without_prior.values())
+def of_task(study: Study, task: str, earlier: dict) -> dict:
+    """All results of one task; those of an earlier study are not trained again."""
+    grids = {"static": {}, "static without prior": {"weight_prior": 0.0}}
+    rows, without_prior = (earlier.get(name) or grid(study, task, name, **own) for name, own in grids.items())
+    automatic = dict(earlier.get("automatic", {}))
+    for arm in ("growing", "shrinking"):
+        if arm not in automatic:
+            automatic |= trained(study, task, arm, arms=(arm,))
+    for label, settings in (ABLATIONS if study.ablations else {}).items():
+        if label not in automatic:
+            name = label.replace(" ", "-").replace("/", "over")
+            automatic[label] = trained(study, task, name, arms=("growing",), **settings)["growing"]
+    best, plain = (min(row["loss"] for row in own.values()) for own in (rows, without_prior))
     return {
         "task": task,
         "static": rows,
         "static without prior": without_prior,
         "best": best,
         "best without prior": plain,
-        "smallest": smallest,
+        "smallest": min(int(width) for width, row in rows.items() if row["loss"] <= 1.05 * best),
         "automatic": automatic,
     }
+
+
+def grid(study: Study, task: str, name: str, **settings: Any) -> dict[str, dict[str, Any]]:
+    """The static networks of each width."""
+
+    def of_width(width: int) -> dict[str, Any]:
+        label = f"{name.replace(' ', '-')}-{width}"
+        return trained(study, task, label, arms=("static",), capacity=width, **settings)["static"]
+
+    return {str(width): of_width(width) for width in study.widths}
 
 
 def table(done: list[dict]) -> str:
@@ -140,9 +145,10 @@ def table(done: list[dict]) -> str:
 def main() -> None:
     """Run the study, task by task."""
     study = tyro.cli(Study, description=__doc__)
-    done = []
+    earlier = json.loads(study.earlier.read_text()) if study.earlier else []
+    known, done = {one["task"]: one for one in earlier}, []
     for task in study.tasks:
-        done.append(of_task(study, task))
+        done.append(of_task(study, task, known.get(task, {})))
         print(table(done[-1:]), flush=True)
         (study.out / "study.json").write_text(json.dumps(done, indent=1) + "\n")
         (study.out / "study.md").write_text(table(done))

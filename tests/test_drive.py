@@ -288,13 +288,27 @@ def test_shrinking_comes_down_from_the_capacity():
     assert np.median(ends(lambda x: x, first=float(UNITS))) < UNITS / 2
 
 
+@pytest.mark.parametrize(("gradient", "moved"), [(-0.5, 0.05), (-40.0, 0.1), (3.0, -0.1)])
+def test_a_step_moves_the_size_by_the_rate_at_most(gradient, moved):
+    one = jax.jit(lambda: init(recipe(), hypers(), problem(), key=jr.key(0)).net)()
+    steep = eqx.tree_at(lambda net: net.controller.weight, one, jnp.full(1, gradient))
+    updates = DRIVE.paced(one, steep, numbers(rate=0.1))
+    np.testing.assert_allclose(updates.controller.weight, moved, rtol=1e-6)
+
+
+def test_the_sight_by_hand():
+    sizes, best, rate = np.array([[2.5], [7.0]]), np.array([[4.0], [1.0]]), np.array([[0.1], [0.2]])
+    ahead = DRIVE.look_ahead + 1
+    assert DRIVE.sight(sizes, best, rate, 100, 120).tolist() == [[5.0 + ahead], [11.0 + ahead]]
+    assert DRIVE.sight(sizes, best, rate, 600, 620).tolist() == [[4.0], [7.0]]  # nothing is looked at any more
+
+
 def test_two_layers_each_find_a_size():
-    two = recipe(capacity=(6, 6))
+    two = recipe(capacity=(6, 3))
     state, _ = train(two, hypers(size=0.5, layers=2), problem(), key=jr.key(8), stops=jnp.array([600]))
     first, second = np.asarray(state.net.controller.weight)
-    assert first > 1.0
-    assert second > 1.0
-    assert first != second
+    assert first > 3.5
+    assert 1.0 < second < 3.5
 
 
 def experiment(**information):

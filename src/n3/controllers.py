@@ -29,7 +29,7 @@ class AbstractController(eqx.Module):
         """Effective size of each hidden layer, in `[0, capacity]`."""
 
     @abc.abstractmethod
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """Participation of each unit of each hidden layer, in `[0, 1]`, non-increasing in the index."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class Auxiliary(AbstractController):
         """The weight, cut to `[0, capacity]` of each layer."""
         return jnp.stack([jnp.clip(self.weight, 0.0, float(units)) for units in self.capacity])
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at the weight, in every layer."""
         return tuple(masks.participation(self.weight, units, self.mask) for units in self.capacity)
 
@@ -84,7 +84,7 @@ class Controller(AbstractController):
         """The same share of each layer's capacity."""
         return jnp.array(self.capacity, self.weight.dtype) * masks.share(self.weight)
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
         return _ramps(self.sizes(), self.capacity, self.mask)
 
@@ -112,7 +112,7 @@ class Released(AbstractController):
         """The gain times each layer's capacity."""
         return jnp.array(self.capacity, self.weight.dtype) * _open_loop(self.weight)
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The gain, for every unit alike."""
         return tuple(jnp.full(units, _open_loop(self.weight)) for units in self.capacity)
 
@@ -140,7 +140,7 @@ class Warmup(AbstractController):
         """The capacity of each layer."""
         return jnp.array(self.capacity, self.weight.dtype)
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """One for every unit."""
         return tuple(jnp.ones(units, self.weight.dtype) for units in self.capacity)
 
@@ -165,7 +165,7 @@ class Information(AbstractController):
         """The weights, cut to `[0, capacity]`."""
         return jnp.clip(self.weight, 0.0, jnp.array(self.capacity, self.weight.dtype))
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's weight."""
         return _ramps(self.weight, self.capacity, self.mask)
 
@@ -190,7 +190,7 @@ class Fixed(AbstractController):
         """The constants, without a gradient."""
         return jax.lax.stop_gradient(self.size)
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
         return _ramps(self.sizes(), self.capacity, self.mask)
 
@@ -215,7 +215,7 @@ class Layerwise(AbstractController):
         """Each layer's own size."""
         return jnp.concatenate([layer.sizes() for layer in self.layers])
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """Each layer's own participation."""
         return tuple(layer.participation()[0] for layer in self.layers)
 
@@ -296,5 +296,5 @@ def _open_loop(weight: Float[Array, ""]) -> Float[Array, ""]:
 
 def _ramps(
     sizes: Float[Array, " depth"], capacity: tuple[int, ...], mask: str
-) -> tuple[Float[Array, " capacity"], ...]:
+) -> tuple[Float[Array, " _capacity"], ...]:
     return tuple(masks.participation(sizes[layer], units, mask) for layer, units in enumerate(capacity))

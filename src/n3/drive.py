@@ -18,6 +18,7 @@ from typing import cast
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3 import budget, information
@@ -57,7 +58,7 @@ class DriveState(eqx.Module):
     gradient: GrowingMLP
     best: Float[Array, " depth"]
     """Units `N*` that each layer is drawn to."""
-    masks: tuple[Float[Array, " capacity"], ...]
+    masks: tuple[Float[Array, " _capacity"], ...]
     log_price: Float[Array, ""]
     """Logarithm of the budget's factor on the price."""
 
@@ -131,8 +132,7 @@ class InformationDrive:
             net, moments = permuted(net, layer, order), permuted(moments, layer, order)
             masks.append(state.masks[layer][order])
             price = (hypers.price + hypers.link_price * _links(sizes, layer)) * jnp.exp(log_price)
-            own = self.best_size(sizes[layer], worth, price)
-            best.append(own)
+            best.append(self.best_size(sizes[layer], worth, price))
         best = jnp.where(is_live, budget.met(jnp.stack(best), hypers.budget, **ends), state.best)
         gradient = self._gradient(net, tuple(masks), hypers, samples, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price)
@@ -149,8 +149,7 @@ class InformationDrive:
         """
         units = jnp.arange(worth.size, dtype=worth.dtype)
         is_seen = units <= jnp.ceil(size) + self.look_ahead
-        best = jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf))
-        return best.astype(size.dtype)
+        return jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf)).astype(size.dtype)
 
     def worth_of(
         self,
@@ -193,13 +192,19 @@ class InformationDrive:
         return eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
 
     def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
-        """The optimiser's updates, with plain gradient descent for the size: it must not go on by momentum."""
-        return eqx.tree_at(_weight, updates, -hypers.rate * _weight(gradient))
+        """The optimiser's updates, but for the size: plain descent without momentum, at most `rate` a step."""
+        return eqx.tree_at(_weight, updates, -hypers.rate * jnp.clip(_weight(gradient), -1.0, 1.0))
+
+    def sight(self, sizes: np.ndarray, best: np.ndarray, rate: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Units that can take part or be trained from one step to a later one, at most; any one shape."""
+        if start >= self.until:
+            return np.ceil(np.maximum(sizes, best))
+        return np.ceil(sizes + rate * (stop - start)) + self.look_ahead + 1.0
 
     def _gradient(
         self,
         net: GrowingMLP,
-        masks: tuple[Float[Array, " capacity"], ...],
+        masks: tuple[Float[Array, " _capacity"], ...],
         hypers: DriveHypers,
         samples: Samples,
         count: Int[Array, ""],
@@ -207,7 +212,6 @@ class InformationDrive:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
         born = [jnp.floor(size) for size in net.controller.sizes()]
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / max(self.birth_until, 1))
-
         entropy = information.entropy(samples.targets, is_classes=self.is_classes)
         spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
 
@@ -234,16 +238,25 @@ class InformationDrive:
             return total
 
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
-
         if self.birth_until == 0:
             return gradient
 
         def with_births(gradient: GrowingMLP) -> GrowingMLP:
             unborn = eqx.filter_grad(promise)(net).layers
-            unborn = tuple(_from_row(rows, size) for rows, size in zip(unborn, born, strict=True))
+            unborn = tuple(self._in_sight(rows, size) for rows, size in zip(unborn, born, strict=True))
             return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
 
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
+
+    def _in_sight(self, rows: PyTree, born: Float[Array, ""]) -> PyTree:
+        """The leaves with zeros but for the units not yet born and in sight: Adam makes a step of any rest."""
+
+        def cut(leaf: Array) -> Array:
+            index = jnp.arange(leaf.shape[0], dtype=born.dtype)
+            kept = (index >= born) & (index < born + self.look_ahead + 1)
+            return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
+
+        return jax.tree.map(cut, rows)
 
     def _channel(self, active, targets, mask):
         moments = information.statistics(active, targets, is_classes=self.is_classes)
@@ -279,16 +292,6 @@ def _weight(net: GrowingMLP):
 def _links(sizes: Float[Array, " depth"], layer: int) -> Float[Array, ""]:
     """Units of the hidden layers before and after, if any."""
     return jnp.sum(sizes[max(layer - 1, 0) : layer + 2]) - sizes[layer]
-
-
-def _from_row(rows: PyTree, first: Float[Array, ""]) -> PyTree:
-    """The leaves with zeros in all rows before `first`."""
-
-    def cut(leaf: Array) -> Array:
-        kept = jnp.arange(leaf.shape[0], dtype=first.dtype) >= first
-        return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
-
-    return jax.tree.map(cut, rows)
 
 
 def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):

@@ -117,11 +117,11 @@ class GrowingMLP(eqx.Module):
         hidden, mask, _ = self._hidden(x)
         return self.controller.gain() * _affine(self.readout.weight * mask[None], self.readout.bias, hidden)
 
-    def activations(self, x: Float[Array, "in_size samples"]) -> tuple[Float[Array, "capacity samples"], ...]:
+    def activations(self, x: Float[Array, "in_size samples"]) -> tuple[Float[Array, "_capacity samples"], ...]:
         """Activations of every hidden layer before its mask, one sample a column."""
         return self._hidden(x)[2]
 
-    def participation(self) -> tuple[Float[Array, " capacity"], ...]:
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """Participation of every unit of every hidden layer, in `[0, 1]`."""
         return self.controller.participation()
 

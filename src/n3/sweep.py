@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import equinox as eqx
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 
+from n3 import tiers
 from n3.records import StepRecord
 from n3.train import Hypers, Problem, Recipe, TrainState, advance, init
 
@@ -20,8 +21,15 @@ CACHE_BYTES = 160 * 1024
 """Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
 MOST = 64
 """Runs that a block holds at most on CPU (measured: more are slower for small problems)."""
+TILE_BYTES = 64 * 1024
+"""Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
+times as many, for 64 units and 1,300 to 2,000 samples)."""
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
+TIERED = 4e9
+"""Units times samples times steps times runs from which tiers save more than their programs cost (measured)."""
+STRIDE = 100
+"""Steps between two looks of the host at the sizes, where it may train with fewer units than are allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,9 @@ def sweep(
 ) -> Swept:
     """Train many runs side by side, in one compilation whatever their numbers.
 
+    Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
+    the sizes reach (`n3.tiers`): a power of two, from the largest of all runs.
+
     Args:
         recipe: The program, the same for all runs.
         hypers: The numbers; every leaf has a first axis of runs.
@@ -69,34 +80,50 @@ def sweep(
     mesh = Mesh(np.array(devices or jax.devices()), ("runs",), axis_types=(AxisType.Auto,))
     samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
     per_device = -(-runs // mesh.size)
-    block = block or _block(recipe, samples, per_device, on_cpu=mesh.devices.flat[0].platform == "cpu")
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if on_cpu:
+        recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
+    block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
+
+    def on_devices(tree: PyTree) -> PyTree:
+        own = NamedSharding(mesh, PartitionSpec("runs"))
+        return jax.tree.map(lambda a: jax.device_put(a, own) if isinstance(a, np.ndarray) else a, tree)
+
     arguments = jax.device_put(
         jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys)),
         NamedSharding(mesh, PartitionSpec("runs")),
     )
-    chunks = _chunks(stops)
-
     start = time.perf_counter()
-    first, onward = _program(recipe, block, mesh)
-    first = first.lower(*arguments).compile()
-    state = first(*arguments)
-    zero = jnp.asarray(0)
-    onward = onward.lower(state, *arguments[:2], zero, jnp.asarray(chunks[0])).compile()
-    compiled = time.perf_counter()
+    drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
+    whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
+    compile_seconds = time.perf_counter() - start
 
-    history = []
-    for chunk in chunks:
-        state, records = onward(state, *arguments[:2], zero, jnp.asarray(chunk))
+    state, tier, onward, history, now = whole, (), None, [], 0
+    is_tiered = _is_tiered(recipe, runs * samples * int(stops[-1]))
+    checks = _checks(recipe, stops) if is_tiered else stops
+    rows = max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)
+    for chunk in _chunks(checks, rows):
+        onto = int(chunk[-1])
+        wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
+        if onward is None or wanted != tier:
+            since, tier = time.perf_counter(), wanted
+            whole = tiers.put_back(state, whole)
+            first, onward = _program(replace(recipe, capacity=tier), block, mesh)
+            state = on_devices(tiers.cut(whole, jax.eval_shape(first, *arguments)))
+            onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
+            compile_seconds += time.perf_counter() - since
+        state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
         history.append(jax.device_get(records))
-        zero = jnp.asarray(chunk[-1])
-        progress(int(chunk[-1]))
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, : len(stops)], *history)
+        now = onto
+        progress(now)
+    kept = np.flatnonzero(np.isin(checks, stops))
+    state = on_devices(tiers.put_back(state, whole))
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], state),
-        records=whole,
-        compile_seconds=compiled - start,
-        run_seconds=time.perf_counter() - compiled,
+        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
+        compile_seconds=compile_seconds,
+        run_seconds=time.perf_counter() - start - compile_seconds,
     )
 
 
@@ -126,6 +153,10 @@ def _program(recipe: Recipe, block: int, mesh: Mesh):
     )
 
 
+def _tile(recipe: Recipe) -> int:
+    return max(1, TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size)))
+
+
 def _block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
     """Runs in a block: near what the cache holds, with as little padding as that allows."""
     if not on_cpu:
@@ -136,9 +167,28 @@ def _block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> in
     return min(near, key=lambda size: (-(-per_device // size) * size, -size))
 
 
-def _chunks(stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, "chunks width"]:
+def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, " checks"]:
+    """The stops, and those at which the host looks whether the tier still holds the units in sight."""
+    last = min(recipe.drive.until, int(stops[-1]))
+    return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
+
+
+def _is_tiered(recipe: Recipe, work: int) -> bool:
+    """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
+    return recipe.drive is not None and recipe.drive.custom is None and work * max(recipe.capacity) >= TIERED
+
+
+def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:
+    """Units of each layer to train with between two steps, in all runs; one that diverged does not count."""
+    sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(state.net))
+    best, rate = np.asarray(state.drive.best), np.asarray(hypers.drive.rate)
+    sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
+    return tiers.tier_of(float(np.max(sight, initial=0.0, where=np.isfinite(sight))), recipe.capacity)
+
+
+def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:
     """The stops in rows of equal length, the last filled up with the last stop: one shape, one program."""
-    rows = min(CHUNKS, len(stops))
+    rows = min(most, len(stops))
     width = -(-len(stops) // rows)
     rows = -(-len(stops) // width)
     return np.pad(stops, (0, rows * width - len(stops)), mode="edge").reshape(rows, width)

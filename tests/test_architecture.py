@@ -24,6 +24,12 @@ MAY_IMPORT = {
     "model": "controllers masks",
     "losses": "model",
     "metrics": "model",
+    "surgery": "controllers masks model",
+    "compaction": "model surgery",
+    "expansion": "model surgery validation",
+    "criteria": "information validation",
+    "pruning": "criteria drive losses model surgery",
+    "portable": "checkpoint compaction model records validation",
     "records": "config",
     "train": "config losses metrics model records",
     "tiers": "",
@@ -41,8 +47,8 @@ MAY_IMPORT = {
     "monitor": "drive information losses model neighbours",
     "arms": "config data drive information losses monitor train",
     "progress": "",
-    "experiment": "arms checkpoint config data drive events losses metrics model monitor path progress"
-    " records sweep train",
+    "experiment": "arms checkpoint compaction config data drive events losses metrics model monitor path"
+    " progress records sweep train",
 }
 CONFINED = {
     "matplotlib": {"plotting"},

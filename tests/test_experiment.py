@@ -72,6 +72,30 @@ def test_networks_come_back_and_predict_the_same(record):
             np.testing.assert_allclose(loss, final, rtol=1e-5)
 
 
+_LOAD = """
+import json, sys, jax.numpy as jnp, numpy as np, n3
+nets = n3.load(sys.argv[1], compact=True)
+x = jnp.linspace(-1, 1, 5)[None]
+units = {arm: [net.layers[0].bias.size for net in own] for arm, own in nets.items()}
+outputs = {arm: [np.asarray(net.batch(x)).tolist() for net in own] for arm, own in nets.items()}
+print(json.dumps([type(nets["static"][0]).__name__, units, outputs]))
+"""
+
+
+def test_compacted_networks_come_back_in_a_fresh_process(record):
+    path = record.directory.path
+    done = subprocess.run([sys.executable, "-c", _LOAD, path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kind, units, outputs = json.loads(done.stdout)
+    assert kind == "CompactMLP"
+    for arm, nets in n3.load(path).items():
+        assert units[arm] == [int(np.sum(np.asarray(net.participation()[0]) > 0)) for net in nets]
+        expected = [net.batch(jnp.linspace(-1, 1, 5)[None]) for net in nets]
+        np.testing.assert_allclose(outputs[arm], np.stack(expected), rtol=1e-5, atol=1e-6)
+    assert units["static"] == [5, 5, 5]
+    assert max(units["grown"]) < 5
+
+
 def test_predictions_are_the_networks_in_the_targets_own_unit(record):
     networks, results = n3.load(record.directory.path), record.results
     for row, one in enumerate(load_data(record.experiment)):

@@ -3,6 +3,9 @@ from .analysis import compare as compare
 from .analysis import interquartile_mean as interquartile_mean
 from .analysis import summarise as summarise
 from .analysis import table as table
+from .compaction import CompactMLP as CompactMLP
+from .compaction import compact as compact
+from .compaction import compact_state as compact_state
 from .config import Experiment as Experiment
 from .config import RunConfig as RunConfig
 from .controllers import CONTROLLERS as CONTROLLERS
@@ -20,6 +23,7 @@ from .data import load_dataset as load_dataset
 from .drive import DriveHypers as DriveHypers
 from .drive import InformationDrive as InformationDrive
 from .events import write_events as write_events
+from .expansion import expand as expand
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run
@@ -38,6 +42,12 @@ from .plotting import plot_losses as plot_losses
 from .plotting import plot_price_path as plot_price_path
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
+from .portable import export as export
+from .portable import load_compact as load_compact
+from .portable import save_compact as save_compact
+from .pruning import Pruned as Pruned
+from .pruning import Removal as Removal
+from .pruning import prune as prune
 from .records import RunRecord as RunRecord
 from .records import read as read
 from .settings import InformationConfig as InformationConfig

@@ -16,8 +16,9 @@ import numpy as np
 from jax import Device
 from jaxtyping import Array, Float, Int, Key
 
-from n3 import checkpoint, metrics, path
+from n3 import checkpoint, compaction, metrics, path
 from n3.arms import hypers_of, recipe_of, stack, stops_of
+from n3.compaction import CompactMLP
 from n3.config import Experiment
 from n3.data import Dataset, load_dataset
 from n3.drive import Importance, check_importance
@@ -109,11 +110,14 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     return record
 
 
-def load(directory: str | Path) -> dict[str, list[GrowingMLP]]:
+def load(
+    directory: str | Path, *, compact: bool = False
+) -> dict[str, list[GrowingMLP]] | dict[str, list[CompactMLP]]:
     """The trained networks of a run directory.
 
     Args:
         directory: What `run` left.
+        compact: Whether to return each as the plain network of its participating units (`n3.compact`).
 
     Returns:
         For each arm the network of each seed, in the order of the seeds.
@@ -123,10 +127,11 @@ def load(directory: str | Path) -> dict[str, list[GrowingMLP]]:
         ValueError: If a file is damaged or holds another network.
     """
     experiment = Experiment.load(Path(directory) / "config.json")
-    return {
+    nets = {
         arm: _load_arm(Path(directory) / "models", arm, len(experiment.run.seeds))
         for arm in experiment.run.arms
     }
+    return {arm: [compaction.compact(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
 def describe(experiment: Experiment) -> str:

@@ -1,0 +1,208 @@
+"""Expansion: more room and the same outputs, for every controller, and an optimiser that goes on as before."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from n3.compaction import compact
+from n3.controllers import Layerwise
+from n3.expansion import expand
+from n3.surgery import full_units
+from networks import (
+    CLOSE,
+    KINDS,
+    UNRANKED,
+    inputs,
+    network,
+    optimiser,
+    outputs,
+    quick,
+    reference,
+    shapes,
+    stepped,
+    task,
+    trained,
+)
+
+KEY = jr.key(11)
+
+
+@quick
+@given(shapes(), st.sampled_from([1, 3]), st.booleans())
+def test_units_without_outgoing_weights_leave_the_outputs_alone(shape, units, is_born):
+    net = network(**shape)
+    made, _ = expand(net, units=units, is_born=is_born and len(set(full_units(net))) == 1, key=KEY)
+    assert made.controller.capacity == tuple(own + units for own in net.controller.capacity)
+    np.testing.assert_allclose(reference(made), reference(net), **CLOSE)
+    np.testing.assert_allclose(reference(compact(made)), reference(compact(net)), **CLOSE)
+
+
+@quick
+@given(shapes(kinds=("fixed", "warmup", "released"), gated=False), st.sampled_from([1, 3]))
+def test_split_units_leave_the_outputs_alone(shape, units):
+    net = network(**shape)
+    added = tuple(units if full else 0 for full in full_units(net))
+    if any(added):
+        made, _ = expand(net, units=added, method="split")
+        np.testing.assert_allclose(reference(made), reference(net), **CLOSE)
+        np.testing.assert_allclose(reference(compact(made)), reference(compact(net)), **CLOSE)
+
+
+@quick
+@given(shapes(), st.integers(1, 2))
+def test_identity_layers_leave_the_outputs_alone(shape, layers):
+    shape |= {"capacity": (4,) * len(shape["capacity"])}
+    net = network(**shape)
+    made, _ = expand(net, layers=layers, method="identity", key=KEY)
+    assert len(made.layers) == len(net.layers) + layers
+    np.testing.assert_allclose(reference(made), reference(net), **CLOSE)
+    assert eqx.tree_equal(
+        compact(made), compact(net), rtol=1e-6, atol=1e-6
+    )  # a shut layer vanishes: the very same network
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_further_capacity_compacts_to_the_very_same_network(kind):
+    net = network(kind, (4, 3), 1.6)
+    made, _ = expand(net, units=(2, 1), key=KEY)
+    plain, before = compact(made), compact(net)
+    if kind in UNRANKED:
+        assert [layer.bias.size for layer in plain.layers] == [6, 4]
+        np.testing.assert_array_equal(plain.readout.weight[:, 3:], 0)
+    else:
+        assert eqx.tree_equal(plain, before, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["zero", "split"])
+@pytest.mark.parametrize("depth", [None, 1.5])
+def test_new_units_that_take_part_keep_the_outputs_under_every_controller(kind, method, depth):
+    net = network(kind, (4, 4), 2.3, depth=depth)
+    made, _ = expand(net, units=3, method=method, is_born=True, key=KEY)
+    np.testing.assert_allclose(reference(made), reference(net), **CLOSE)
+    if kind not in UNRANKED:
+        np.testing.assert_allclose(made.controller.sizes(), np.asarray(net.controller.sizes()) + 3, rtol=1e-6)
+        np.testing.assert_allclose(made.participation()[0][5], net.participation()[0][2], atol=1e-5)
+
+
+def test_a_new_unit_can_learn_at_once():
+    net = network("auxiliary", (4,), 3.0)
+    made, state = expand(net, units=1, is_born=True, key=KEY, state=optimiser("sgd").init(net))
+    updates, *_ = stepped("sgd", made, state, task())
+    assert np.abs(np.asarray(updates.readout.weight[:, 3])).min() > 1e-5
+
+
+def test_growth_reaches_capacity_that_was_added():
+    net = network("auxiliary", (3,), 5.0)
+    made, _ = expand(net, units=2, key=KEY)
+    assert float(made.controller.weight) == 3.0
+    grown = eqx.tree_at(lambda n: n.controller.weight, made, jnp.float32(5.0))
+    assert float(jnp.sum(grown.participation()[0])) == 5.0
+
+
+def test_a_split_by_hand():
+    net = network("fixed", (3,), 2.0, size_input=False)
+    net = eqx.tree_at(lambda n: n.readout.weight, net, jnp.array([[1.0, 3.0, 9.0]] * 3))
+    made, _ = expand(net, units=2, method="split")
+    np.testing.assert_array_equal(made.readout.weight[0], [1.0, 0.75, 1.5, 0.75, 9.0])
+    np.testing.assert_array_equal(made.layers[0].weight, net.layers[0].weight[jnp.array([0, 1, 1, 1, 2])])
+    assert made.controller.size.tolist() == [4.0]
+
+
+def test_one_size_weight_becomes_one_a_layer_where_births_part():
+    made, _ = expand(network("auxiliary", (4, 4), 2.3), units=(0, 2), is_born=True, key=KEY)
+    assert isinstance(made.controller, Layerwise)
+    np.testing.assert_allclose(made.controller.sizes(), [2.3, 4.3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 0.2])
+def test_mutation_moves_the_outputs_by_its_scale(scale):
+    net = network("fixed", (4,), 4.0)
+    made, _ = expand(net, units=3, method="mutate", scale=scale, key=KEY)
+    plain, _ = expand(net, units=3, method="split")
+    change = np.abs(np.asarray(outputs(made, inputs()) - outputs(net, inputs()))).max()
+    noise = np.asarray(made.layers[0].weight - plain.layers[0].weight)
+    np.testing.assert_array_equal(noise[:4], 0)
+    assert change < 1e-6 if scale == 0 else 0.02 * scale < change < 20 * scale
+    assert (np.abs(noise[4:]) < 5 * scale + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("auxiliary", {"units": (0, 2)}),
+        ("controller", {"units": 2}),
+        ("fixed", {"units": (2, 0), "is_born": True}),
+        ("released", {"units": (0, 2)}),
+        ("layerwise", {"layers": 1, "method": "identity"}),
+    ],
+)
+def test_the_next_update_of_what_was_there_is_the_same(name, kind, options):
+    samples = task()
+    net, state = trained(name, network(kind, (4, 4), 3.3), samples)
+    made, carried = expand(net, key=KEY, state=state, **options)
+    before, *_ = stepped(name, net, state, samples)
+    after, *_ = stepped(name, made, carried, samples)
+    old = [np.arange(4)] * 2
+    if options.get("is_born"):
+        old[0] = np.array([0, 1, 2, 5])
+    np.testing.assert_allclose(after.layers[0].weight[old[0]], before.layers[0].weight, **CLOSE)
+    np.testing.assert_allclose(after.layers[1].weight[:4][:, old[0]], before.layers[1].weight, **CLOSE)
+    np.testing.assert_allclose(after.layers[1].bias[:4], before.layers[1].bias, **CLOSE)
+    np.testing.assert_allclose(after.readout.weight[:, :4], before.readout.weight, **CLOSE)
+    assert np.abs(np.asarray(before.readout.weight)).max() > 1e-4
+
+
+def test_new_weights_have_no_moments():
+    net, state = trained("adam", network("fixed", (4,), 4.0), task())
+    for method in ("zero", "split"):
+        _, carried = expand(net, units=2, method=method, is_born=True, key=KEY, state=state)
+        for moments in (carried[0].mu, carried[0].nu):
+            np.testing.assert_array_equal(moments.layers[0].weight[4:], 0)
+            np.testing.assert_array_equal(moments.readout.weight[:, 4:], 0)
+        np.testing.assert_array_equal(carried[0].mu.readout.weight[:, :4], state[0].mu.readout.weight)
+
+
+@pytest.mark.parametrize(
+    "shape, options, message",
+    [
+        (
+            {},
+            {"units": 1, "method": "splitt"},
+            r"`method` must be one of zero, .*'splitt'\. Did you mean 'split'\?",
+        ),
+        ({}, {"units": (1, 2, 3)}, r"`units` must be .* one for each of 2 layers; got \(1, 2, 3\)"),
+        ({}, {"units": -1}, r"`units` must be zero or more, .*; got -1"),
+        ({}, {"layers": -1}, r"`layers` must be zero or more; got -1"),
+        ({}, {}, r"`method` must be identity to add layers and another to add units; got zero for `units` 0"),
+        ({}, {"units": 1, "layers": 1, "method": "identity"}, "`method` must be identity to add layers"),
+        (
+            {},
+            {"units": 1, "method": "mutate", "scale": -1.0},
+            r"`scale` must be zero or more, .*got -1",
+        ),
+        ({}, {"units": 1, "key": None}, "`key` must be given for method zero"),
+        ({"sizes": 0.5}, {"units": 1, "method": "split"}, "`units` cannot be split in hidden layer 0"),
+        ({"capacity": (4, 3)}, {"layers": 1, "method": "identity"}, r"equal capacity; got \(4, 3\)"),
+        (
+            {"depth": 1.5},
+            {"units": (1, 2)},
+            r"`units` must be one number where there .*; got \(1, 2\)",
+        ),
+        (
+            {"depth": 1.5, "kind": "fixed", "sizes": [1.0, 2.0]},
+            {"units": 1, "is_born": True},
+            r"take part only where all layers have as many full units; got \(1, 2\)",
+        ),
+    ],
+)
+def test_refused(shape, options, message):
+    net = network(**shape)
+    with pytest.raises(ValueError, match=message):
+        expand(net, **{"key": KEY, **options})
+    assert eqx.tree_equal(net, network(**shape))

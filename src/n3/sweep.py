@@ -85,15 +85,8 @@ def sweep(
         recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
     block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
-
-    def on_devices(tree: PyTree) -> PyTree:
-        own = NamedSharding(mesh, PartitionSpec("runs"))
-        return jax.tree.map(lambda a: jax.device_put(a, own) if isinstance(a, np.ndarray) else a, tree)
-
-    arguments = jax.device_put(
-        jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys)),
-        NamedSharding(mesh, PartitionSpec("runs")),
-    )
+    padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys))
+    arguments = jax.device_put(padded, NamedSharding(mesh, PartitionSpec("runs")))
     start = time.perf_counter()
     drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
     whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
@@ -102,15 +95,14 @@ def sweep(
     state, tier, onward, history, now = whole, (), None, [], 0
     is_tiered = _is_tiered(recipe, runs * samples * int(stops[-1]))
     checks = _checks(recipe, stops) if is_tiered else stops
-    rows = max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)
-    for chunk in _chunks(checks, rows):
+    for chunk in _chunks(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
         onto = int(chunk[-1])
         wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
         if onward is None or wanted != tier:
             since, tier = time.perf_counter(), wanted
             whole = tiers.put_back(state, whole)
             first, onward = _program(replace(recipe, capacity=tier), block, mesh)
-            state = on_devices(tiers.cut(whole, jax.eval_shape(first, *arguments)))
+            state = _on_devices(tiers.cut(whole, jax.eval_shape(first, *arguments)), mesh)
             onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
             compile_seconds += time.perf_counter() - since
         state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
@@ -118,7 +110,7 @@ def sweep(
         now = onto
         progress(now)
     kept = np.flatnonzero(np.isin(checks, stops))
-    state = on_devices(tiers.put_back(state, whole))
+    state = _on_devices(tiers.put_back(state, whole), mesh)
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], state),
         records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
@@ -192,6 +184,12 @@ def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.nd
     width = -(-len(stops) // rows)
     rows = -(-len(stops) // width)
     return np.pad(stops, (0, rows * width - len(stops)), mode="edge").reshape(rows, width)
+
+
+def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The tree with what lies on the host shared out by runs."""
+    own = NamedSharding(mesh, PartitionSpec("runs"))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, own) if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def _padded(leaf: Array, total: int) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax import Array
 from jaxtyping import PyTree
 
 LEAST = 32
@@ -40,7 +41,7 @@ def cut(state: PyTree, like: PyTree) -> PyTree:
         A state of that structure. Leaves whose shape changes come back as NumPy arrays.
     """
 
-    def corner(leaf, shape):
+    def corner(leaf: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:
         return leaf if leaf.shape == shape else np.asarray(leaf)[tuple(map(slice, shape))]
 
     leaves, smaller = jax.tree.leaves(state), jax.tree.leaves(like)
@@ -51,7 +52,7 @@ def cut(state: PyTree, like: PyTree) -> PyTree:
 def put_back(part: PyTree, whole: PyTree) -> PyTree:
     """The whole state with its first units as they are in a part of it: what `cut` undoes."""
 
-    def filled(own, leaf):
+    def filled(own: Array | np.ndarray, leaf: Array | np.ndarray) -> Array | np.ndarray:
         if own.shape == leaf.shape:
             return own
         new = np.array(leaf)

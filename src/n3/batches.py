@@ -1,6 +1,6 @@
 """Batches: training samples as chunks of steps, from arrays or from anything that yields batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -22,6 +22,9 @@ class ArrayLike(Protocol):
 
 Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
 """Inputs and targets, samples first, or an iterable of batches of both."""
+
+
+Check = Callable[[Any], None]
 
 
 class Chunk(eqx.Module):
@@ -50,6 +53,10 @@ class ArraySource:
             yield from epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
             epoch += 1
 
+    def require(self, check: Check) -> None:
+        """See that the targets pass a check, which raises where they do not."""
+        check(self.targets)
+
     def chunks(self, steps: int) -> list[Chunk]:
         """The next steps."""
         rows = np.stack([next(self._rows) for _ in range(steps)])
@@ -72,6 +79,11 @@ class IterableSource:
             )
         self._next = self._endless()
         self._samples: int | None = None
+        self._check: Check | None = None
+
+    def require(self, check: Check) -> None:
+        """See that the targets of every batch pass a check, which raises where they do not."""
+        self._check = check
 
     def _endless(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         while True:
@@ -87,6 +99,8 @@ class IterableSource:
         runs: list[list[tuple[np.ndarray, np.ndarray]]] = []
         for _ in range(steps):
             pair = next(self._next)
+            if self._check is not None:
+                self._check(pair[1])
             if runs and _shapes(runs[-1][0]) == _shapes(pair):
                 runs[-1].append(pair)
             else:

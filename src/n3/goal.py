@@ -34,7 +34,7 @@ class Goal:
         """Targets as the losses take them, a sample a column: numbers, one-hot classes, or a row of 0 and 1."""
         if not self.is_classes or self.outputs == 1 or targets.ndim > 1:
             return targets.reshape(len(targets), -1).T.astype(jnp.float32)
-        return jax.nn.one_hot(targets, self.outputs, axis=0)
+        return jax.nn.one_hot(targets.astype(jnp.int32), self.outputs, axis=0)
 
     def outputs_of(self, model: PyTree, inputs: Array, key: PRNGKeyArray) -> PyTree:
         """Outputs of every sample, samples first; each with a key of its own where the model takes one."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from n3 import information, structure
 from n3.controllers import Information
 from n3.drive import InformationDrive
-from n3.grow import Grown
+from n3.grown import Grown
 from n3.program import activations
 from n3.settings import InformationConfig
 
@@ -20,6 +20,8 @@ TILE = 128
 """Samples whose activations are computed at once."""
 POOL = 2048
 """Training samples at which the units are looked, at most."""
+SETTLED = 1e-3
+"""Units from its aim at which a size counts as arrived; the participation changes by less than a thousandth."""
 
 
 class GrowthState(eqx.Module):
@@ -60,6 +62,10 @@ class Growth:
         """The state before the first look: no pull, no gradient."""
         zero = jax.tree.map(jnp.zeros_like, eqx.filter(grown.model, eqx.is_inexact_array))
         return GrowthState(_weight(grown), zero)
+
+    def is_due(self, done: int) -> bool:
+        """Whether the step after `done` steps begins with a look."""
+        return done % self.drive.every == 0 and done < self.drive.until
 
     @eqx.filter_jit
     def look(
@@ -121,6 +127,12 @@ class Growth:
     def paced(self, updates: Grown, gradient: Grown) -> Grown:
         """The optimiser's updates, with plain gradient descent for the sizes, which must have no momentum."""
         return eqx.tree_at(_weight, updates, -self.rate * _weight(gradient))
+
+    def settled(self, grown: Grown, state: GrowthState) -> Grown:
+        """The model with each size that has come within `SETTLED` of the units it is drawn to at just these."""
+        weight = _weight(grown)
+        is_there = jnp.abs(weight - state.best) < SETTLED
+        return eqx.tree_at(_weight, grown, jnp.where(is_there, state.best, weight))
 
 
 def growth_of(settings: InformationConfig, *, steps: int, is_classes: bool) -> Growth:

@@ -147,7 +147,7 @@ def parameters(
     Args:
         structure: Of a model.
         sizes: Effective units of each group.
-        inputs: Effective inputs of the model; positions of an image, a sequence or a kernel count as one.
+        inputs: Effective inputs of the model. Of `n` positions of an image or a kernel `sqrt(n)` count.
     """
 
     def count(part: Layout) -> Array | float:
@@ -155,7 +155,7 @@ def parameters(
             return sizes[part.group]
         if part.role == "input":
             return jnp.minimum(inputs, float(part.size))
-        return 1.0 if part.role == "position" else float(part.size)
+        return part.size**0.5 if part.role == "position" else float(part.size)
 
     total = jnp.zeros_like(inputs)
     for leaf in structure.leaves:

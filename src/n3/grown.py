@@ -1,4 +1,4 @@
-"""Grow: any Equinox model as one whose hidden layers choose how many of their channels take part."""
+"""Grown: any Equinox model as one whose hidden layers choose how many of their channels take part."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -87,7 +87,7 @@ def grow(
         mask: Ramp from size to participation, by its name in `n3.MASKS`.
 
     Returns:
-        A model that is called exactly like the given one. `n3.grow.compact_model` turns it back.
+        A model that is called exactly like the given one. `n3.grown.compact_model` turns it back.
 
     Raises:
         ValueError: If a layer cannot be grown, naming its path and the reason, or an argument is out of range.

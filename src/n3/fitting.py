@@ -1,6 +1,7 @@
-"""Fit: train a grown model, or any Equinox model, on arrays or on batches that something else yields."""
+"""Fitting: training of a grown model, or any Equinox model, on arrays or on batches from anywhere."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -10,18 +11,20 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3.batches import Chunk, Data, checked, is_arrays, source_of
 from n3.controllers import Information
 from n3.goal import Goal, LossOfOne, check_targets, goal_of
-from n3.grow import Grown
+from n3.grown import Grown
 from n3.growth import POOL, Growth, Pool, Prices, growth_of, prices_of
 from n3.progress import Progress
 from n3.settings import InformationConfig
+from n3.train import optimiser
 
 Model = TypeVar("Model", bound=eqx.Module)
+Schedule = Callable[[Any], Any]
+"""From a step's number to its learning rate, such as an Optax schedule."""
 RECORDS = 50
 """Records of a run, about."""
 CHUNK = 25
@@ -54,7 +57,7 @@ class Plan:
     """What of a run fixes the program; hashable, static under `jit`."""
 
     goal: Goal
-    optimiser: optax.GradientTransformation
+    learning_rate: float | Schedule
     growth: Growth | None
     target_size: float
     size_cost: float
@@ -64,7 +67,7 @@ class FitState(eqx.Module):
     """What changes while a model trains."""
 
     model: PyTree
-    moments: optax.OptState
+    moments: PyTree
     growth: PyTree
     count: Int[Array, ""]
 
@@ -77,7 +80,7 @@ def fit(
     steps: int,
     key: PRNGKeyArray,
     loss: str | LossOfOne | None = None,
-    learning_rate: float | optax.Schedule = 1e-3,
+    learning_rate: float | Schedule = 1e-3,
     batch: int = 64,
     information: InformationConfig | None = None,
     target_size: float | None = None,
@@ -115,6 +118,7 @@ def fit(
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
     inputs, targets = source.pool(POOL)
     goal = goal_of(_user_model(model), inputs, targets, loss)
+    source.require(partial(check_targets, goal, name="train_data"))
     growth, pool, prices = None, None, None
     if isinstance(model, Grown) and isinstance(model.controller, Information):
         settings = information or InformationConfig()
@@ -122,25 +126,26 @@ def fit(
         pool, prices = Pool(inputs, goal.columns(targets)), prices_of(settings, source.samples, inputs)
     plan = Plan(
         goal=goal,
-        optimiser=optax.adam(learning_rate),
+        learning_rate=learning_rate,
         growth=growth,
         target_size=_target_size(model, target_size),
         size_cost=size_cost,
     )
-    moments = plan.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    moments = optimiser("adam", learning_rate).init(eqx.filter(model, eqx.is_inexact_array))
     state = FitState(model, moments, growth and growth.start(model), jnp.asarray(0))
     recorder = Recorder(goal, validation_data, every=-(-steps // RECORDS))
     with Progress("fit", steps, 1, quiet) as report:
         done = 0
         while done < steps and recorder.diverged_at is None:
-            if growth and growth.drive.is_due(done):
+            if growth and growth.is_due(done):
                 state = _looked(growth, state, pool, prices)
             length = min(growth.drive.every if growth else CHUNK, steps - done)
             for chunk in source.chunks(length):
-                check_targets(goal, chunk.targets, name="train_data")
                 state, losses = _advance(plan, state, chunk, dropout_key)
                 recorder.add(done, np.asarray(losses))
                 done += len(losses)
+            if growth and done == steps:
+                state = eqx.tree_at(lambda s: s.model, state, growth.settled(state.model, state.growth))
             recorder.record(done, state.model, is_last=done == steps)
             report(done)
     return state.model, recorder.history()
@@ -243,7 +248,8 @@ def _step(plan, state, inputs, targets, key):
     (_, loss), gradient = objective(state.model)
     gradient = plan.growth.added(gradient, state.model, state.growth) if plan.growth else gradient
     with jax.numpy_dtype_promotion("standard"):
-        updates, moments = plan.optimiser.update(gradient, state.moments, state.model)
+        rule = optimiser("adam", plan.learning_rate)
+        updates, moments = rule.update(gradient, state.moments, state.model)
     updates = plan.growth.paced(updates, gradient) if plan.growth else updates
     return FitState(eqx.apply_updates(state.model, updates), moments, state.growth, state.count + 1), loss
 

@@ -1,6 +1,6 @@
 """Convolution: a small network on digits that chooses its channels, against the same that does not.
 
-    uv run --extra data benchmarks/convolution.py [--quick] [--seeds N] [--out FILE]
+    uv run --extra data benchmarks/convolution.py [--quick] [--seeds N ...] [--out FILE]
 
 The network has two convolutions (16 and 32 channels), pooling after each, a hidden linear layer (64 units) and
 ten logits, on images of 8 x 8 pixels. Four networks of each seed, by Adam with a cosine to zero:
@@ -167,11 +167,11 @@ def main() -> None:
     """Run the benchmark and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed and few steps, to see that it runs")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="where to write the JSON object as well")
     options = parser.parse_args()
-    seeds, steps, rounds = (1, 100, 5) if options.quick else (options.seeds, 1_500, 100)
-    found = [run(seed, steps) for seed in range(seeds)]
+    seeds, steps, rounds = ([0], 100, 5) if options.quick else (options.seeds, 1_500, 100)
+    found = [run(seed, steps) for seed in seeds]
     _, full, compacted = found[0]
     report = {
         "steps": steps,

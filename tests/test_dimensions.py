@@ -35,7 +35,9 @@ def test_sums_are_refined_as_well():
 def test_cuts_that_do_not_fit_are_noted_on_all_of_them():
     left, right = [Dimension(6), Dimension(4)], [Dimension(4), Dimension(6)]
     align(left, right, is_sum=False)
-    assert all("cut" in next(iter(atom.notes)) for side in (left, right) for own in side for atom in own.atoms())
+    assert all(
+        "cut" in next(iter(atom.notes)) for side in (left, right) for own in side for atom in own.atoms()
+    )
 
 
 def test_a_product_that_is_also_a_sum_is_noted():

@@ -1,4 +1,4 @@
-"""Norms: full participation is Equinox's norm, masked channels are as if absent, and no optimiser trains a mask."""
+"""Norms: full participation is Equinox's norm, masked channels are as if absent, and nothing trains a mask."""
 
 import equinox as eqx
 import jax
@@ -22,7 +22,9 @@ def drawn(norm, key):
     """A norm with weights of its own."""
     leaves, treedef = jax.tree.flatten(norm)
     keys = jr.split(key, len(leaves) + 1)
-    return jax.tree.unflatten(treedef, [jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=False)])
+    return jax.tree.unflatten(
+        treedef, [jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=False)]
+    )
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "four groups"])

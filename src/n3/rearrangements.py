@@ -55,6 +55,39 @@ def _squeeze(equation, values, sums):
     return [values[0].keeping([axis for axis in range(len(values[0].axes)) if axis not in gone])]
 
 
+def _tile(equation, values, sums):
+    (value,), axes = values, []
+    for dimension, times in zip(value.axes, equation.params["reps"], strict=True):
+        whole = Dimension(dimension.size * times)
+        whole.consist_of((Dimension(times), dimension), is_sum=False)
+        axes.append(whole)
+    return [Value(tuple(axes), value.gates, value.is_data)]
+
+
+def _stack(equation, values, sums):
+    new = equation.params["axis"]
+    first, *others = values
+    for value in others:
+        for own, other in zip(first.axes, value.axes, strict=True):
+            own.join(other)
+    axes, gates = list(first.axes), [Gates.intersection(*own) for own in _columns(values)]
+    axes.insert(new, Dimension(len(values)))
+    gates.insert(new, Gates())
+    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+
+
+def _unstack(equation, values, sums):
+    (value,), gone = values, equation.params["axis"]
+    value.axes[gone].note(f"they are taken apart by {named(equation)}")
+    rest = value.keeping([axis for axis in range(len(value.axes)) if axis != gone])
+    return [rest for _ in equation.outvars]
+
+
+def _columns(values):
+    """Gates of each axis, of all values."""
+    return [[value.gates[axis] for value in values] for axis in range(len(values[0].axes))]
+
+
 def _concatenate(equation, values, sums):
     along = equation.params["dimension"]
     axes = [Dimension(size) for size in shape_of(equation)]
@@ -64,7 +97,7 @@ def _concatenate(equation, values, sums):
             continue
         for value in values:
             own.join(value.axes[axis])
-    gates = [Gates.intersection(*(value.gates[axis] for value in values)) for axis in range(len(axes))]
+    gates = [Gates.intersection(*own) for own in _columns(values)]
     return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
 
 
@@ -143,6 +176,9 @@ REARRANGEMENTS: Mapping[str, Rule] = MappingProxyType(
         "reshape": _reshape,
         "transpose": _transpose,
         "squeeze": _squeeze,
+        "tile": _tile,
+        "stack": _stack,
+        "unstack": _unstack,
         "concatenate": _concatenate,
         "split": _split,
         "gather": _gather,

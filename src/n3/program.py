@@ -58,9 +58,7 @@ def activations(
     return tuple(mean_of_units(value, tap, group) for group, (value, tap) in pairs)
 
 
-def operands(
-    program: ClosedJaxpr, arguments: Sequence[Array], wanted: Sequence[tuple[int, int]]
-) -> list[Array]:
+def operands(program: ClosedJaxpr, arguments: Sequence[Array], wanted: Sequence[tuple[int, int]]) -> list[Any]:
     """Run a program and return operands of some of its summing operations.
 
     Args:
@@ -73,7 +71,7 @@ def operands(
     def is_needed(inner: ClosedJaxpr) -> bool:
         return any(count <= place < count + sums_in(inner) for place, _ in wanted)
 
-    def visit(equation: Any, values: list[Array]) -> list[Array]:
+    def visit(equation: Any, values: list[Any]) -> list[Any]:
         nonlocal count
         inner = called(equation)
         if equation.primitive.name in SUMMING:

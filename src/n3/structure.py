@@ -216,7 +216,7 @@ def _mapped(
     """A tree with the leaves of a structure changed: from those of another tree, or from its own."""
     leaves = {leaf.path: leaf for leaf in structure.leaves}
 
-    def changed(path: Any, array: Array, other: Array) -> Array:
+    def changed(path: Any, array: Any, other: Any) -> Any:
         name = jax.tree_util.keystr(path)
         return change(leaves[name], other) if name in leaves else array
 

@@ -27,6 +27,10 @@ from .expansion import expand as expand
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run
+from .fitting import History as History
+from .fitting import fit as fit
+from .grown import Grown as Grown
+from .grown import grow as grow
 from .losses import LossTerms as LossTerms
 from .losses import LossWeights as LossWeights
 from .losses import Samples as Samples
@@ -34,6 +38,7 @@ from .losses import objective as objective
 from .masks import MASKS as MASKS
 from .masks import participation as participation
 from .model import GrowingMLP as GrowingMLP
+from .norms import ParticipatingNorm as ParticipatingNorm
 from .plotting import figures as figures
 from .plotting import plot_final_losses as plot_final_losses
 from .plotting import plot_fit as plot_fit

@@ -115,7 +115,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     if recipe.rescale_size_input:
         net = with_rescaled_size_input(net, hypers.target_size)
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
-    moments = _optimiser(recipe, hypers).init(net)
+    moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
     return TrainState(net, moments, jnp.arange(samples), order_key, jnp.asarray(-1), drive)
 
@@ -140,7 +140,8 @@ def step(
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
     gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
-        updates, moments = _optimiser(recipe, hypers).update(gradient, state.moments, state.net)
+        rule = optimiser(recipe.optimiser, hypers.learning_rate)
+        updates, moments = rule.update(gradient, state.moments, state.net)
     updates = recipe.drive.paced(updates, gradient, hypers.drive) if recipe.drive else updates
     if recipe.schedule == "cosine":
         factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
@@ -236,9 +237,9 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     )
 
 
-def _optimiser(recipe: Recipe, hypers: Hypers) -> optax.GradientTransformation:
-    """The optimiser at a traced learning rate; it holds no state."""
-    return {"adam": optax.adam, "sgd": optax.sgd}[recipe.optimiser](hypers.learning_rate)
+def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """The optimiser `adam` or `sgd` at a learning rate, traced or a schedule; it holds no state."""
+    return {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
 
 
 def _gradient(

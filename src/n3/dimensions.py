@@ -1,0 +1,163 @@
+"""Dimensions: which axes of a program are one and the same, and how some are products or sums of others.
+
+An axis of an array is a `Dimension`. Operations join the axes that must have the same length for ever, such as
+both sides of an addition; a reshape says that one axis is the product of others, a concatenation that it is
+their sum. What is left in the end are atoms, each of which can be made shorter wherever it occurs at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Dimension:
+    """An axis, or a part of one; joined dimensions are one, and notes say why it cannot become shorter."""
+
+    def __init__(self, size: int, *, notes: dict[str, bool] | None = None, role: str = ""):
+        self.size = size
+        self.notes = dict(notes or {})
+        """Why its length is fixed; True where it is the task's own, an input or an output of the model."""
+        self.role = role
+        """`position` along an image or a sequence, `input` of the model, or nothing."""
+        self.parts: tuple[Dimension, ...] = ()
+        self.is_sum = False
+        self._same: Dimension | None = None
+
+    @property
+    def root(self) -> "Dimension":
+        """The one that stands for all that were joined with this."""
+        here = self
+        while here._same is not None:
+            here = here._same
+        return here
+
+    def note(self, text: str, *, is_end: bool = False) -> None:
+        """Fix the length, for the reason that `text` gives."""
+        for atom in self.atoms():
+            atom.notes.setdefault(text, is_end)
+
+    def atoms(self) -> "list[Dimension]":
+        """What the axis is made of, down to dimensions without parts; nothing for a length of 1."""
+        root = self.root
+        if root.parts:
+            return [atom for part in root.parts for atom in part.atoms()]
+        return [root] if root.size > 1 else []
+
+    def factors(self) -> "list[Dimension]":
+        """What the axis is a product of, the slowest index first; a sum counts as one factor."""
+        root = self.root
+        if root.parts and not root.is_sum:
+            return [factor for part in root.parts for factor in part.factors()]
+        return [root] if root.size > 1 else []
+
+    def terms(self) -> "list[Dimension]":
+        """What the axis is a concatenation of; a product counts as one term."""
+        root = self.root
+        return [term for part in root.parts for term in part.terms()] if root.is_sum else [root]
+
+    def consist_of(self, parts: "Sequence[Dimension]", *, is_sum: bool) -> None:
+        """Say that this one, so far without parts, is the product or the sum of some."""
+        root = self.root
+        root.parts, root.is_sum = tuple(parts), is_sum
+        for text, is_end in root.notes.items():
+            root.note(text, is_end=is_end)
+
+    def join(self, other: "Dimension") -> None:
+        """Say that the two have the same length and the same indices."""
+        kept, gone = self.root, other.root
+        if kept is gone:
+            return
+        if not kept.parts:
+            kept, gone = gone, kept
+        if not gone.parts:
+            gone._same = kept
+            for atom in kept.atoms():
+                atom.role = atom.role or gone.role
+            for text, is_end in gone.notes.items():
+                kept.note(text, is_end=is_end)
+        elif kept.is_sum == gone.is_sum:
+            split = Dimension.terms if kept.is_sum else Dimension.factors
+            align(split(kept), split(gone), is_sum=kept.is_sum)
+        else:
+            _refuse((kept, gone))
+
+
+def align(left: Sequence[Dimension], right: Sequence[Dimension], *, is_sum: bool) -> None:
+    """Join two ways to cut the same axis, cutting further where one is finer than the other.
+
+    Args:
+        left: Parts whose product (or sum) is the axis, the slowest index first.
+        right: Other parts of the same axis.
+        is_sum: Whether the parts add up instead of multiplying.
+    """
+    neutral = 0 if is_sum else 1
+    pending, others = ([part for part in side if part.size != neutral] for side in (left, right))
+    while pending and others:
+        if pending[0].size > others[0].size:
+            pending, others = others, pending
+        small, large = pending.pop(0), others.pop(0)
+        if small.size == large.size:
+            small.join(large)
+            continue
+        rest, left_over = (large.size - small.size, 0) if is_sum else divmod(large.size, small.size)
+        if left_over or large.root.parts:
+            _refuse((small, large, *pending, *others))
+            return
+        first, second = Dimension(small.size, role=large.root.role), Dimension(rest, role=large.root.role)
+        large.consist_of((first, second), is_sum=is_sum)
+        small.join(first)
+        others.insert(0, second)
+
+
+def _refuse(dimensions: Sequence[Dimension]) -> None:
+    for dimension in dimensions:
+        dimension.note("they are cut in ways that do not fit into each other")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the units of each group lie along an axis: an expression that outlives the dimensions.
+
+    Either a fixed number of places, or the units of a group, or a product or a sum of other layouts.
+    """
+
+    size: int
+    role: str = ""
+    """Of fixed places: `position`, `input` or nothing, as in `Dimension`."""
+    group: int = -1
+    """Of units: their group; -1 for everything else."""
+    parts: "tuple[Layout, ...]" = ()
+    is_sum: bool = False
+
+    def fold(
+        self,
+        leaf: "Callable[[Layout], T]",
+        product: Callable[[T, T], T],
+        total: Callable[[Sequence[T]], T],
+    ) -> T:
+        """Value of the expression, given those of its leaves and what product and sum make of their parts."""
+        if not self.parts:
+            return leaf(self)
+        values = [part.fold(leaf, product, total) for part in self.parts]
+        if self.is_sum:
+            return total(values)
+        result = values[0]
+        for value in values[1:]:
+            result = product(result, value)
+        return result
+
+    def groups(self) -> Iterator[int]:
+        """Groups whose units lie along the axis."""
+        if self.group >= 0:
+            yield self.group
+        for part in self.parts:
+            yield from part.groups()
+
+
+def layout_of(dimension: Dimension, groups: Mapping[Dimension, int]) -> Layout:
+    """The layout of an axis, where `groups` numbers the atoms that are groups of units."""
+    root = dimension.root
+    parts = tuple(layout_of(part, groups) for part in root.parts)
+    return Layout(root.size, root.role, groups.get(root, -1), parts, root.is_sum)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from n3 import prices
 from n3.records import RunRecord, versions
+from n3.tables import aligned
 
 FLOOR = float(np.finfo(np.float32).tiny)
 """Least loss that enters a logarithm or a ratio: a loss of zero counts as the least normal float32."""
@@ -191,7 +192,7 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    return "\n\n".join([title, *(_aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)])
+    return "\n\n".join([title, *(aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)])
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
@@ -292,9 +293,3 @@ def _summarise_arm(results):
     arm["test_metric"]["name"] = results.attrs["metric"]
     seeds, steps = (results[name].values[diverged].tolist() for name in ("seed", "diverged_at"))
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
-
-
-def _aligned(lines):
-    rows = [line.split("|") for line in lines]
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)

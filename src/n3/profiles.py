@@ -35,7 +35,7 @@ def performance_profile(
 
     Args:
         tasks: Final losses of the runs of each task; one that diverged (NaN or infinite) reaches no threshold.
-        thresholds: Losses to be reached.
+        thresholds: Losses to be reached, finite.
         level: Coverage of the pointwise interval, in `(0, 1)`.
         resamples: Bootstrap resamples, stratified by task.
         seed: Seed of the resampling.
@@ -49,7 +49,7 @@ def performance_profile(
     """
 
     def share(strata: Sequence[np.ndarray]) -> np.ndarray:
-        reached = [np.searchsorted(_ranked(runs), thresholds, side="right") / len(runs) for runs in strata]
+        reached = [np.searchsorted(np.sort(runs), thresholds, side="right") / len(runs) for runs in strata]
         return np.mean(reached, axis=0)
 
     low, high = stratified_bootstrap(tasks, share, level=level, resamples=resamples, seed=seed)
@@ -97,10 +97,6 @@ def probability_of_improvement(
     both = [*a, *b]
     low, high = stratified_bootstrap(both, probability, level=level, resamples=resamples, seed=seed)
     return Estimate(probability(both), float(low), float(high))
-
-
-def _ranked(runs):
-    return np.sort(np.where(np.isfinite(runs), runs, np.nan))  # NaN goes last: it reaches nothing
 
 
 def _lower(own, other):

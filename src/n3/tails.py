@@ -78,9 +78,13 @@ def stuck_fraction(losses: Float[np.ndarray, " runs"], *, above: float, level: f
     """
     if not losses.size:
         raise ValueError("`losses` must hold one run or more; got none.")
-    count = int((~(losses <= above)).sum())  # NaN is at most nothing
-    found = stats.binomtest(count, losses.size).proportion_ci(level, method="wilson")
-    return Estimate(count / losses.size, float(found.low), float(found.high))
+    return share_of(int((~(losses <= above)).sum()), losses.size, level=level)  # NaN is at most nothing
+
+
+def share_of(count: int, total: int, *, level: float = 0.95) -> Estimate:
+    """A count as a share of a positive total, with Wilson's interval."""
+    found = stats.binomtest(count, total).proportion_ci(level, method="wilson")
+    return Estimate(count / total, float(found.low), float(found.high))
 
 
 def _of_ranked(known):

@@ -11,9 +11,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3 import prices
+from n3 import prices, tables
 from n3.records import RunRecord, versions
-from n3.tables import aligned
 
 FLOOR = float(np.finfo(np.float32).tiny)
 """Least loss that enters a logarithm or a ratio: a loss of zero counts as the least normal float32."""
@@ -192,7 +191,9 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    return "\n\n".join([title, *(aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)])
+    return "\n\n".join(
+        [title, *(tables.aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)]
+    )
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:

@@ -9,6 +9,7 @@ from n3.grid import Study
 Measure = Literal[
     "ratio of means",
     "ratio of medians",
+    "probability",
     "wins",
     "geometric ratio",
     "mean",
@@ -24,6 +25,7 @@ NEUTRAL: Mapping[str, float] = {
     "ratio of means": 1.0,
     "ratio of medians": 1.0,
     "geometric ratio": 1.0,
+    "probability": 0.5,
     "wins": 0.5,
 }
 """Value at which neither side is ahead, of the measures that compare two."""
@@ -63,8 +65,8 @@ class Claim:
 
     @property
     def favours_growing_above(self) -> bool:
-        """Whether growing is ahead above the neutral value: it has more wins, or the other has more loss."""
-        return (self.of[0] == "growing") == (self.measure == "wins")
+        """Whether growing is ahead above the neutral value: it wins more often, or the other has more loss."""
+        return (self.of[0] == "growing") == (self.measure in ("probability", "wins"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,8 @@ def reproduction(name: str, *, trials: int | None = None, quick: bool = False) -
         raise ValueError(f"`trials` must lie in [1, {full}]; got {trials}.")
     kept = trials or (min(QUICK_TRIALS, full) if quick else full)
     parts = (_with_trials(_shortened(part) if quick else part, kept) for part in made.parts)
-    return replace(made, parts=tuple(part for part in parts if part is not None))
+    title = f"{made.title}; CUT SHORT, so no verdict counts" if quick else made.title
+    return replace(made, title=title, parts=tuple(part for part in parts if part is not None))
 
 
 def _auxiliary(task: str, *, steps: int, **run: Any) -> Experiment:

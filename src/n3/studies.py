@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from n3 import grid, groups
+from n3.analysis import FINAL, final_values
 from n3.experiment import find_devices
 from n3.grid import Study
 from n3.records import Results, RunDirectory, device_name, join, read_results, unfold
+from n3.tables import aligned
 
 
 def prepare(study: Study, directory: Path) -> int:
@@ -114,6 +116,21 @@ def run(study: Study, directory: Path, *, quiet: bool = False) -> Results:
     for index in range(prepare(study, directory)):
         train_group(str(directory), index, device=device, quiet=quiet)
     return collect(directory)
+
+
+def table(results: Results, study: Study) -> str:
+    """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
+    folded = results.stack(cell=[axis.name for axis in study.axes]) if study.axes else results
+    final = final_values(folded.transpose("cell", ...))
+    rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
+    for index, cell in enumerate(study.cells):
+        for arm in study.base.run.arms:
+            own = final.isel(cell=index).sel(arm=arm)
+            known = own.where(np.isfinite(own["test_loss"]), drop=True)
+            lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
+            medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
+            rows.append("|".join([*(str(grid.label(value)) for value in cell.values()), arm, *medians, lost]))
+    return aligned(rows)
 
 
 def _folder(directory: Path, index: int) -> Path:

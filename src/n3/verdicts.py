@@ -3,43 +3,19 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from n3.analysis import bootstrap_interval, compare, final_values
-from n3.claims import NEUTRAL, Claim, Part, Reproduction
-from n3.grid import label
-from n3.records import Results
+from n3.analysis import bootstrap_interval, compare
+from n3.claims import NEUTRAL, Claim, Reproduction
+from n3.contenders import Trained, gathered, law_of
+from n3.profiles import probability_of_improvement
 from n3.resampling import Estimate
-from n3.scaling import power_law
 from n3.tails import share_of, stuck_fraction, stuck_threshold
 
 Word = Literal["reproduced", "not reproduced", "reversed by control", "-"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A part of a reproduction with the last step of its runs."""
-
-    part: Part
-    values: Mapping[str, Float[np.ndarray, "cells arms seeds"]]
-    """`test_loss`, `accuracy`, `final_size`, `active_parameters`: NaN in runs that diverged."""
-    seeds: tuple[int, ...]
-
-    @classmethod
-    def of(cls, part: Part, results: Results) -> "Trained":
-        """The part with what `studies.run` returned for it."""
-        final = final_values(results).transpose("cell", "arm", "seed")
-        values = {name: each.values for name, each in final.items()}
-        values["accuracy"] = values["test_metric"]
-        if "confusion" in results:
-            counts = (
-                results["confusion"].transpose("cell", "arm", "seed", "true_class", "predicted_class").values
-            )
-            values["accuracy"] = np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1))
-        return cls(part=part, values=values, seeds=tuple(results["seed"].values.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +60,6 @@ def measured(claim: Claim, trained: Sequence[Trained], of: tuple[str, ...]) -> E
     return _MEASURES[claim.measure](*sides) if all(sides) else None
 
 
-def gathered(
-    trained: Sequence[Trained], contender: str, name: str, where: Mapping[str, Any]
-) -> dict[tuple[tuple[float, ...], int], float]:
-    """A value of every run of a contender, by the cell's labels in the ranges of `where` and by seed."""
-    found = {}
-    ranges = [setting for setting, wanted in where.items() if isinstance(wanted, tuple)]
-    for own in trained:
-        arms = [arm for arm, called in own.part.contenders().items() if called == contender]
-        for index, cell in enumerate(own.part.study.cells):
-            labels = {setting: label(value) for setting, value in cell.items()}
-            if not arms or not _fits(labels, where):
-                continue
-            key = tuple(labels[setting] for setting in ranges if setting in labels)
-            row = own.values[name][index, own.part.study.base.run.arms.index(arms[0])]
-            found |= {(key, seed): float(value) for seed, value in zip(own.seeds, row, strict=True)}
-    return found
-
-
 def judge(claim: Claim, ours: Estimate, controls: Mapping[str, Estimate]) -> Word:
     """One word for a claim, by the rule of `verdicts`; a dash where there is no reference."""
     if claim.reference is None:
@@ -131,33 +89,25 @@ def _agrees(reference, ours, ours_side, neutral, favours_above):
     return meets and (not known or known == ours_side)
 
 
-def _fits(labels, where):
-    for setting, wanted in where.items():
-        own = labels.get(setting, None)
-        if own is None:
-            continue
-        if not (wanted[0] <= own < wanted[1] if isinstance(wanted, tuple) else own == wanted):
-            return False
-    return True
-
-
 def _paired(a, b):
     keys = sorted(a.keys() & b.keys())
     return np.array([a[key] for key in keys]), np.array([b[key] for key in keys])
 
 
-def _of_comparison(name):
-    def measure(a, b):
-        found = compare(*_paired(a, b))
-        return Estimate(getattr(found, name), *getattr(found, f"{name}_ci95"))
-
-    return measure
+def _compared(name, a, b):
+    found = compare(*_paired(a, b))
+    return Estimate(getattr(found, name), *getattr(found, f"{name}_ci95"))
 
 
 def _wins(a, b):
     own, other = _paired(a, b)
     known = np.isfinite(own) & np.isfinite(other)
     return share_of(int((own < other)[known].sum()), int(known.sum())) if known.any() else None
+
+
+def _probability(a, b):
+    """Over all pairs of runs, whatever their seeds: `wins` is that of runs with the same seed."""
+    return probability_of_improvement(*([np.array(list(side.values()))] for side in (a, b)), resamples=1000)
 
 
 def _geometric_ratio(a, b):
@@ -176,12 +126,9 @@ def _means_by_cell(side):
     return {cell: np.mean(values) for cell, values in known.items()}
 
 
-def _statistic(function):
-    def measure(values, *_):
-        known = np.array([value for value in values.values() if math.isfinite(value)])
-        return Estimate(float(function(known)), *bootstrap_interval(known, function)) if known.size else None
-
-    return measure
+def _over_runs(statistic, values):
+    known = np.array([value for value in values.values() if math.isfinite(value)])
+    return Estimate(float(statistic(known)), *bootstrap_interval(known, statistic)) if known.size else None
 
 
 def _stuck(losses, other):
@@ -189,26 +136,21 @@ def _stuck(losses, other):
     return stuck_fraction(own, above=stuck_threshold(own, others))
 
 
-def _of_law(name):
-    def measure(losses):
-        sizes, seeds = (sorted({key[place] for key in losses}) for place in (0, 1))
-        if len(sizes) < 4:
-            return None
-        matrix = np.array([[losses.get((size, seed), math.nan) for seed in seeds] for size in sizes])
-        return getattr(power_law(np.array(sizes, float)[:, 0], matrix), name)
-
-    return measure
+def _of_law(name, losses):
+    law = law_of(losses)
+    return None if law is None else getattr(law, name)
 
 
 _MEASURES: Mapping[str, Callable[..., Estimate | None]] = {
-    "ratio of means": _of_comparison("ratio_of_means"),
-    "ratio of medians": _of_comparison("ratio_of_medians"),
+    "ratio of means": partial(_compared, "ratio_of_means"),
+    "ratio of medians": partial(_compared, "ratio_of_medians"),
+    "probability": _probability,
     "wins": _wins,
     "geometric ratio": _geometric_ratio,
-    "mean": _statistic(np.mean),
-    "accuracy": _statistic(np.mean),
-    "size": _statistic(np.median),
+    "mean": partial(_over_runs, np.mean),
+    "accuracy": partial(_over_runs, np.mean),
+    "size": partial(_over_runs, np.median),
     "stuck": _stuck,
-    "slope": _of_law("slope"),
-    "exponent": _of_law("exponent"),
+    "slope": partial(_of_law, "slope"),
+    "exponent": partial(_of_law, "exponent"),
 }

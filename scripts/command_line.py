@@ -2,8 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -24,20 +24,31 @@ class Arguments:
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print shapes, parameters, memory and planned runs; compile and write nothing."""
 
+    def experiment(self) -> Experiment:
+        """The experiment of these flags; a bad value raises ValueError."""
+        return Experiment(**{name: getattr(self, name) for name in (*PARTS, "run")})
+
+
+PARTS = ("task", "network", "training", "information")
+T = TypeVar("T", bound=Arguments)
+R = TypeVar("R")
+
 
 def parse(description: str | None) -> tuple[Experiment, bool]:
     """The experiment that the command line asks for, and whether to only describe it.
 
     Ends the process with code 2 and one sentence where a flag or value is wrong.
     """
+    return read(Arguments, description, lambda parsed: (parsed.experiment().resolved(), parsed.dry_run))
+
+
+def read(kind: type[T], description: str | None, made: Callable[[T], R]) -> R:
+    """What is made of the command line's flags; ends the process as `parse` where one is wrong."""
     words = _expanded(sys.argv[1:])
     try:
         first = Experiment.load(_config_file(words)) if _config_file(words) else Experiment()
-        parts = {name: getattr(first, name) for name in ("task", "network", "training", "information")}
-        default = Arguments(**parts, run=_unnamed(first.run))
-        parsed = tyro.cli(Arguments, args=words, default=default, description=description)
-        experiment = Experiment(**{name: getattr(parsed, name) for name in (*parts, "run")})
-        return experiment.resolved(), parsed.dry_run
+        default = kind(**{name: getattr(first, name) for name in PARTS}, run=_unnamed(first.run))
+        return made(tyro.cli(kind, args=words, default=default, description=description))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3 import prices
+from n3 import prices, tables
 from n3.records import RunRecord, versions
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -191,7 +191,9 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    return "\n\n".join([title, *(_aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)])
+    return "\n\n".join(
+        [title, *(tables.aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)]
+    )
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
@@ -292,9 +294,3 @@ def _summarise_arm(results):
     arm["test_metric"]["name"] = results.attrs["metric"]
     seeds, steps = (results[name].values[diverged].tolist() for name in ("seed", "diverged_at"))
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
-
-
-def _aligned(lines):
-    rows = [line.split("|") for line in lines]
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)

@@ -1,9 +1,13 @@
 """Plotting: figures of a finished experiment, from what the analysis gives; nothing is computed here."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.animation import PillowWriter as PillowWriter  # this and the next for `plotting_growth`
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection as LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -70,13 +74,13 @@ def plot_losses(record: RunRecord) -> Figure:
     for name, style in (("train_loss", "--"), ("test_loss", "-")):
         quartiles = bands(record.results, name)
         for arm in _arms(record):
-            _draw_band(axes, record.results["step"], quartiles.sel(arm=arm), COLOURS[arm], style)
+            draw_band(axes, record.results["step"], quartiles.sel(arm=arm), COLOURS[arm], style)
     axes.set(xlabel="optimiser step", ylabel=f"loss ({_loss_unit(record)})")
     axes.set_yscale(_loss_scale(quartiles))
     styles = [
         Line2D([], [], color="black", linestyle=s, label=n) for n, s in (("test", "-"), ("training", "--"))
     ]
-    _add_legend(figure, [*_arm_handles(record), *styles, _band_handle("quartiles")])
+    add_legend(figure, [*_arm_handles(record), *styles, band_key("quartiles")])
     return figure
 
 
@@ -89,13 +93,13 @@ def plot_sizes(record: RunRecord) -> Figure:
         for below, arm in enumerate(_arms(record)):
             own = quartiles.sel(arm=arm).isel(layer=layer)
             width = max(1.0, 3.4 - 0.9 * below)  # arms of equal size show under one another
-            _draw_band(axes, record.results["step"], own, COLOURS[arm], style, width=width)
+            draw_band(axes, record.results["step"], own, COLOURS[arm], style, width=width)
     for units in set(capacity):
         axes.axhline(units, color="black", linestyle=":", zorder=3)
     axes.set(xlabel="optimiser step", ylabel="size (effective units)", ylim=(0, 1.08 * max(capacity)))
     styles = [Line2D([], [], color="black", linestyle=s, label=f"layer {n + 1}") for n, s in layers]
     limit = Line2D([], [], color="black", linestyle=":", label="capacity")
-    _add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], limit, _band_handle("quartiles")])
+    add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], limit, band_key("quartiles")])
     return figure
 
 
@@ -110,14 +114,14 @@ def plot_information(record: RunRecord) -> Figure:
         for layer in layers:
             for arm in _arms(record):
                 own, style = quartiles.sel(arm=arm).isel(layer=layer), _LAYER_STYLES[layer % len(_LAYER_STYLES)]
-                _draw_band(axes, record.results["step"], own, COLOURS[arm], style)
+                draw_band(axes, record.results["step"], own, COLOURS[arm], style)
         unit = "effective units" if name == "size" else "nats"
         axes.set(xlabel="optimiser step", ylabel=f"{name} ({unit})")
     styles = [
         Line2D([], [], color="black", linestyle=_LAYER_STYLES[n % len(_LAYER_STYLES)], label=f"layer {n + 1}")
         for n in layers
     ]
-    _add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], _band_handle("quartiles")])
+    add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], band_key("quartiles")])
     return figure
 
 
@@ -136,7 +140,7 @@ def plot_final_losses(record: RunRecord) -> Figure:
     axes.set(xlabel=f"final test loss ({_loss_unit(record)})", ylabel="share of runs", ylim=(0, 1.03))
     axes.set_xscale(_loss_scale(distribution))
     median = Line2D([], [], color="black", linestyle=":", label="median")
-    _add_legend(figure, [*_arm_handles(record), median])
+    add_legend(figure, [*_arm_handles(record), median])
     return figure
 
 
@@ -171,7 +175,7 @@ def plot_price_path(record: RunRecord) -> Figure:
     left.margins(x=0.08, y=0.3)  # room for the numbers
     right.set(xlabel="price (nats per sample and unit)", ylabel="final size (effective units)", xscale="log")
     point = Line2D([], [], color=colour, marker=".", label="median and quartiles")
-    _add_legend(figure, [point, Line2D([], [], **mark, label="price picked")])
+    add_legend(figure, [point, Line2D([], [], **mark, label="price picked")])
     return figure
 
 
@@ -189,11 +193,11 @@ def plot_fit(record: RunRecord) -> Figure:
     lower.axhline(0, color="black", linewidth=0.8)
     for arm in _arms(record):
         own = curves.sel(arm=arm)
-        _draw_band(upper, own["input"], own, COLOURS[arm], "-")
-        _draw_band(lower, own["test_input"], own, COLOURS[arm], "-", prefix="residual_")
+        draw_band(upper, own["input"], own, COLOURS[arm], "-")
+        draw_band(lower, own["test_input"], own, COLOURS[arm], "-", prefix="residual_")
     upper.set(ylabel=names["target_name"], title=f"{names['task']}: fit")
     lower.set(xlabel=results["inputs_feature"].item(), ylabel="prediction - target")
-    _add_legend(figure, [*_arm_handles(record), *points, _band_handle("quartiles")])
+    add_legend(figure, [*_arm_handles(record), *points, band_key("quartiles")])
     return figure
 
 
@@ -213,7 +217,7 @@ def plot_regions(record: RunRecord) -> Figure:
     figure.supylabel(second)
     patches = [Patch(color=colour, label=f"class {n}") for n, colour in enumerate(colours)]
     samples = Line2D([], [], linestyle="", marker=".", color="black", label="training samples")
-    _add_legend(figure, [*patches, samples])
+    add_legend(figure, [*patches, samples])
     return figure
 
 
@@ -242,7 +246,10 @@ def _loss_scale(quartiles):
     return "log" if known else "linear"
 
 
-def _draw_band(axes, x, quartiles, colour, style, prefix="", width=1.5):
+def draw_band(
+    axes: Axes, x: Any, quartiles: Any, colour: str, style: str, prefix: str = "", width: float = 1.5
+) -> None:
+    """Draw the median as a line in a band from `low` to `high`, names of `quartiles` after a prefix."""
     low, median, high = (quartiles[prefix + name].values for name in ("low", "median", "high"))
     axes.fill_between(x.values, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x.values, median, color=colour, linestyle=style, linewidth=width)
@@ -269,9 +276,18 @@ def _arm_handles(record) -> Sequence[Any]:
     ]
 
 
-def _band_handle(label):
+def band_key(label: str) -> Patch:
+    """A legend's entry for bands of any colour."""
     return Patch(color="#999999", alpha=0.4, linewidth=0, label=label)
 
 
-def _add_legend(figure, handles):
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> None:
+    """Put a legend to the right of all panels: `upper`, or `center` where a long title is above."""
+    figure.legend(handles=handles, loc=f"outside right {place}", frameon=False)
+
+
+def titled(title: str, width: float, height: float) -> Figure:
+    """An empty figure, in inches, under a title in as many lines as its width asks for."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11)
+    return figure

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 from n3.config import Experiment
+
+Results = xr.Dataset
+"""Labelled results, as `results.nc` holds them."""
 
 _VERSIONS = ("jax", "jaxlib", "equinox", "optax", "n3")
 
@@ -83,6 +86,29 @@ def assemble(
     Returns:
         Dimensions `arm`, `seed`, `step`, `layer`, and `shown_seed`, `output`, `point` for the predictions.
     """
+    results = label(arms, rows=experiment.run.seeds, steps=steps)
+    predictions = np.stack([a.predictions for a in arms.values()])
+    variables: dict[str, Any] = {"prediction": (("arm", "shown_seed", "output", "point"), predictions)}
+    variables["grid"] = (("input", "point"), grid)
+    for name in ("compile_seconds", "run_seconds"):
+        variables[name] = (("arm",), np.array([getattr(a, name) for a in arms.values()]))
+    for name, values in samples.items():
+        variables[name] = ((f"{name.split('_')[0]}_sample", f"{name.split('_')[1]}_feature"), values)
+    shown = np.array(experiment.run.seeds[: predictions.shape[1]])
+    return results.assign(variables).assign_coords(shown_seed=shown).assign_attrs(attributes)
+
+
+def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
+    """Label what all arms recorded while they trained.
+
+    Args:
+        arms: Results by arm.
+        rows: Names of the rows: the seeds, or other numbers that are still to be unfolded.
+        steps: Steps at which the runs were recorded.
+
+    Returns:
+        Dimensions `arm`, `seed`, `step`, `layer`.
+    """
     axes = {"size": ("arm", "seed", "step", "layer")}
     first = next(iter(arms.values()))
     variables: dict[str, Any] = {
@@ -97,24 +123,35 @@ def assemble(
         variables[name] = (("arm", "seed", "step", "layer"), values)
     for name in ("active_parameters", "diverged_at"):
         variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))
-    for name in ("compile_seconds", "run_seconds"):
-        variables[name] = (("arm",), np.array([getattr(a, name) for a in arms.values()]))
-    predictions = np.stack([a.predictions for a in arms.values()])
-    variables["prediction"] = (("arm", "shown_seed", "output", "point"), predictions)
-    variables["grid"] = (("input", "point"), grid)
-    for name, values in samples.items():
-        variables[name] = ((f"{name.split('_')[0]}_sample", f"{name.split('_')[1]}_feature"), values)
-    return xr.Dataset(
-        variables,
-        coords={
-            "arm": list(arms),
-            "seed": np.array(experiment.run.seeds),
-            "step": steps,
-            "layer": np.arange(first.history.size.shape[-1]),
-            "shown_seed": np.array(experiment.run.seeds[: predictions.shape[1]]),
-        },
-        attrs=dict(attributes),
-    )
+    layers = np.arange(first.history.size.shape[-1])
+    coords = {"arm": list(arms), "seed": np.array(rows), "step": steps, "layer": layers}
+    return xr.Dataset(variables, coords=coords)
+
+
+def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) -> Results:
+    """Take one dimension apart into several.
+
+    Args:
+        results: Any data set.
+        dimension: A dimension whose items are all combinations of the axes' labels; the last moves fastest.
+        axes: Labels of each new dimension by its name, which may be the old one's.
+    """
+    sizes = tuple(len(values) for values in axes.values())
+    variables = {}
+    for name, old in results.drop_vars(dimension).variables.items():
+        place = old.dims.index(dimension) if dimension in old.dims else None
+        if place is None:
+            variables[name] = old
+            continue
+        dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
+        variables[name] = (dims, old.values.reshape(*old.shape[:place], *sizes, *old.shape[place + 1 :]))
+    labels = {name: np.asarray(list(values)) for name, values in axes.items()}
+    return xr.Dataset(variables, attrs=results.attrs).assign_coords(labels)
+
+
+def join(parts: Sequence[Results]) -> Results:
+    """One data set of several that hold other cells, arms, seeds or steps; NaN where none has a number."""
+    return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
 @dataclass(frozen=True)
@@ -206,8 +243,13 @@ def read(directory: str | Path) -> RunRecord:
     """
     directory = Path(directory)
     experiment = Experiment.load(directory / "config.json")
+    return RunRecord(experiment=experiment, results=read_results(directory), directory=RunDirectory(directory))
+
+
+def read_results(directory: Path) -> Results:
+    """The contents of a folder's `results.nc`, in memory; a missing file raises FileNotFoundError."""
     with xr.open_dataset(directory / "results.nc", engine="h5netcdf") as results:
-        return RunRecord(experiment=experiment, results=results.load(), directory=RunDirectory(directory))
+        return results.load()
 
 
 def versions() -> dict[str, str]:

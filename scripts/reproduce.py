@@ -1,0 +1,100 @@
+"""Run one of the paper's experiments by its name, or all: a folder with results, figure and verdicts."""
+
+import io
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from n3.paper import NAMES, reproduction
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
+
+Name = Literal[(*NAMES, "all")]  # type: ignore[valid-type]
+WATCHED = {"histories": ("growing", "grown"), "bands": ("growing",)}
+"""Arms that are watched, by figure; the first is animated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """Computing: where, and what is said meanwhile."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Device to compute on."""
+    out: Path = Path("runs")
+    """Folder that receives a folder for the experiment; finished groups of runs in it are not run again."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show no progress."""
+    loop: bool = True
+    """Measure a short Python loop of each program, for the cost of the same work without a sweep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """All flags of `reproduce.py`."""
+
+    name: tyro.conf.Positional[Name]
+    """Experiment."""
+    computing: tyro.conf.OmitArgPrefixes[Computing]
+    trials: int | None = None
+    """Trials (seeds) of each arm; None: as many as published."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Cut steps, samples, cells and trials so far that all works and nothing is learnt."""
+
+
+def run(name: str, arguments: Arguments) -> None:
+    """Train what is missing of an experiment, then write and print what it says."""
+    from n3 import studies, watching
+    from n3.contenders import Trained
+    from n3.cost import cost_of
+    from n3.plotting_growth import animate_growth
+    from n3.plotting_paper import paper_figure
+    from n3.records import RunDirectory
+    from n3.report import report, text
+    from n3.verdicts import verdicts
+
+    made, options = reproduction(name, trials=arguments.trials, quick=arguments.quick), arguments.computing
+    kind = ("-quick" if arguments.quick else "") + (f"-{arguments.trials}" if arguments.trials else "")
+    folder, results = RunDirectory(options.out / f"{name}{kind}"), []
+    for part in made.parts:
+        base = replace(part.study.base, run=replace(part.study.base.run, device=options.device))
+        study = replace(part.study, base=base)
+        results.append(studies.run(study, folder.path / part.name, quiet=options.quiet))
+    trained = [Trained.of(part, own) for part, own in zip(made.parts, results, strict=True)]
+    found, watched = verdicts(made, trained), []
+    if made.figure in WATCHED:
+        watched = [watching.watch(made.parts[0].study.experiments()[0], arm) for arm in WATCHED[made.figure]]
+        (folder.path / "figures").mkdir(exist_ok=True)
+        animate_growth(watched[0], folder.path / "figures" / "growth.gif")
+    content = io.BytesIO()
+    paper_figure(made, trained, results, found, watched).savefig(content, format="png", dpi=150)
+    folder.write(f"figures/{name}.png", content.getvalue())
+    cost = cost_of(made.parts, results, is_looped=options.loop)
+    told = report(made, trained, found, cost=cost)
+    folder.write_json("verdict.json", told)
+    folder.write("verdict.txt", text(told, found).encode())
+    seconds = {kind: cost[f"{kind}_seconds"] for kind in ("cpu", "run", "compile")}
+    folder.seal({"device": cost["device"], "seconds": seconds})
+    print(f"\n{text(told, found)}\nresults: {folder.path}", flush=True)
+
+
+def main() -> int:
+    """Run one experiment or all; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    try:
+        for name in NAMES if arguments.name == "all" else (arguments.name,):
+            run(name, arguments)
+    except (ValueError, ModuleNotFoundError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write the folder: {error}", file=sys.stderr)
+        return 73
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

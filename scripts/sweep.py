@@ -1,0 +1,120 @@
+"""Sweep a grid of settings: few compilations, groups that are found finished, one labelled results.nc."""
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from command_line import Arguments, read
+from n3 import grid
+from n3.grid import Study
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Launch: where the groups of a sweep are trained."""
+
+    launcher: Literal["here", "local", "slurm"] = "here"
+    """`here`: one after the other; `slurm`: a job array, a job a group (extra slurm); `local`: the same jobs as
+    processes of this machine, all at once."""
+    partition: str | None = None
+    """Partition of the jobs; None: the cluster's usual one."""
+    minutes: int = 240
+    """Time limit of a job."""
+    cpus: int = 4
+    """Cores of a job."""
+    gpus: int = 0
+    """GPUs of a job."""
+    most_jobs: int = 64
+    """Jobs of the array that run at once, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(Arguments):
+    """All flags of `sweep.py`."""
+
+    launch: tyro.conf.OmitArgPrefixes[Launch] = field(default_factory=Launch)
+    grid: tuple[str, ...] = ()
+    """Settings and values of which all combinations are trained: `learning_rate=1e-4,3e-4,1e-3
+    capacity=4:1024:x2`. Ranges: LOW:HIGH:xFACTOR, LOW:HIGH:+STEP, LOW:HIGH:COUNT (geometric); layers `16x8`."""
+
+    def study(self) -> Study:
+        """The study of these flags; a bad value raises ValueError."""
+        if self.run.log_dir is not None:
+            raise ValueError("`log_dir` takes the events of one experiment, not of a sweep: leave it out.")
+        return grid.product(self.experiment(), map(grid.parse_axis, self.grid))
+
+
+def folder_of(study: Study) -> Path:
+    """The sweep's folder: by its name, else by its settings, so that the same command finds it again."""
+    run, digest = study.base.run, hashlib.sha256(study.to_json().encode()).hexdigest()[:10]
+    return Path(run.out) / (run.name or f"sweep-{study.base.task.task}-{digest}")
+
+
+def submit(study: Study, folder: Path, launch: Launch) -> bool:
+    """Hand the unfinished groups to submitit; whether they are finished on return."""
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        advice = "install it with `uv sync --extra slurm` (or `pip install submitit`)"
+        raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
+    from n3 import studies
+
+    left = [n for n in range(studies.prepare(study, folder)) if not studies.is_finished(folder, n)]
+    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
+    settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
+    if launch.launcher == "slurm":
+        settings |= {"slurm_array_parallelism": launch.most_jobs, "slurm_partition": launch.partition}
+    executor.update_parameters(
+        name="n3-sweep", **{n: value for n, value in settings.items() if value is not None}
+    )
+    train = partial(studies.train_group, str(folder.resolve()), device=study.base.run.device, quiet=True)
+    jobs = executor.map_array(train, left) if left else []
+    if launch.launcher == "local":
+        for job in jobs:
+            job.result()
+        return True
+    print(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
+    print("When they are done, the same command with `--launcher here` joins their results.")
+    return not jobs
+
+
+def run(study: Study, launch: Launch, *, is_dry_run: bool) -> int:
+    """Describe, submit or train the sweep, then print its table."""
+    from n3 import groups, studies
+
+    if is_dry_run:
+        print(f"{groups.describe(study)}\nfolder {folder_of(study)}")
+        return 0
+    folder = folder_of(study)
+    if launch.launcher != "here" and not submit(study, folder, launch):
+        return 0
+    results = studies.run(study, folder)
+    print(
+        f"\nMedians over {results.sizes['seed']} seeds:\n\n{studies.table(results, study)}\n\nresults: {folder}"
+    )
+    return 0
+
+
+def main() -> int:
+    """Parse, run, print the table; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
+    study, launch, is_dry_run = read(SweepArguments, __doc__, lambda a: (a.study(), a.launch, a.dry_run))
+    try:
+        return run(study, launch, is_dry_run=is_dry_run)
+    except (ValueError, ModuleNotFoundError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write the sweep's folder: {error}", file=sys.stderr)
+        return 73
+
+
+if __name__ == "__main__":
+    sys.exit(main())

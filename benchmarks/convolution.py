@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 import n3
-from n3.grown import compact_model
+from n3 import compact
 
 WIDTHS = (16, 32, 64)
 RATE = 3e-3
@@ -100,7 +100,7 @@ def run(seed: int, steps: int) -> tuple[dict[str, Any], Network, Network]:
     grown = n3.grow(network, example=jnp.zeros((1, 8, 8)), key=jr.key(seed))
     full, full_history = trained(network, seed, steps)
     grown, grown_history = trained(grown, seed, steps)
-    compacted = compact_model(grown)
+    compacted = compact(grown)
     images, labels = samples_of(seed)[1]
     difference = outputs_differ(grown, compacted, images)
     if difference > TOLERANCE:

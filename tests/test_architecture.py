@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "losses": "model",
     "metrics": "model",
     "surgery": "controllers masks model",
-    "compaction": "model surgery",
+    "compaction": "grown model surgery",
     "expansion": "model surgery validation",
     "criteria": "information validation",
     "pruning": "criteria drive losses model surgery",

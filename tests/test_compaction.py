@@ -12,6 +12,7 @@ from hypothesis import given
 
 from n3.compaction import CompactMLP, compact, compact_state
 from n3.controllers import Warmup
+from n3.grown import grow
 from n3.model import ACTIVATIONS, GrowingMLP
 from networks import CLOSE, KINDS, inputs, network, optimiser, outputs, quick, shapes, stepped, task, trained
 
@@ -153,3 +154,12 @@ def test_another_model_is_refused():
 def test_contract_with_every_controller(kind):
     net = network(kind, (4, 3), 1.6)
     np.testing.assert_allclose(outputs(compact(net), inputs()), outputs(net, inputs()), **CLOSE)
+
+
+def test_a_grown_model_of_another_class_keeps_its_class():
+    model = eqx.nn.MLP(2, 3, 8, 2, key=jr.key(0))
+    grown = grow(model, example=jnp.ones(2), key=jr.key(1), method="auxiliary", initial_size=3.5)
+    plain = compact(grown)
+    assert type(plain) is eqx.nn.MLP
+    assert [layer.weight.shape for layer in plain.layers] == [(4, 2), (4, 4), (3, 4)]
+    np.testing.assert_allclose(plain(inputs()[:, 0]), grown(inputs()[:, 0]), **CLOSE)

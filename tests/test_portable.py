@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from n3.compaction import compact
+from n3.grown import grow
 from n3.portable import export, load_compact, save_compact
 from networks import CLOSE, inputs, network, quick, shapes
 
@@ -106,7 +107,9 @@ def test_a_program_runs_without_this_package(tmp_path):
 
 def test_what_cannot_be_compacted_is_refused(tmp_path):
     other = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
-    for refused in (lambda: export(other), lambda: save_compact(other, tmp_path)):
-        with pytest.raises(ValueError, match="`net` must be a GrowingMLP; got MLP"):
-            refused()
+    grown = grow(other, example=jnp.ones(2), key=jax.random.key(1))
+    for net, match in ((other, "got MLP"), (grown, "got a grown MLP")):
+        for refused in (lambda net=net: export(net), lambda net=net: save_compact(net, tmp_path)):
+            with pytest.raises(ValueError, match=f"`net` must be a GrowingMLP; {match}"):
+                refused()
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Compaction: a growing network as a plain one, of the units that take part and without masks."""
 
 from dataclasses import dataclass
+from typing import Any, overload
 
 import equinox as eqx
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.grown import Grown, Model, compact_model
 from n3.model import ACTIVATIONS, Dense, GrowingMLP
 from n3.surgery import check_single, check_state
 
@@ -47,7 +49,11 @@ class CompactMLP(eqx.Module):
         return x
 
 
-def compact(net: eqx.Module) -> CompactMLP:
+@overload
+def compact(net: Grown[Model]) -> Model: ...
+@overload
+def compact(net: eqx.Module) -> CompactMLP: ...
+def compact(net: eqx.Module) -> Any:
     """The same function as a plain network of the units that take part at all.
 
     Participation, the shares of depth gates and the output's gain go into the columns of the layer that reads
@@ -55,7 +61,8 @@ def compact(net: eqx.Module) -> CompactMLP:
     has none left, and the network is a constant.
 
     Args:
-        net: A `GrowingMLP`, or a `CompactMLP`, which comes back as it is.
+        net: A `GrowingMLP`; a model that `n3.grow` made, which gives back a model of its own class (see
+            `n3.grown.compact_model`); or a `CompactMLP`, which comes back as it is.
 
     Returns:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).
@@ -65,6 +72,8 @@ def compact(net: eqx.Module) -> CompactMLP:
     """
     if isinstance(net, CompactMLP):
         return net
+    if isinstance(net, Grown):
+        return compact_model(net)
     check_single(net)
     return _laid_out(net, _plan(net), is_folded=True)
 

@@ -61,7 +61,7 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
         ValueError: If `net` cannot be compacted.
         OSError: If the files cannot be written.
     """
-    plain = compact(net)
+    plain = _plain(net)
     content = checkpoint.to_bytes(plain)
     every = (*plain.layers, plain.readout)
     manifest = Manifest(
@@ -114,7 +114,7 @@ def export(net: eqx.Module, path: str | Path | None = None) -> bytes:
         ValueError: If `net` cannot be compacted.
         OSError: If the file cannot be written.
     """
-    plain = compact(net)
+    plain = _plain(net)
     first = (*plain.layers, plain.readout)[0].weight
     (batch,) = jax_export.symbolic_shape("batch")
     shape = jax.ShapeDtypeStruct((batch, first.shape[1]), first.dtype)
@@ -126,6 +126,13 @@ def export(net: eqx.Module, path: str | Path | None = None) -> bytes:
     if path is not None:
         RunDirectory(Path(path).parent).write(Path(path).name, content)
     return content
+
+
+def _plain(net: eqx.Module) -> CompactMLP:
+    plain = compact(net)
+    if not isinstance(plain, CompactMLP):
+        raise ValueError(f"`net` must be a GrowingMLP; got a grown {type(plain).__name__}.")
+    return plain
 
 
 def _like(manifest: Manifest) -> CompactMLP:

@@ -107,7 +107,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         controller=controller,
         activation=recipe.activation,
         size_input=recipe.size_input,
-        initial_depth=jnp.asarray(1.5) if recipe.depth_gates else None,
+        initial_depth=jnp.asarray(1.5 if recipe.drive is None else 1.0) if recipe.depth_gates else None,
         initialisation=recipe.initialisation,
         fan_in=hypers.initial_size if recipe.controller == "fixed" else None,
         key=net_key,

@@ -1,4 +1,4 @@
-"""Births: units that are about to take part are trained to add information, since a random one promises little."""
+"""Births: units about to take part are trained to add information, since a random one promises little."""
 
 import equinox as eqx
 import jax
@@ -15,8 +15,7 @@ def added(
     net: GrowingMLP,
     samples: Samples,
     *,
-    born: Float[Array, " depth"],
-    ends: Float[Array, " depth"],
+    look_ahead: int,
     weight: Float[Array, ""],
     prior: Float[Array, ""],
     is_classes: bool,
@@ -27,12 +26,13 @@ def added(
         gradient: What to add to.
         net: The network.
         samples: Training samples.
-        born: Units of each layer that the task trains already.
-        ends: Units of each layer up to which the unborn are in sight.
+        look_ahead: Units in sight beyond those that take part.
         weight: Weight of the information of all units in sight, loss units per nat.
         prior: Weight of the description of their weights, beside that information.
         is_classes: Whether the targets are classes.
     """
+    born = jnp.floor(net.controller.sizes())
+    ends = born + look_ahead + 1
     spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
 
     def term(n: GrowingMLP) -> Float[Array, ""]:

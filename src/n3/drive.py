@@ -7,13 +7,14 @@ the number of units `N*` that is worth the most,
     N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
 
 and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
-born are trained to add information (`n3.births`), those of a layer about to open included: depth gates are
-drawn to the number of layers worth most (`n3.depth`). After `until` steps nothing is looked at any more, and
-sizes and depth come to rest at the last best ones.
+born are trained to add information (`n3.births`). Depth gates, all open at first, are drawn to the number of
+layers worth most once births are over (`n3.depth`). After `until` steps nothing is looked at any more, and sizes
+and depth come to rest at the last best ones.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import equinox as eqx
@@ -136,15 +137,14 @@ class InformationDrive:
         orders, worths = zip(*seen, strict=True)
         net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
-        links = [depth.links(sizes, gates, layer) for layer in range(len(worths))]
-        prices = (hypers.price + hypers.link_price * jnp.stack(links)) * jnp.exp(log_price)
+        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price)
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
         if deep is not None:
-            gains = jnp.stack([worth[own.astype(int)] for worth, own in zip(worths, best, strict=True)])
-            values = depth.values(gains, best, hypers.price, hypers.link_price)
-            deep = jnp.where(is_live, depth.best_depth(values, gates), deep)
+            values = depth.values(worths, best, hypers.price, hypers.link_price, ends["out_size"])
+            is_due = is_live & (count >= self.birth_until)
+            deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
         best = jnp.where(is_live, budget.met(best, hypers.budget, **ends), state.best)
         gradient = self._gradient(net, masks, hypers, samples, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, deep)
@@ -245,19 +245,16 @@ class InformationDrive:
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
         if self.birth_until == 0:
             return gradient
-        sizes, gates = jnp.floor(net.controller.sizes()), net.gates()
-        shown = {
-            "born": jnp.where(gates > depth.SHUT, sizes, 0.0),
-            "ends": jnp.where(depth.is_in_sight(gates), sizes + self.look_ahead + 1, 0.0),
-            "weight": hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until),
-            "prior": hypers.prior,
-        }
-        return jax.lax.cond(
-            count < self.birth_until,
-            lambda g: births.added(g, net, samples, is_classes=self.is_classes, **shown),
-            lambda g: g,
-            gradient,
+        with_births = partial(
+            births.added,
+            net=net,
+            samples=samples,
+            look_ahead=self.look_ahead,
+            weight=hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until),
+            prior=hypers.prior,
+            is_classes=self.is_classes,
         )
+        return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 
 def check_importance(

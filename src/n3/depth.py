@@ -7,8 +7,8 @@ The last open layer is all that the read-out sees. A network of `d` layers is th
 
 where `N_l` is the layer's own best size in sight. All layers are open at first, and those that are not worth
 their price close once births are over: seen from a single layer, which has grown as wide as the task needs, a
-second one never pays (measured). Beside the open layers the next one is in sight, so that a layer may come back.
-The depth `D` is drawn by the information alone: the task's gradient would hold a gate halfway.
+second one never pays (measured). Beside the open layers the next one is in sight: a layer may come back. The
+depth `D` is drawn by the information alone: the task's gradient would hold a gate halfway.
 """
 
 from collections.abc import Sequence

@@ -8,8 +8,8 @@ the number of units `N*` that is worth the most,
 
 and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
 born are trained to add information (`n3.births`). Depth gates, all open at first, are drawn to the number of
-layers worth most once births are over (`n3.depth`). After `until` steps nothing is looked at any more, and sizes
-and depth come to rest at the last best ones.
+layers worth most once births are over (`n3.depth`). After `until` steps nothing is looked at any more, and
+sizes and depth come to rest at the last best ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -245,15 +245,9 @@ class InformationDrive:
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
         if self.birth_until == 0:
             return gradient
-        with_births = partial(
-            births.added,
-            net=net,
-            samples=samples,
-            look_ahead=self.look_ahead,
-            weight=hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until),
-            prior=hypers.prior,
-            is_classes=self.is_classes,
-        )
+        fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
+        settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
+        with_births = partial(births.added, net=net, samples=samples, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 

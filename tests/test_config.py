@@ -255,10 +255,6 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: InformationConfig(settle=1.5), r"`settle` must lie in \[0, 1\]; got 1\.5"),
         (lambda: InformationConfig(settle=0.2), r"`birth_end` must not exceed `settle`, 0\.2; got 0\.33"),
         (lambda: Experiment(run=RunConfig(arms=("shrinking",))), r"shrinking needs method information"),
-        (
-            lambda: Experiment(network=NetworkConfig(method="information", capacity=(4, 4), depth_gates=True)),
-            r"`depth_gates` does not go with method information",
-        ),
         (lambda: TrainingConfig(batch=0), r"`batch` must be positive and finite; got 0\."),
         (lambda: RunConfig(arms=()), r"`arms` must not be empty\."),
         (lambda: RunConfig(arms=("static", "static")), r"`arms` must be distinct; 'static' appears more"),

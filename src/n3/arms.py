@@ -85,9 +85,10 @@ def hypers_of(
 
     samples = len(data[0].train_inputs)
     prior = each(training.weight_prior / samples) if training.weight_prior else None
+    is_targeted = experiment.network.method != "information"  # that method has neither target size nor depth
     return Hypers(
         learning_rate=each(training.learning_rate),
-        weights=LossWeights(each(training.size_cost), each(training.size_cost), prior),
+        weights=LossWeights(each(training.size_cost), each(training.size_cost * is_targeted), prior),
         initial_size=jnp.broadcast_to(jnp.asarray(first, jnp.float32), (seeds, len(capacity))),
         target_size=each(training.target_size),
         target_depth=each(float(len(capacity))),

@@ -81,7 +81,12 @@ class Experiment:
         if "shrinking" in self.run.arms and self.network.method != "information":
             raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
         if self.network.method == "information" and self.network.depth_gates:
-            raise ValueError("`depth_gates` does not go with method information yet: choose another method.")
+            if self.information.budget is not None:
+                raise ValueError("`budget` does not go with `depth_gates`: it counts every layer as open.")
+            if "equal-size" in self.run.arms:
+                raise ValueError(
+                    "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
+                )
         if self.information.path and self.network.method != "information":
             raise ValueError(f"`price` as a path needs `method` information; got {self.network.method}.")
         if self.information.path and "growing" not in self.run.arms:

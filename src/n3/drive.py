@@ -7,12 +7,14 @@ the number of units `N*` that is worth the most,
     N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
 
 and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
-born are trained to add information (the birth term), since a random feature promises little. After `until`
-steps nothing is looked at any more, and the size comes to rest at the last `N*`.
+born are trained to add information (`n3.births`). Depth gates, all open at first, are drawn to the number of
+layers worth most once births are over (`n3.depth`). After `until` steps nothing is looked at any more, and
+sizes and depth come to rest at the last best ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import equinox as eqx
@@ -21,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from n3 import budget, information
+from n3 import births, budget, depth, information
 from n3.controllers import Information
-from n3.losses import Samples, mean_squares
+from n3.losses import Samples
 from n3.model import GrowingMLP, permuted
 
 
@@ -61,6 +63,8 @@ class DriveState(eqx.Module):
     masks: tuple[Float[Array, " _capacity"], ...]
     log_price: Float[Array, ""]
     """Logarithm of the budget's factor on the price."""
+    depth: Float[Array, ""] | None
+    """Layers `D*` that depth gates are drawn to; None without gates."""
 
 
 Importance = Callable[[Float[Array, "units samples"], Float[Array, "out_size samples"]], Float[Array, " units"]]
@@ -94,7 +98,8 @@ class InformationDrive:
 
     def start(self, net: GrowingMLP) -> DriveState:
         """The state before the first look: no gradient."""
-        return DriveState(jax.tree.map(jnp.zeros_like, net), _weight(net), net.participation(), jnp.zeros(()))
+        none, unpriced = jax.tree.map(jnp.zeros_like, net), jnp.zeros(())
+        return DriveState(none, _weight(net), net.participation(), unpriced, net.depth_weight)
 
     def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
         """Whether the step after `count` steps begins with a look."""
@@ -125,17 +130,24 @@ class InformationDrive:
         is_live, sizes = count < self.until, net.controller.sizes()
         ends = {"in_size": samples.inputs.shape[0], "out_size": samples.targets.shape[0]}
         log_price = budget.ascended(state.log_price, sizes, hypers.budget, **ends)
-        best, masks = [], []
-        for layer, active in enumerate(net.activations(samples.inputs)):
-            order, worth = self.worth_of(active, samples.targets, sizes[layer])
-            order = jnp.where(is_live, order, jnp.arange(order.size))
-            net, moments = permuted(net, layer, order), permuted(moments, layer, order)
-            masks.append(state.masks[layer][order])
-            price = (hypers.price + hypers.link_price * _links(sizes, layer)) * jnp.exp(log_price)
-            best.append(self.best_size(sizes[layer], worth, price))
-        best = jnp.where(is_live, budget.met(jnp.stack(best), hypers.budget, **ends), state.best)
-        gradient = self._gradient(net, tuple(masks), hypers, samples, count)
-        return net, moments, DriveState(gradient, best, net.participation(), log_price)
+        gates = net.gates()
+        free = jnp.where(is_live & depth.is_calm(gates), sizes, 0.0)
+        layers = zip(net.activations(samples.inputs), free, strict=True)
+        seen = [self.worth_of(active, samples.targets, size) for active, size in layers]
+        orders, worths = zip(*seen, strict=True)
+        net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
+        masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
+        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price)
+        best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
+        best = jnp.where(depth.is_in_sight(gates), best, sizes)
+        deep = state.depth
+        if deep is not None:
+            values = depth.values(worths, best, hypers.price, hypers.link_price, ends["out_size"])
+            is_due = is_live & (count >= self.birth_until)
+            deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
+        best = jnp.where(is_live, budget.met(best, hypers.budget, **ends), state.best)
+        gradient = self._gradient(net, masks, hypers, samples, count)
+        return net, moments, DriveState(gradient, best, net.participation(), log_price, deep)
 
     def best_size(
         self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
@@ -189,11 +201,17 @@ class InformationDrive:
         """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
         gradient = jax.tree.map(jnp.add, gradient, state.gradient)
         pull = jnp.clip(_weight(net) - state.best, -1.0, 1.0)
-        return eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
+        gradient = eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
+        if net.depth_weight is None:
+            return gradient
+        return eqx.tree_at(_depth, gradient, depth.pull(net.depth_weight, state.depth))
 
     def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
-        """The optimiser's updates, but for the size: plain descent without momentum, at most `rate` a step."""
-        return eqx.tree_at(_weight, updates, -hypers.rate * jnp.clip(_weight(gradient), -1.0, 1.0))
+        """The optimiser's updates, but for size and depth: plain descent, at most `rate` units a step."""
+        updates = eqx.tree_at(_weight, updates, -hypers.rate * jnp.clip(_weight(gradient), -1.0, 1.0))
+        if gradient.depth_weight is None:
+            return updates
+        return eqx.tree_at(_depth, updates, -depth.RATE * hypers.rate * gradient.depth_weight)
 
     def sight(self, sizes: np.ndarray, best: np.ndarray, rate: np.ndarray, start: int, stop: int) -> np.ndarray:
         """Units that can take part or be trained from one step to a later one, at most; any one shape."""
@@ -210,57 +228,27 @@ class InformationDrive:
         count: Int[Array, ""],
     ) -> GrowingMLP:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
-        born = [jnp.floor(size) for size in net.controller.sizes()]
-        fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / max(self.birth_until, 1))
         entropy = information.entropy(samples.targets, is_classes=self.is_classes)
-        spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
-
-        def promise(n: GrowingMLP) -> Float[Array, ""]:
-            promised = jnp.zeros(())
-            for layer, active in enumerate(n.activations(samples.inputs)):
-                index = jnp.arange(active.shape[0], dtype=active.dtype)
-                ahead = (index < born[layer] + self.look_ahead + 1).astype(active.dtype)
-                channel = self._channel(active, samples.targets, ahead)
-                described = jnp.sum(ahead @ n.layers[layer].weight ** 2) / (2.0 * spreads[layer])
-                promised += information.gaussian_information(channel) - hypers.prior * described
-            return -fade * promised
 
         def terms(n: GrowingMLP) -> Float[Array, ""]:
             total = jnp.zeros(())
-            every = n.activations(samples.inputs)
-            for active, own, before in zip(every, n.participation(), masks, strict=True):
+            layers = zip(n.activations(samples.inputs), n.participation(), masks, net.gates(), strict=True)
+            for active, own, before, gate in layers:
                 seen = active if self.features else jax.lax.stop_gradient(active)
-                channel = self._channel(seen, samples.targets, own)
+                channel = births.masked_channel(seen, samples.targets, own, is_classes=self.is_classes)
                 gain = information.gaussian_information(channel)
-                total -= hypers.importance * information.importance(gain, entropy, psi=hypers.psi)
-                total += hypers.redundancy * information.total_correlation(channel)
-                total += hypers.structure * information.structural_divergence(own, before)
+                total -= gate * hypers.importance * information.importance(gain, entropy, psi=hypers.psi)
+                total += gate * hypers.redundancy * information.total_correlation(channel)
+                total += gate * hypers.structure * information.structural_divergence(own, before)
             return total
 
         gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
         if self.birth_until == 0:
             return gradient
-
-        def with_births(gradient: GrowingMLP) -> GrowingMLP:
-            unborn = eqx.filter_grad(promise)(net).layers
-            unborn = tuple(self._in_sight(rows, size) for rows, size in zip(unborn, born, strict=True))
-            return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
-
+        fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
+        settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
+        with_births = partial(births.added, net=net, samples=samples, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
-
-    def _in_sight(self, rows: PyTree, born: Float[Array, ""]) -> PyTree:
-        """The leaves with zeros but for the units not yet born and in sight: Adam makes a step of any rest."""
-
-        def cut(leaf: Array) -> Array:
-            index = jnp.arange(leaf.shape[0], dtype=born.dtype)
-            kept = (index >= born) & (index < born + self.look_ahead + 1)
-            return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
-
-        return jax.tree.map(cut, rows)
-
-    def _channel(self, active, targets, mask):
-        moments = information.statistics(active, targets, is_classes=self.is_classes)
-        return information.open_channel(moments, information.channel_noise(mask))
 
 
 def check_importance(
@@ -289,9 +277,17 @@ def _weight(net: GrowingMLP):
     return cast(Information, net.controller).weight
 
 
-def _links(sizes: Float[Array, " depth"], layer: int) -> Float[Array, ""]:
-    """Units of the hidden layers before and after, if any."""
-    return jnp.sum(sizes[max(layer - 1, 0) : layer + 2]) - sizes[layer]
+def _depth(net: GrowingMLP):
+    return net.depth_weight
+
+
+def _reordered(tree: PyTree, orders: Sequence[Int[Array, " _units"]], gates: Float[Array, " depth"]) -> PyTree:
+    """The same function with the units of every layer in another order; the read-out sees the last open one."""
+    *hidden, last = orders
+    for layer, order in enumerate(hidden):
+        tree = permuted(tree, layer, order)
+    read = last if len(set(map(len, orders))) > 1 else jnp.stack(orders)[depth.number_open(gates) - 1]
+    return permuted(tree, len(hidden), last, read=read)
 
 
 def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):

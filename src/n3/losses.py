@@ -147,10 +147,13 @@ def description(net: GrowingMLP) -> Float[Array, ""]:
 
 def mean_squares(net: GrowingMLP) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
     """Mean square of each matrix and the number of its weights, counted by their units' participation."""
-    masks = [jax.lax.stop_gradient(mask) for mask in net.participation()]
+    masks, gates = jax.lax.stop_gradient((net.participation(), net.gates()))
     matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
-    befores = [jnp.ones(matrices[0].shape[1]), *masks]
-    afters = [*masks, jnp.ones(matrices[-1].shape[0])]
+    afters = [*(gate * mask for gate, mask in zip(gates, masks, strict=True)), jnp.ones(matrices[-1].shape[0])]
+    befores = [jnp.ones(matrices[0].shape[1]), masks[0]]
+    for gate, mask in zip(gates[1:], masks[1:], strict=True):
+        is_gated = net.depth_weight is not None
+        befores.append((1.0 - gate) * befores[-1] + gate * mask if is_gated else mask)
     found = []
     for matrix, before, after in zip(matrices, befores, afters, strict=True):
         number = jnp.sum(after) * jnp.sum(before)

@@ -61,30 +61,33 @@ def confusion_matrix(
 
 
 def effective_size(net: GrowingMLP) -> Float[Array, " depth"]:
-    """Effective units of each hidden layer, in `[0, capacity]`."""
-    return net.controller.sizes()
+    """Effective units of each hidden layer, as far as its gate is open, in `[0, capacity]`."""
+    return net.controller.sizes() * net.gates()
 
 
 def active_units(net: GrowingMLP) -> Int[Array, " depth"]:
-    """Units of each hidden layer whose participation is `ACTIVE` or more."""
-    return jnp.stack([jnp.sum(own >= ACTIVE) for own in net.participation()])
+    """Units of each hidden layer whose participation, times the layer's gate, is `ACTIVE` or more."""
+    layers = zip(net.participation(), net.gates(), strict=True)
+    return jnp.stack([jnp.sum(own * gate >= ACTIVE) for own, gate in layers])
 
 
 def active_parameters(net: GrowingMLP) -> Int[Array, ""]:
     """Weights and biases that the active units need; the size input folds into a bias and counts nothing."""
-    sizes = _sizes(net)
-    return jnp.sum((sizes[:-1] + 1) * sizes[1:])
+    before, own = _ends(net)
+    return jnp.sum((before + 1) * own)
 
 
 def flops(net: GrowingMLP) -> Int[Array, ""]:
     """Floating-point operations of one sample through the active units: a multiply and an add a weight."""
-    sizes = _sizes(net)
-    return jnp.sum(2 * sizes[:-1] * sizes[1:])
+    before, own = _ends(net)
+    return jnp.sum(2 * before * own)
 
 
-def _sizes(net: GrowingMLP) -> Int[Array, " layers"]:
-    ends = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]])
-    return jnp.concatenate([ends[:1], active_units(net), ends[1:]])
+def _ends(net: GrowingMLP) -> Int[Array, "2 layers"]:
+    """Inputs and outputs of every matrix; the read-out's inputs are the units of the last open layer."""
+    ends, sizes = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]]), active_units(net)
+    last = sizes[jnp.sum(net.gates() >= ACTIVE) - 1]
+    return jnp.stack([jnp.concatenate([ends[:1], sizes[:-1], last[None]]), jnp.append(sizes, ends[1])])
 
 
 def _class(targets: Float[Array, "out_size samples"]) -> Int[Array, " samples"]:

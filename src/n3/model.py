@@ -176,20 +176,25 @@ def make_controller(
     return make(capacity, initial_size=initial_size, key=key, mask=mask)
 
 
-def permuted(tree: PyTree, layer: int, order: Int[Array, " units"]) -> PyTree:
+def permuted(
+    tree: PyTree, layer: int, order: Int[Array, " units"], *, read: Int[Array, " units"] | None = None
+) -> PyTree:
     """The same function with the units of a layer in another order, where they all take part alike.
 
     Args:
         tree: A network, or any tree that holds networks, such as an optimiser's moments.
         layer: Index of the hidden layer.
         order: Old index of the unit at each place.
+        read: The same of the units that the next matrix reads; None: `order`. Where gates are shut the read-out
+            reads those of the last layer that is open.
     """
+    columns = order if read is None else read
 
     def of_net(net: GrowingMLP) -> GrowingMLP:
         rows, after = net.layers[layer], [*net.layers[1:], net.readout][layer]
         rows = jax.tree.map(lambda leaf: leaf[order], rows)
         net = eqx.tree_at(lambda n: n.layers[layer], net, rows)
-        return eqx.tree_at(lambda n: [*n.layers[1:], n.readout][layer].weight, net, after.weight[:, order])
+        return eqx.tree_at(lambda n: [*n.layers[1:], n.readout][layer].weight, net, after.weight[:, columns])
 
     def is_net(node: PyTree) -> bool:
         return isinstance(node, GrowingMLP)

@@ -57,7 +57,8 @@ class NetworkConfig:
     layerwise: bool = False
     """One size weight for each hidden layer in place of one for all."""
     depth_gates: bool = False
-    """Gate the hidden layers after the first, so that depth is a trainable size too (equal capacities)."""
+    """Gate the hidden layers after the first, so that depth is a trainable size too (equal capacities); under
+    method `information` all are open at first, and those that are not worth their price close."""
     size_input: bool | None = None
     """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
     initialisation: Initialisation | None = None

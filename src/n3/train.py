@@ -101,13 +101,14 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         mask=recipe.mask,
         key=controller_key,
     )
+    initial_depth = float(len(recipe.capacity)) if recipe.drive else 1.5
     net = GrowingMLP(
         recipe.in_size,
         recipe.out_size,
         controller=controller,
         activation=recipe.activation,
         size_input=recipe.size_input,
-        initial_depth=jnp.asarray(1.5) if recipe.depth_gates else None,
+        initial_depth=jnp.asarray(initial_depth) if recipe.depth_gates else None,
         initialisation=recipe.initialisation,
         fan_in=hypers.initial_size if recipe.controller == "fixed" else None,
         key=net_key,

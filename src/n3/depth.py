@@ -1,0 +1,83 @@
+"""Depth: how many layers are worth their price, by the information that the last of them has.
+
+The last open layer is all that the read-out sees. A network of `d` layers is therefore worth what the first
+`N_d` units of layer `d` say of the target, less the price of all units up to there,
+
+    value(d) = I_d(first N_d units; target) - price of the units of layers 1 ... d,
+
+where `N_l` is the layer's own best size in sight. All layers are open at first, and those that are not worth
+their price close once births are over: seen from a single layer, which has grown as wide as the task needs, a
+second one never pays (measured). Beside the open layers the next one is in sight: a layer may come back. The
+depth `D` is drawn by the information alone: the task's gradient would hold a gate halfway.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+RATE = 0.25
+"""Layers by which a step moves the depth, for each unit by which it moves a size."""
+SHARPNESS = 10.0
+"""Pull on the depth for each layer that it is away from the best, up to 1: the last tenth comes slower."""
+SHUT = 1e-6
+"""Gate up to which a layer counts as shut, and as wholly open if it lacks no more."""
+
+
+def number_open(gates: Float[Array, " depth"]) -> Int[Array, ""]:
+    """Layers that are open at least in part, 1 or more: the first is always open."""
+    return jnp.sum(gates > SHUT)
+
+
+def is_in_sight(gates: Float[Array, " depth"]) -> Bool[Array, " depth"]:
+    """Whether each layer is open, or the one that could open next."""
+    return jnp.arange(gates.size) <= number_open(gates)
+
+
+def is_calm(gates: Float[Array, " depth"]) -> Bool[Array, " depth"]:
+    """Whether the units of each layer can change places with the function kept.
+
+    Half-open layers share the places of their units with the layer before, so neither may reorder alone.
+    """
+    is_settled = (gates <= SHUT) | (gates >= 1.0 - SHUT)
+    return is_settled & jnp.append(is_settled[1:], True)
+
+
+def values(
+    worths: Sequence[Float[Array, " _choices"]],
+    sizes: Float[Array, " depth"],
+    price: Float[Array, ""],
+    link_price: Float[Array, ""],
+    outputs: int,
+) -> Float[Array, " depth"]:
+    """What a network of 1, 2, ... layers is worth, nats per sample.
+
+    Args:
+        worths: Information of the first `0 ... capacity` units of each layer about the target, nats.
+        sizes: Units of each layer, whole numbers.
+        price: Nats per unit.
+        link_price: Nats per parameter, of which `price` is the sum over a unit of a network of one layer; 0: a
+            unit costs its price wherever it is.
+        outputs: Outputs of the network.
+    """
+    before = jnp.append(jnp.zeros(1, sizes.dtype), sizes[:-1])
+    own = jnp.where(link_price > 0, link_price * (1.0 + before), price)
+    own = own.at[0].set(price - link_price * outputs)
+    gains = jnp.stack([worth[own.astype(int)] for worth, own in zip(worths, sizes, strict=True)])
+    return gains - jnp.cumsum(own * sizes) - link_price * outputs * sizes
+
+
+def best_depth(values: Float[Array, " depth"], gates: Float[Array, " depth"]) -> Float[Array, ""]:
+    """`D*`: the number of layers in sight that is worth most, the least of equals."""
+    return 1.0 + jnp.argmax(jnp.where(is_in_sight(gates), values, -jnp.inf)).astype(values.dtype)
+
+
+def pull(depth: Float[Array, ""], best: Float[Array, ""]) -> Float[Array, ""]:
+    """The depth's whole gradient, in `[-1, 1]`."""
+    return jnp.clip(SHARPNESS * (depth - best), -1.0, 1.0)
+
+
+def links(sizes: Float[Array, " depth"], gates: Float[Array, " depth"]) -> Float[Array, " depth"]:
+    """Units of the hidden layers before and after each layer, if any, as far as these are open."""
+    near = jnp.pad(sizes * gates, 1)
+    return near[:-2] + near[2:]

@@ -40,7 +40,7 @@ class Grown(eqx.Module, Generic[Model]):
         """The user's model with the participation multiplied into its parameters, once for many calls."""
         return structure.masked(self.model, self.structure, self.controller.participation())
 
-    def activations(self, *inputs: Array) -> tuple[Float[Array, " units"], ...]:
+    def activations(self, *inputs: Array) -> tuple[Float[Array, " _units"], ...]:
         """Units of each group in one sample as their last reader sees them, before their own participation.
 
         The mean over positions (and over the channels of a block); without dropout.

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "norms": "",
     "dependence": "dimensions primitives program structure values",
     "compaction": "dependence norms program structure",
-    "grown": "compaction controllers dependence model norms program structure",
+    "grown": "compaction controllers dependence masks model norms program structure",
     "growth": "controllers drive grown information program settings structure",
     "goal": "losses metrics program",
     "batches": "",

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "norms": "",
     "dependence": "dimensions primitives program structure values",
     "reduction": "dependence norms program structure",
-    "grown": "controllers dependence model norms program reduction structure",
+    "grown": "controllers dependence masks model norms program reduction structure",
     "growth": "controllers drive grown information program settings structure",
     "goal": "losses metrics program",
     "batches": "",

@@ -25,6 +25,7 @@ Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
 
 
 Check = Callable[[Any], None]
+EMPTY = "`train_data` must yield batches; got none."
 
 
 class Chunk(eqx.Module):
@@ -92,7 +93,7 @@ class IterableSource:
                 count += 1
                 yield checked(pair, name="train_data")
             if count == 0:
-                raise ValueError("`train_data` must yield batches; got none.")
+                raise ValueError(EMPTY)
 
     def chunks(self, steps: int) -> list[Chunk]:
         """The next steps, cut where the shape of a batch changes."""
@@ -122,6 +123,8 @@ class IterableSource:
             found.append(checked(pair, name="train_data"))
             if sum(len(inputs) for inputs, _ in found) >= samples:
                 break
+        if not found:
+            raise ValueError(EMPTY)
         inputs, targets = (np.concatenate(side)[:samples] for side in zip(*found, strict=True))
         return jnp.asarray(inputs), jnp.asarray(targets)
 

@@ -110,7 +110,7 @@ def _parameters_first(own: Sum) -> list[tuple[Value, int]]:
 def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[str] | None) -> list[Dimension]:
     """The atoms that become groups, in the order of the layers that make them."""
     found: list[Dimension] = []
-    for path in layers_in(model) if chosen is None else chosen:
+    for path in (path for path in layers_in(model) if chosen is None or path in chosen):
         atoms = known[f"{path}.weight"].axes[0].atoms()
         able = [atom for atom in atoms if _is_seen(readers.get(atom, [])) and not atom.notes]
         notes = {text: is_end for atom in atoms for text, is_end in atom.notes.items()}

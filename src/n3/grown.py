@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from n3 import norms, reduction, structure
 from n3.controllers import AbstractController
 from n3.dependence import LAYERS, find_structure, layers_in
+from n3.masks import MASKS
 from n3.model import make_controller
 from n3.program import activations
 from n3.structure import Structure
@@ -40,7 +41,7 @@ class Grown(eqx.Module, Generic[Model]):
         """The user's model with the participation multiplied into its parameters, once for many calls."""
         return structure.masked(self.model, self.structure, self.controller.participation())
 
-    def activations(self, *inputs: Array) -> tuple[Float[Array, " units"], ...]:
+    def activations(self, *inputs: Array) -> tuple[Float[Array, " _units"], ...]:
         """Units of each group in one sample as their last reader sees them, before their own participation.
 
         The mean over positions (and over the channels of a block); without dropout.
@@ -92,8 +93,9 @@ def grow(
     Raises:
         ValueError: If a layer cannot be grown, naming its path and the reason, or an argument is out of range.
     """
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
+    for name, value, known in (("method", method, METHODS), ("mask", mask, MASKS)):
+        if value not in known:
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
     if initial_size is not None and initial_size < 0:
         raise ValueError(f"`initial_size` must be zero or more; got {initial_size}.")
     _check_stateless(model)

@@ -197,7 +197,7 @@ def permuted(tree: PyTree, group: int, order: Int[Array, " units"]) -> PyTree:
 ONLY_EXPERIMENTS = ("select", "budget", "importance", "psi", "redundancy", "structure", "features")
 
 
-def _activations(grown: Grown, inputs: Array) -> list[Float[Array, "units samples"]]:
+def _activations(grown: Grown, inputs: Array) -> list[Float[Array, "_units samples"]]:
     """Units of every group in every sample, tile by tile; what a tile computes is not kept for gradients."""
     model = grown.masked()
 

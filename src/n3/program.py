@@ -42,7 +42,7 @@ def traced(model: PyTree, inputs: Sequence[Array | jax.ShapeDtypeStruct]) -> tup
 
 def activations(
     model: PyTree, structure: Structure, inputs: Sequence[Array]
-) -> tuple[Float[Array, " units"], ...]:
+) -> tuple[Float[Array, " _units"], ...]:
     """What the last reader of each group sees of every unit in one sample, before the participation.
 
     A unit that has several positions, or is a block of channels, counts by its mean.

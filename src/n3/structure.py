@@ -61,7 +61,7 @@ class Structure:
         return tuple(group.units for group in self.groups)
 
 
-Participation = Sequence[Float[Array, " units"]]
+Participation = Sequence[Float[Array, " _units"]]
 """Of the units of each group, in `[0, 1]`."""
 
 

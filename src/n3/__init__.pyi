@@ -23,6 +23,7 @@ from .events import write_events as write_events
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run
+from .files import DataError as DataError
 from .losses import LossTerms as LossTerms
 from .losses import LossWeights as LossWeights
 from .losses import Samples as Samples

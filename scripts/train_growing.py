@@ -10,7 +10,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs s
 
 
 def main() -> int:
-    """Parse, run, print the table; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
+    """Parse, run, print the table; the exit code says what went wrong.
+
+    2: a bad value. 4: every run diverged. 65: data that cannot be learnt from. 73: cannot write.
+    """
     experiment, is_dry_run = parse(__doc__)
     import n3
 
@@ -21,7 +24,7 @@ def main() -> int:
         record = n3.run(experiment)
     except (ValueError, ModuleNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 65 if isinstance(error, n3.DataError) else 2
     except OSError as error:
         print(f"error: cannot write the run directory: {error}", file=sys.stderr)
         return 73

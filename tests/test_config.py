@@ -23,7 +23,15 @@ from n3.presets import PRESETS
 from n3.validation import suggestion
 
 UNUSUAL = Experiment(
-    task=TaskConfig(task="moons", samples=96, test_samples=7, data_seed=0),
+    task=TaskConfig(
+        task="moons",
+        data="own/moons.csv",
+        target=("y",),
+        kind="regression",
+        samples=96,
+        test_samples=7,
+        data_seed=0,
+    ),
     network=NetworkConfig(
         method="auxiliary",
         capacity=(6, 6),
@@ -183,6 +191,16 @@ def test_resolved_by_hand():
     assert controller.training.optimiser == "adam"
 
 
+def test_a_file_names_its_task_and_comes_back_from_json():
+    task = TaskConfig(data="some dir/my prices (2).csv", target=("price", "rent"), kind="regression")
+    resolved = Experiment(task=task).resolved()
+    assert resolved.task.task == "my-prices-2-"
+    assert resolved.resolved() == resolved
+    assert Experiment.from_json(resolved.to_json()) == resolved
+    assert Experiment(task=TaskConfig(data="a.NPZ")).resolved().task.task == "a"
+    assert TaskConfig(task="moons").named() == TaskConfig(task="moons")
+
+
 def test_every_method_has_a_preset():
     assert set(PRESETS) == set(METHODS)
 
@@ -224,6 +242,22 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: TaskConfig(samples=0), r"`samples` must be positive and finite; got 0\."),
         (lambda: TaskConfig(test_samples=-1), r"`test_samples` must be positive and finite; got -1\."),
         (lambda: TaskConfig(data_seed=-1), r"`data_seed` must be zero or more, and finite; got -1\."),
+        (lambda: TaskConfig(target=("y",)), r"`target` goes with a file of `data`; got \('y',\) alone"),
+        (lambda: TaskConfig(kind="regression"), r"`kind` goes with a file of `data`; got 'regression' alone"),
+        (
+            lambda: TaskConfig(data="a.xls", target=("y",)),
+            r"`data` must name a \.csv or \.npz file; got 'a\.xls'",
+        ),
+        (
+            lambda: TaskConfig(data="a.csv"),
+            r"`target` must name a column of a \.csv file.* got \(\) with 'a\.csv'",
+        ),
+        (
+            lambda: TaskConfig(data="a.npz", target=("y",)),
+            r"`target` must .* left out with \.npz; got \('y',\)",
+        ),
+        (lambda: TaskConfig(data="a.csv", target=("y", "y")), r"`target` must be distinct; 'y' appears more"),
+        (lambda: TaskConfig(task="moons", data="a.npz"), r"`task` must be left out .* name, 'a'; got 'moons'"),
         (lambda: NetworkConfig(capacity=()), r"`capacity` must name one hidden layer or more\."),
         (lambda: NetworkConfig(capacity=(4, 0)), r"`capacity` must hold positive whole numbers; got 0\."),
         (lambda: NetworkConfig(depth_gates=True), r"`depth_gates` needs two or more .* got None\."),
@@ -330,6 +364,8 @@ def test_a_number_too_large_for_json_is_refused():
         ),
         ('{"run": {"zzz": 1}}', r"unknown field `run\.zzz`\.$"),
         ("[]", r"`Experiment` must be an object; got \[\]\."),
+        ('{"task": {"data": "a.csv", "target": "y"}}', r"`task\.target` must be tuple\[str, .* got 'y'\."),
+        ('{"task": {"data": "a.npz", "kind": "rank"}}', r"`task\.kind` must be .*'regression'.*; got 'rank'\."),
         ('{"task": 3}', r"`task` must be an object; got 3\."),
         ('{"training": {"steps": "ten"}}', r"`training\.steps` must be int \| None; got 'ten'\."),
         ('{"training": {"steps": 1.5}}', r"`training\.steps` must be int \| None; got 1\.5\."),
@@ -389,4 +425,14 @@ def test_importing_the_configuration_leaves_jax_alone():
 def test_json_may_write_a_whole_number_for_a_real_one():
     text = '{"training": {"target_size": 3}}'
     code = f"from n3.config import *; assert Experiment.from_json({text!r}).training.target_size == 3.0"
+    assert run_without_checks(code) == 0
+
+
+def test_one_target_is_a_tuple_too():
+    code = (
+        "from n3.config import *\n"
+        "try: TaskConfig(data='a.csv', target='price')\n"
+        "except ValueError as error: assert 'must be a tuple of names' in str(error)\n"
+        "else: raise SystemExit(3)"
+    )
     assert run_without_checks(code) == 0

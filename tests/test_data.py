@@ -6,30 +6,17 @@ from copy import copy
 import numpy as np
 import pytest
 from numpy.random import default_rng
-from scipy.special import jv
 
-from n3.data import (
-    DATASETS,
-    RECIPES,
-    Samples,
-    Scaler,
-    bessel,
-    build_dataset,
-    draw_curve,
-    draw_moons,
-    draw_rows,
-    draw_sine_classes,
-    draw_spirals,
-    gaussian_mixture,
-    load_dataset,
-    range_scaler,
-    standard_scaler,
-)
+from n3.config import TaskConfig
+from n3.data import DATASETS, build_dataset, draw_rows, load_dataset, load_task, split, told
+from n3.generators import RECIPES, draw_sine_classes
+from n3.scalers import range_scaler
+from n3.tables import Samples, Table, mnist1d_tables
 
 CURVES = [name for name, recipe in RECIPES.items() if recipe.targets == ("y",)]
-BUNDLED = [name for name in DATASETS if name not in RECIPES]
+BUNDLED = [name for name in DATASETS if name not in RECIPES and name != "mnist1d"]
 IN_RANGE = ["bessel", "narrow-bessel", "gaussian-mixture", "gaussian-mixture-low", "gaussian-mixture-high"]
-STANDARD = ["moons", *BUNDLED]
+STANDARD = ["moons", "mnist1d", *BUNDLED]
 SPIRALS = [name for name in DATASETS if name.startswith("spirals")]
 ARRAYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 DEFAULT_SIZES = {
@@ -41,6 +28,7 @@ DEFAULT_SIZES = {
     "wine": (134, 44),
     "iris": (113, 37),
     "diabetes": (332, 110),
+    "mnist1d": (4000, 1000),
 }
 
 
@@ -149,26 +137,6 @@ def test_standardised_by_the_training_split(name):
     assert np.abs(data.test_inputs.mean(axis=0, dtype=np.float64)).max() > 1e-3
 
 
-@pytest.mark.parametrize("fit", [range_scaler, standard_scaler])
-def test_scaler_inverts(fit):
-    values = default_rng(0).normal(size=(50, 3)) * [1e-3, 1, 1e3] + [1, 5, 1e4]
-    scaler = fit(values)
-    np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values, rtol=1e-6)
-
-
-@pytest.mark.parametrize("fit", [range_scaler, standard_scaler])
-def test_constant_column_has_scale_one(fit):
-    scaler = fit(np.full((7, 1), 0.1))
-    assert scaler.scale == 1
-    np.testing.assert_allclose(scaler.offset, 0.1)
-
-
-def test_scaler_by_hand():
-    values = np.array([[0.0], [2.0], [10.0]])
-    assert np.array_equal(range_scaler(values).transform(values), [[-1], [-0.6], [1]])
-    np.testing.assert_allclose(standard_scaler(values).scale, np.sqrt(56 / 3))
-
-
 NOISE = {"line": 0.1, "sine": 0.1, "noise": 1.0}
 FREE_OF_NOISE = [name for name in CURVES if not name.startswith("gaussian") and name not in NOISE]
 
@@ -181,11 +149,6 @@ def test_noise_has_its_deviation_and_leaves_the_curve(name, noise):
     assert abs(left.mean()) < 5 * noise / np.sqrt(4000)
 
 
-def test_the_sine_has_three_half_waves_a_side_and_the_line_slope_one():
-    np.testing.assert_allclose(function_of("sine")(np.array([0, 1 / 6, 1 / 2])), [0, 1, -1], atol=1e-12)
-    np.testing.assert_allclose(function_of("line")(np.array([-1.0, 0.5])), [-1.0, 0.5])
-
-
 @pytest.mark.parametrize("name", FREE_OF_NOISE)
 def test_unscaled_targets_are_the_function_of_unscaled_inputs(name):
     data = load(name)
@@ -193,80 +156,11 @@ def test_unscaled_targets_are_the_function_of_unscaled_inputs(name):
     np.testing.assert_allclose(function_of(name)(x[:, 0]), y[:, 0], atol=3e-6)
 
 
-def test_intervals():
-    for name, low, high in (("bessel", -2 * np.pi, 2 * np.pi), ("narrow-bessel", 0.1, 0.2), ("cubic", -1, 1)):
-        x = RECIPES[name].draw(default_rng(0), 4000).inputs
-        assert low <= x.min() < low + 0.01 * (high - low)
-        assert high - 0.01 * (high - low) < x.max() <= high
-
-
-@pytest.mark.parametrize(
-    "name, values, stationary",
-    [
-        ("cubic", {-1: 1, 1: 1, 1 / 3: -2 / 3}, [1 / 3]),
-        ("cubic-negative", {-1: -1, 1: -1, 1 / 3: 2 / 3}, [1 / 3]),
-        ("quadratic", {-1: 1, 1: -1, 0: -1 / 5}, []),
-        ("quadratic-2", {-1: 1, 1: -1 / 2}, [1 / 2]),
-    ],
-)
-def test_polynomials_meet_their_conditions(name, values, stationary):
-    polynomial = function_of(name)
-    assert polynomial.degree() == len(values) + len(stationary) - 1
-    for x, y in values.items():
-        assert polynomial(x) == pytest.approx(y, abs=1e-12)
-    for x in stationary:
-        assert polynomial.deriv()(x) == pytest.approx(0, abs=1e-12)
-
-
-def test_bessel_by_table():
-    # Abramowitz and Stegun, Handbook of Mathematical Functions, table 9.1: J0, J1, J2 at 1 and 2
-    expected = [1, 0.7651976866 + 0.4400505857 + 0.1149034849, 0.2238907791 + 0.5767248078 + 0.3528340286]
-    np.testing.assert_allclose(bessel(np.array([0.0, 1.0, 2.0])), expected, rtol=1e-9)
-    np.testing.assert_allclose(function_of("narrow-bessel")(np.array([0.15])), jv(0, 0.15))
-
-
-def test_gaussian_mixture_at_its_centres():
-    expected = [1 + 1.5 * np.exp(-3.125), 1.5 + np.exp(-8), 0.8 + 1.5 * np.exp(-3.125)]
-    np.testing.assert_allclose(gaussian_mixture(np.array([-2.0, 0.0, 2.0])), expected, atol=1e-8)
-
-
-@pytest.mark.parametrize("name, noise", [("", 0.1), ("-low", 0.01), ("-high", 0.5)])
-def test_gaussian_mixture_noise(name, noise):
-    x, y = RECIPES["gaussian-mixture" + name].draw(default_rng(0), 4000)
-    residual = y[:, 0] - gaussian_mixture(x[:, 0])
-    assert residual.std() == pytest.approx(noise, rel=5 / np.sqrt(2 * 4000))
-    assert abs(residual.mean()) < 5 * noise / np.sqrt(4000)
-
-
 def test_sine_classes_follow_the_floor():
     x, labels = draw_sine_classes(default_rng(0), 500)
     assert np.array_equal(labels, np.floor(1 + np.sin(2 * np.pi * x[:, 0])))
     data = load("sine-classes")
     assert np.array_equal(data.train_targets, np.floor(1 + np.sin(2 * np.pi * data.train_inputs)))
-
-
-@pytest.mark.parametrize("arms", [3, 5, 7, 9])
-def test_spirals_wind_as_stated(arms):
-    points, labels = draw_spirals(default_rng(0), 3600, arms=arms)
-    radius, angle = np.hypot(*points.T), np.arctan2(points[:, 1], points[:, 0])
-    residual = np.angle(np.exp(1j * (angle - 4 * (labels + radius / 5))))
-    assert 4.9 < radius.max() <= 5
-    assert residual.std() == pytest.approx(0.2, rel=5 / np.sqrt(2 * 3600))
-    assert abs(residual.mean()) < 5 * 0.2 / np.sqrt(3600)
-
-
-def test_moons_lie_on_scikit_learns_arcs():
-    points, labels = draw_moons(default_rng(0), 4000)
-    centres = np.array([[0.0, 0.0], [1.0, 0.5]])[labels]
-    distance = np.hypot(*(points - centres).T)
-    reference, classes = pytest.importorskip("sklearn.datasets").make_moons(4000, noise=0.2, random_state=0)
-    expected = np.hypot(*(reference - np.array([[0.0, 0.0], [1.0, 0.5]])[classes]).T)
-    assert distance.std() == pytest.approx(expected.std(), rel=5 / np.sqrt(4000))
-    for label in (0, 1):
-        error = 5 * np.sqrt(2) * reference[classes == label].std(axis=0) / np.sqrt(2000)
-        assert np.all(
-            np.abs(points[labels == label].mean(axis=0) - reference[classes == label].mean(axis=0)) < error
-        )
 
 
 @pytest.mark.parametrize("name", ["moons", "spirals", "spirals-3", "spirals-7", "spirals-9"])
@@ -287,6 +181,70 @@ def test_digits_keep_their_class_shares():
         for targets in (data.train_targets, data.test_targets):
             counts = np.bincount(labels_of(targets), minlength=10)
             assert np.all(np.abs(counts - shares * len(targets)) < 2)
+
+
+def test_mnist1d_keeps_its_split_and_its_labels():
+    sides = mnist1d_tables()
+    for sizes in ((None, None), (300, 200)):
+        data = load("mnist1d", *sizes, seed=3)
+        for side, inputs, targets in (
+            (sides[0], data.train_inputs, data.train_targets),
+            (sides[1], data.test_inputs, data.test_targets),
+        ):
+            own = data.input_scaler.inverse(inputs.astype(float))
+            distances = np.abs(own[:40, None] - side.samples.inputs[None]).max(axis=2)
+            assert distances.min(axis=1).max() < 1e-5
+            assert np.array_equal(labels_of(targets)[:40], side.samples.targets[distances.argmin(axis=1)])
+            shares = np.bincount(side.samples.targets) / len(side.samples.targets)
+            assert np.all(np.abs(np.bincount(labels_of(targets)) - shares * len(targets)) < 1.01)
+
+
+def test_mnist1d_has_an_end():
+    for sizes, message in (
+        ((4001, 5), "`train_samples` .*4000; got 4001"),
+        ((5, 1001), "`test_samples` .*1000; got 1001"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load("mnist1d", *sizes)
+
+
+def test_a_table_is_split_by_share_and_class():
+    labels = np.repeat([0, 1, 2], [20, 30, 50])
+    table = Table(Samples(np.arange(100.0)[:, None], labels), ("x",), ("a", "b", "c"))
+    data = split("t", table, share=5, train_samples=None, test_samples=None, seed=4)
+    assert (len(data.train_inputs), len(data.test_inputs)) == (80, 20)
+    assert np.bincount(labels_of(data.test_targets)).tolist() == [4, 6, 10]
+    rows = data.input_scaler.inverse(np.concatenate([data.train_inputs, data.test_inputs]).astype(float))
+    assert np.array_equal(np.sort(np.round(rows[:, 0])), np.arange(100))
+    again = split("t", table, share=5, train_samples=10, test_samples=None, seed=4)
+    own = [one.input_scaler.inverse(one.test_inputs.astype(float)) for one in (data, again)]
+    np.testing.assert_allclose(*own, atol=1e-4)
+
+
+def test_scales_of_a_table_are_those_of_its_training_rows():
+    values = default_rng(0).normal(size=(50, 1)) * 9 + 4
+    table = Table(Samples(values, 2 * values), ("x",), ("y",))
+    data = split("t", table, share=5, train_samples=None, test_samples=None, seed=0)
+    for inputs in (data.train_inputs, data.train_targets):
+        np.testing.assert_allclose([inputs.mean(), inputs.std()], [0, 1], atol=1e-5)
+    assert abs(data.test_inputs.mean()) > 1e-3
+    np.testing.assert_allclose(data.train_inputs, data.train_targets, atol=1e-5)
+
+
+def test_every_seed_splits_the_users_file_anew_and_a_name_is_drawn_as_ever(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("x,y\n" + "".join(f"{n},{n * n / 7}\n" for n in range(20)))
+    task = TaskConfig(data=str(path), target=("y",)).named()
+    one, two, again = load_task(task, (0, 1, 0))
+    assert (one.name, one.kind, len(one.train_inputs), len(one.test_inputs)) == ("own", "regression", 16, 4)
+    assert np.array_equal(one.test_inputs, again.test_inputs)
+    assert not np.array_equal(one.test_inputs, two.test_inputs)
+    assert told(task, one) == "own: regression of y (inferred; `kind` overrides it)"
+    asked = TaskConfig(data=str(path), target=("y",), kind="regression")
+    assert told(asked, one).endswith("regression of y (asked for)")
+    (drawn,) = load_task(TaskConfig(task="cubic", samples=5, test_samples=3), (2,))
+    assert np.array_equal(drawn.train_inputs, load("cubic", 5, 3, seed=2).train_inputs)
+    assert told(TaskConfig(task="cubic"), drawn) == "cubic: regression"
 
 
 def test_rows_are_different_and_keep_shares():
@@ -336,11 +294,6 @@ def test_invalid_fields_are_named(changes, message):
         broken.__post_init__()
 
 
-def test_scaler_refuses_a_scale_of_zero():
-    with pytest.raises(ValueError, match="`scale` must be positive and finite"):
-        Scaler(offset=np.zeros(2), scale=np.array([1.0, 0.0]))
-
-
 @pytest.mark.parametrize("name", ["bessel", "spirals", "wine"])
 @pytest.mark.parametrize(
     "sizes, message", [((0, 5), "`train_samples` .*got 0"), ((5, -1), "`test_samples` .*got -1")]
@@ -377,8 +330,3 @@ def test_missing_extra_says_how_to_install_it(name, monkeypatch):
 def test_drawn_sets_need_no_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert {load(name).name for name in RECIPES} == set(RECIPES)
-
-
-def test_curve_without_noise_is_exact():
-    x, y = draw_curve(default_rng(0), 10, curve=np.cos, low=2.0, high=3.0)
-    assert np.array_equal(y, np.cos(x))

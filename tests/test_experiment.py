@@ -220,6 +220,31 @@ def test_a_used_run_directory_is_refused(record, tmp_path):
         n3.run(record.experiment, quiet=True)
 
 
+def of_file(path, out, **task):
+    rng = np.random.default_rng(0)
+    rows = "".join(
+        f"{x:.4f},{c},{x * x + (c == 'b'):.4f}\n" for x, c in zip(rng.normal(size=40), "ab" * 20, strict=True)
+    )
+    path.write_text("x,colour,y\n" + rows)
+    return replace(small(out, steps=20, records=2), task=TaskConfig(data=str(path), target=("y",), **task))
+
+
+def test_the_users_own_file_is_learnt_and_its_kind_is_told(tmp_path, capsys):
+    experiment = of_file(tmp_path / "own.csv", tmp_path / "runs")
+    assert "own: regression of y (inferred; `kind` overrides it), 3 inputs, 1 outputs" in n3.describe(
+        experiment
+    )
+    record = n3.run(experiment)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{tmp_path / 'own.csv'}: own: regression of y (inferred; `kind` overrides it)"
+    assert n3.read(record.directory.path).experiment == record.experiment == experiment.resolved()
+    assert record.results["inputs_feature"].values.tolist() == ["x", "colour=a", "colour=b"]
+    assert record.results.sizes["train_sample"] == 32
+    assert record.results["test_targets"].values.max() > 1  # in its own unit
+    assert n3.summarise(record)["task"] == "own"
+    assert len(n3.load(record.directory.path)["static"]) == 3
+
+
 def has_gpu():
     try:
         return bool(jax.devices("gpu"))
@@ -331,6 +356,8 @@ def test_the_command_ends_in_the_table_and_the_run_directory(tmp_path):
         ("--seeds 1 1", "distinct"),
         ("--name ../x", "`name`"),
         ("--task bessle", "bessel"),
+        ("--data nowhere.csv --target y", "nowhere.csv"),
+        ("--target y", "`data`"),
         ("--arms equal-size", "growing"),
         ("--capacity 4 --initial-size 9", "initial_size"),
         ("--config nowhere.json", "nowhere.json"),
@@ -353,6 +380,20 @@ def test_a_command_without_the_extra_it_needs_ends_with_code_2(tmp_path, monkeyp
     assert done.returncode == 2
     assert "`uv sync --extra tensorboard`" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_from_the_command_line(tmp_path):
+    of_file(tmp_path / "own.csv", tmp_path)
+    words = ["--data", tmp_path / "own.csv", "--target", "y", "--seeds", "0:2"]
+    done = command(tmp_path, *words, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "own: regression of y" in done.stdout
+    assert "32 training and 8 test samples" in done.stdout
+    (tmp_path / "own.csv").write_text("x,y\n1,2\n,3\n")
+    done = command(tmp_path, *words)
+    assert (done.returncode, "Traceback" in done.stderr) == (65, False)
+    assert "row 3, column `x` must have a value" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -27,6 +27,7 @@ from .expansion import expand as expand
 from .experiment import describe as describe
 from .experiment import load as load
 from .experiment import run as run
+from .files import DataError as DataError
 from .fitting import History as History
 from .fitting import fit as fit
 from .grown import Grown as Grown

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3 import prices, tables
+from n3 import columns, prices
 from n3.records import RunRecord, versions
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -192,7 +192,7 @@ def table(summary: dict[str, Any]) -> str:
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
     return "\n\n".join(
-        [title, *(tables.aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)]
+        [title, *(columns.aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)]
     )
 
 

@@ -85,10 +85,11 @@ def hypers_of(
 
     samples = len(data[0].train_inputs)
     prior = each(training.weight_prior / samples) if training.weight_prior else None
-    is_targeted = experiment.network.method != "information"  # that method has neither target size nor depth
+    cost = training.size_cost or 0.0
+    depth_cost = 0.0 if experiment.network.method == "information" else cost  # it has no target depth
     return Hypers(
         learning_rate=each(training.learning_rate),
-        weights=LossWeights(each(training.size_cost), each(training.size_cost * is_targeted), prior),
+        weights=LossWeights(each(cost), each(depth_cost), prior),
         initial_size=jnp.broadcast_to(jnp.asarray(first, jnp.float32), (seeds, len(capacity))),
         target_size=each(training.target_size),
         target_depth=each(float(len(capacity))),

@@ -109,7 +109,7 @@ class Experiment:
         units = float(min(network.capacity))
         training = _filled(training, target_size=units, schedule="constant")
         training = dataclasses.replace(training, target_size=min(training.target_size, units))
-        return dataclasses.replace(self, task=task, network=network, training=training)
+        return dataclasses.replace(self, task=task.named(), network=network, training=training)
 
     def to_json(self) -> str:
         """The experiment as JSON text, indented, with every field."""

@@ -4,59 +4,14 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
-from numpy.polynomial import Polynomial
 from numpy.random import Generator, default_rng
-from scipy.special import jv
 
-Kind = Literal["regression", "classification"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scaler:
-    """Scaler: the affine map from each column's own unit, `scaled = (own - offset) / scale`, and back."""
-
-    offset: Float[np.ndarray, " features"]
-    scale: Float[np.ndarray, " features"]
-
-    def __post_init__(self) -> None:
-        if not np.all(np.isfinite(self.scale) & (self.scale > 0)):
-            raise ValueError(f"`scale` must be positive and finite; got {self.scale}.")
-
-    def transform(self, values: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples features"]:
-        """Own unit to scaled unit."""
-        return (values - self.offset) / self.scale
-
-    def inverse(self, values: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples features"]:
-        """Scaled unit back to own unit."""
-        return values * self.scale + self.offset
-
-
-def identity_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
-    """Leaves every column in its own unit: offset 0, scale 1."""
-    return Scaler(offset=np.zeros(values.shape[1]), scale=np.ones(values.shape[1]))
-
-
-def range_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
-    """Brings each column's minimum to -1 and its maximum to 1; a constant column is only centred."""
-    low, high = values.min(axis=0), values.max(axis=0)
-    return Scaler(offset=(low + high) / 2, scale=np.where(high > low, (high - low) / 2, 1.0))
-
-
-def standard_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
-    """Brings each column to mean 0 and population deviation 1; a constant column is only centred."""
-    is_constant = np.ptp(values, axis=0) == 0  # its computed deviation may be a rounding error above zero
-    return Scaler(offset=values.mean(axis=0), scale=np.where(is_constant, 1.0, values.std(axis=0)))
-
-
-class Samples(NamedTuple):
-    """Samples in their own units; targets are real columns (regression) or labels from 0 (classification)."""
-
-    inputs: Float[np.ndarray, "samples in_size"]
-    targets: Float[np.ndarray, "samples out_size"] | Int[np.ndarray, " samples"]
+from n3 import files, generators, scalers, settings, tables
+from n3.config import TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +25,7 @@ class Dataset:
     """
 
     name: str
-    kind: Kind
+    kind: settings.Kind
     train_inputs: Float32[np.ndarray, "train in_size"]
     train_targets: Float32[np.ndarray, "train out_size"]
     test_inputs: Float32[np.ndarray, "test in_size"]
@@ -83,12 +38,12 @@ class Dataset:
     input_names: tuple[str, ...]
     target_names: tuple[str, ...]
     """Name of each target column, or of each class."""
-    input_scaler: Scaler
-    target_scaler: Scaler
+    input_scaler: scalers.Scaler
+    target_scaler: scalers.Scaler
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"`kind` must be one of {get_args(Kind)}; got {self.kind!r}.")
+        if self.kind not in get_args(settings.Kind):
+            raise ValueError(f"`kind` must be one of {get_args(settings.Kind)}; got {self.kind!r}.")
         classes = self.num_classes
         if (classes is None) != (self.kind == "regression") or classes in (0, 1):
             raise ValueError(f"`num_classes` must be None or, for classes, at least 2; got {classes}.")
@@ -116,7 +71,13 @@ class Dataset:
 
 
 def build_dataset(
-    name: str, train: Samples, test: Samples, *, fit: Callable, inputs: Sequence[str], targets: Sequence[str]
+    name: str,
+    train: tables.Samples,
+    test: tables.Samples,
+    *,
+    fit: Callable,
+    inputs: Sequence[str],
+    targets: Sequence[str],
 ) -> Dataset:
     """Data set from two splits in their own units; integer labels as targets make it a classification.
 
@@ -126,9 +87,9 @@ def build_dataset(
     num_classes = len(targets) if train.targets.ndim == 1 else None
     if num_classes is not None:
         codes = np.eye(num_classes)[:, 1:] if num_classes == 2 else np.eye(num_classes)
-        train, test = (Samples(split.inputs, codes[split.targets]) for split in (train, test))
+        train, test = (tables.Samples(split.inputs, codes[split.targets]) for split in (train, test))
     scaler = fit(train.inputs)
-    target_scaler = fit(train.targets) if num_classes is None else identity_scaler(train.targets)
+    target_scaler = fit(train.targets) if num_classes is None else scalers.identity_scaler(train.targets)
     return Dataset(
         name=name,
         kind="regression" if num_classes is None else "classification",
@@ -146,46 +107,6 @@ def build_dataset(
     )
 
 
-def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
-    """`J0 + J1 + J2`, Bessel functions of the first kind."""
-    return jv(0, x) + jv(1, x) + jv(2, x)
-
-
-def gaussian_mixture(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
-    """Three bumps `weight * exp(-(x - centre)^2 / (2 width^2))`, each of height (not area) `weight`."""
-    centres, widths, weights = np.array([[-2.0, 0.0, 2.0], [0.5, 0.8, 0.3], [1.0, 1.5, 0.8]])
-    return np.exp(-(((x[:, None] - centres) / widths) ** 2) / 2) @ weights
-
-
-def draw_curve(
-    rng: Generator, samples: int, *, curve: Callable, low: float = -1.0, high: float = 1.0, noise: float = 0.0
-) -> Samples:
-    """Inputs uniform on `[low, high]`; targets `curve(x)` plus normal noise of deviation `noise`."""
-    x = rng.uniform(low, high, samples)
-    return Samples(x[:, None], (curve(x) + noise * rng.standard_normal(samples))[:, None])
-
-
-def draw_sine_classes(rng: Generator, samples: int) -> Samples:
-    """Inputs uniform on `[-1, 1]`; class `floor(1 + sin(2 pi x))`: 1 where the sine is positive."""
-    x = rng.uniform(-1, 1, samples)
-    return Samples(x[:, None], (np.sin(2 * np.pi * x) >= 0).astype(np.int64))
-
-
-def draw_spirals(rng: Generator, samples: int, *, arms: int) -> Samples:
-    """Arm `k` at `u` uniform on `[0, 1]`: radius `5 u`, angle `4 (k + u) + 0.2 normal`, radians."""
-    labels, u = rng.permutation(np.arange(samples) % arms), rng.uniform(size=samples)
-    angle = 4 * (labels + u) + 0.2 * rng.standard_normal(samples)
-    return Samples(5 * u[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1), labels)
-
-
-def draw_moons(rng: Generator, samples: int) -> Samples:
-    """scikit-learn's `make_moons` with noise 0.2, at uniform random angles instead of a fixed grid."""
-    labels, angle = rng.permutation(np.arange(samples) % 2), rng.uniform(0, np.pi, samples)
-    points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    points[labels == 1] = [1.0, 0.5] - points[labels == 1]
-    return Samples(points + 0.2 * rng.standard_normal(points.shape), labels)
-
-
 def draw_rows(rng: Generator, strata: Int[np.ndarray, " rows"], count: int) -> Int[np.ndarray, " count"]:
     """`count` different row numbers in random order; each stratum keeps its share up to less than one row."""
     labels, sizes = np.unique(strata, return_counts=True)
@@ -197,6 +118,46 @@ def draw_rows(rng: Generator, strata: Int[np.ndarray, " rows"], count: int) -> I
     return rng.permutation(np.concatenate(groups))
 
 
+def split(
+    name: str,
+    table: tables.Table,
+    *,
+    share: int,
+    train_samples: int | None,
+    test_samples: int | None,
+    seed: int,
+) -> Dataset:
+    """Data set of a table's rows, standardised; classes keep their shares in both splits.
+
+    Args:
+        name: What to call it.
+        table: The rows.
+        share: One row in so many tests, where `test_samples` is None; one at least.
+        train_samples: Size of the training split; None: all the other rows.
+        test_samples: Size of the test split.
+        seed: Decides the split; the test rows do not depend on `train_samples`.
+
+    Raises:
+        ValueError: If a size is not positive, or together they are more than the rows.
+    """
+    inputs, targets = table.samples
+    rows, usual = len(inputs), max(len(inputs) // share, 1)
+    left = max(rows - (test_samples or usual), 1)
+    train_size, test_size = _sizes(train_samples, test_samples, (left, usual))
+    if train_size + test_size > rows:
+        got = f"got {train_size} + {test_size}"
+        raise ValueError(f"`train_samples` + `test_samples` of `{name}` must be at most {rows}; {got}.")
+    strata = targets if targets.ndim == 1 else np.zeros(rows, int)
+    rng = default_rng(seed)
+    test_rows = draw_rows(rng, strata, test_size)
+    rest = np.setdiff1d(np.arange(rows), test_rows)
+    train_rows = rest[draw_rows(rng, strata[rest], train_size)]
+    train, test = (tables.Samples(inputs[part], targets[part]) for part in (train_rows, test_rows))
+    return build_dataset(
+        name, train, test, fit=scalers.standard_scaler, inputs=table.inputs, targets=table.targets
+    )
+
+
 def _sizes(train_samples: int | None, test_samples: int | None, default: tuple[int, int]) -> tuple[int, int]:
     for field, samples in (("train_samples", train_samples), ("test_samples", test_samples)):
         if samples is not None and samples < 1:
@@ -204,17 +165,8 @@ def _sizes(train_samples: int | None, test_samples: int | None, default: tuple[i
     return train_samples or default[0], test_samples or default[1]
 
 
-class Recipe(NamedTuple):
-    """Recipe of an endless set: how to draw and scale samples, names of targets or classes, usual sizes."""
-
-    draw: Callable[[Generator, int], Samples]
-    fit: Callable[[np.ndarray], Scaler] = identity_scaler
-    targets: Sequence[str] = ("y",)
-    sizes: tuple[int, int] = (1024, 256)
-
-
 def _draw(
-    name: str, recipe: Recipe, *, train_samples: int | None, test_samples: int | None, seed: int
+    name: str, recipe: generators.Recipe, *, train_samples: int | None, test_samples: int | None, seed: int
 ) -> Dataset:
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
     train_size, test_size = _sizes(train_samples, test_samples, recipe.sizes)
@@ -224,57 +176,32 @@ def _draw(
     return build_dataset(name, train, test, fit=recipe.fit, inputs=inputs, targets=recipe.targets)
 
 
-def _split(name: str, *, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
-    """A set of scikit-learn's, split by class share: a quarter of the rows tests, the rest trains."""
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        advice = "install it with `uv sync --extra data` (or `pip install scikit-learn`)"
-        raise ModuleNotFoundError(f"`{name}` needs scikit-learn: {advice}.") from error
-    own_units = {"scaled": False} if name == "diabetes" else {}
-    bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**own_units)
-    rows, quarter = len(bunch.data), len(bunch.data) // 4
-    left = max(rows - (test_samples or quarter), 1)
-    train_size, test_size = _sizes(train_samples, test_samples, (left, quarter))
-    if train_size + test_size > rows:
-        got = f"got {train_size} + {test_size}"
-        raise ValueError(f"`train_samples` + `test_samples` of `{name}` must be at most {rows}; {got}.")
-    targets = bunch.target[:, None] if name == "diabetes" else bunch.target
-    strata = np.zeros(rows, int) if name == "diabetes" else bunch.target
-    rng = default_rng(seed)
-    test_rows = draw_rows(rng, strata, test_size)
-    rest = np.setdiff1d(np.arange(rows), test_rows)
-    train_rows = rest[draw_rows(rng, strata[rest], train_size)]
-    train, test = (Samples(bunch.data[part], targets[part]) for part in (train_rows, test_rows))
-    inputs, targets = map(str, bunch.feature_names), map(str, bunch.get("target_names", ["progression"]))
-    return build_dataset(name, train, test, fit=standard_scaler, inputs=tuple(inputs), targets=tuple(targets))
+def _bundled(name: str, *, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+    """A set of scikit-learn's: a quarter of the rows tests."""
+    sizes = {"train_samples": train_samples, "test_samples": test_samples}
+    return split(name, tables.sklearn_table(name), share=4, seed=seed, **sizes)
 
 
-_mixture = partial(draw_curve, curve=gaussian_mixture, low=-4.0, high=4.0)
-_cubic = Polynomial([-13 / 32, -45 / 32, 45 / 32, 45 / 32])
-RECIPES = {
-    "bessel": Recipe(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
-    "narrow-bessel": Recipe(partial(draw_curve, curve=partial(jv, 0), low=0.1, high=0.2), range_scaler),
-    "cubic": Recipe(partial(draw_curve, curve=_cubic)),
-    "cubic-negative": Recipe(partial(draw_curve, curve=-_cubic)),
-    "quadratic": Recipe(partial(draw_curve, curve=Polynomial([-1 / 5, -1, 1 / 5]))),
-    "quadratic-2": Recipe(partial(draw_curve, curve=Polynomial([-1 / 2, -3 / 4, 3 / 4]))),
-    "gaussian-mixture": Recipe(partial(_mixture, noise=0.1), range_scaler),
-    "gaussian-mixture-low": Recipe(partial(_mixture, noise=0.01), range_scaler),
-    "gaussian-mixture-high": Recipe(partial(_mixture, noise=0.5), range_scaler),
-    "line": Recipe(partial(draw_curve, curve=Polynomial([0, 1]), noise=0.1)),
-    "noise": Recipe(partial(draw_curve, curve=np.zeros_like, noise=1.0)),
-    "sine": Recipe(partial(draw_curve, curve=lambda x: np.sin(3 * np.pi * x), noise=0.1)),
-    "sine-classes": Recipe(draw_sine_classes, targets=("negative", "positive")),
-    "moons": Recipe(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
-    "spirals": Recipe(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),
-    "spirals-3": Recipe(partial(draw_spirals, arms=3), range_scaler, "012", (2048, 512)),
-    "spirals-7": Recipe(partial(draw_spirals, arms=7), range_scaler, "0123456", (2048, 512)),
-    "spirals-9": Recipe(partial(draw_spirals, arms=9), range_scaler, "012345678", (2048, 512)),
-}
+def _mnist1d(*, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+    """The splits stay as they are made; fewer samples than all are drawn by class share from their own side."""
+    sides = tables.mnist1d_tables()
+    most = tuple(len(table.samples.inputs) for table in sides)
+    sizes = _sizes(train_samples, test_samples, most)
+    for field, size, end in zip(("train_samples", "test_samples"), sizes, most, strict=True):
+        if size > end:
+            raise ValueError(f"`{field}` of `mnist1d` must be at most {end}; got {size}.")
+    splits = []
+    for rng, table, size in zip(default_rng(seed).spawn(2), sides, sizes, strict=True):
+        rows = draw_rows(rng, table.samples.targets, size)
+        splits.append(tables.Samples(table.samples.inputs[rows], table.samples.targets[rows]))
+    names = {"inputs": sides[0].inputs, "targets": sides[0].targets}
+    return build_dataset("mnist1d", *splits, fit=scalers.standard_scaler, **names)
+
+
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    **{name: partial(_draw, name, recipe) for name, recipe in RECIPES.items()},
-    **{name: partial(_split, name) for name in ("digits", "breast-cancer", "wine", "iris", "diabetes")},
+    **{name: partial(_draw, name, recipe) for name, recipe in generators.RECIPES.items()},
+    **{name: partial(_bundled, name) for name in ("digits", "breast-cancer", "wine", "iris", "diabetes")},
+    "mnist1d": _mnist1d,
 }
 """Generators, each called as `(*, train_samples, test_samples, seed)`; None means the set's own size."""
 
@@ -292,9 +219,37 @@ def load_dataset(
 
     Raises:
         ValueError: If the name is unknown, or a size is not positive or more than a bundled set has.
-        ModuleNotFoundError: If the set is one of scikit-learn's, and it is not installed.
+        ModuleNotFoundError: If the set needs scikit-learn or mnist1d, and it is not installed.
     """
     if name not in DATASETS:
         hint = "".join(f" Did you mean `{n}`?" for n in difflib.get_close_matches(name, DATASETS, n=1))
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{hint}")
     return DATASETS[name](train_samples=train_samples, test_samples=test_samples, seed=seed)
+
+
+def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
+    """The data set of each seed: drawn by its name, or split from the rows of the user's file.
+
+    Args:
+        task: Its sizes, and its name or its file.
+        seeds: One a data set.
+
+    Raises:
+        ValueError: As `load_dataset`; or if the file is not there, or lacks a named column.
+        DataError: If what the file holds cannot be learnt from.
+        ModuleNotFoundError: As `load_dataset`.
+    """
+    sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
+    if task.data is None:
+        return [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
+    table = files.read_table(task.data, target=task.target, kind=task.kind)
+    return [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
+
+
+def told(task: TaskConfig, data: Dataset) -> str:
+    """The task and its kind in words; whether the kind of a file's target was asked for or inferred."""
+    if task.data is None:
+        return f"{task.task}: {data.kind}"
+    names = ", ".join(task.target) or "targets"
+    how = "asked for" if task.kind else "inferred; `kind` overrides it"
+    return f"{task.task}: {data.kind} of {names} ({how})"

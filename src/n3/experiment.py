@@ -20,7 +20,7 @@ from n3 import checkpoint, compaction, metrics, path
 from n3.arms import hypers_of, recipe_of, stack, stops_of
 from n3.compaction import CompactMLP
 from n3.config import Experiment
-from n3.data import Dataset, load_dataset
+from n3.data import Dataset, load_task, told
 from n3.drive import Importance, check_importance
 from n3.events import check_log_dir, write_events
 from n3.losses import LossWeights, Samples
@@ -66,6 +66,8 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
         check_importance(importance, *first)
     recipes = {arm: recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms}
     directory = RunDirectory.create(experiment)
+    if experiment.task.data is not None and not quiet:
+        print(f"{experiment.task.data}: {told(experiment.task, data[0])}", file=sys.stderr)
 
     problem, stops = stack(data), stops_of(experiment)
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
@@ -144,7 +146,7 @@ def describe(experiment: Experiment) -> str:
     tried = f", growing at {len(prices)} prices" if prices else ""
     problem = jax.eval_shape(lambda: stack(data[:1]))
     lines = [
-        f"task        {experiment.task.task}: {data[0].kind}, {data[0].in_size} inputs, "
+        f"task        {told(experiment.task, data[0])}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
         f"{len(data[0].test_inputs)} test samples a seed",
         f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
@@ -189,9 +191,8 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
     Without a path of prices nothing is held out, and the second list is empty.
     """
     task = experiment.task
-    sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
     seeds = experiment.run.seeds if task.data_seed is None else (task.data_seed,)
-    data, held = [load_dataset(task.task, seed=seed, **sizes) for seed in seeds], []
+    data, held = load_task(task, seeds), []
     if experiment.information.path:
         splits = [path.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
         data, held = ([split[part] for split in splits] for part in (0, 1))

@@ -9,10 +9,10 @@ import numpy as np
 
 from n3.analysis import bootstrap_interval
 from n3.claims import Reference, Reproduction
+from n3.columns import aligned
 from n3.contenders import Trained, gathered
 from n3.grid import label
 from n3.resampling import Estimate
-from n3.tables import aligned
 from n3.tails import stuck_fraction, stuck_threshold, tail_summary
 from n3.verdicts import Verdict, side
 

@@ -1,10 +1,13 @@
 """Settings: task, network, training and information of an experiment, as frozen data that validates itself."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from n3 import validation
 
+Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
 Mask = Literal["sine", "linear", "hard"]
 Activation = Literal["tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity"]
@@ -26,7 +29,14 @@ class TaskConfig:
     """Task: what is learnt, and from how many samples."""
 
     task: str = "bessel"
-    """Data set, by its name in `n3.DATASETS`."""
+    """Data set, by its name in `n3.DATASETS`; left out with `data`, and then the file's name."""
+    data: str | None = None
+    """The user's own samples in place of a named set: a .csv with a header (text is taken for categories), or
+    an .npz of arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for every seed."""
+    target: tuple[str, ...] = ()
+    """Columns of the .csv file that are to be learnt: one, or several for regression."""
+    kind: Kind | None = None
+    """What the file's target is; None: classification where it is text or holds few different whole numbers."""
     samples: int | None = None
     """Training samples, per seed; None: the method's or the data set's own number."""
     test_samples: int | None = None
@@ -38,6 +48,34 @@ class TaskConfig:
         validation.positive_or_none("samples", self.samples)
         validation.positive_or_none("test_samples", self.test_samples)
         validation.at_least_zero_or_none("data_seed", self.data_seed)
+        if isinstance(self.target, str):
+            raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
+        if self.data is None:
+            for name in ("target", "kind"):
+                if getattr(self, name):
+                    raise ValueError(f"`{name}` goes with a file of `data`; got {getattr(self, name)!r} alone.")
+            return
+        ending = Path(self.data).suffix.lower()
+        if ending not in (".csv", ".npz"):
+            raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
+        if bool(self.target) != (ending == ".csv"):
+            raise ValueError(
+                f"`target` must name a column of a .csv file, and be left out with .npz; got {self.target!r} "
+                f"with {self.data!r}."
+            )
+        if self.target:
+            validation.distinct("target", self.target)
+        if self.task not in (TaskConfig.task, own := self._file_name()):
+            raise ValueError(
+                f"`task` must be left out with `data`, or be its name, {own!r}; got {self.task!r}."
+            )
+
+    def named(self) -> "TaskConfig":
+        """The same task, by the file's name if it is the user's own."""
+        return self if self.data is None else replace(self, task=self._file_name())
+
+    def _file_name(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.data).stem)[:80]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from n3 import grid, groups
 from n3.analysis import FINAL, final_values
+from n3.columns import aligned
 from n3.experiment import find_devices
 from n3.grid import Study
 from n3.records import Results, RunDirectory, device_name, join, read_results, unfold
-from n3.tables import aligned
 
 
 def prepare(study: Study, directory: Path) -> int:

@@ -1,0 +1,170 @@
+"""Files: a table by hand from each format, what a target is taken for, and every refusal."""
+
+import numpy as np
+import pytest
+
+from n3.files import DataError, infer_kind, read_table
+
+FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
+
+
+def write(folder, text, name="own.csv"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def archive(folder, **arrays):
+    np.savez(folder / "own.npz", **arrays)
+    return folder / "own.npz"
+
+
+def numbers(rows=10):
+    return np.arange(2.0 * rows).reshape(rows, 2)
+
+
+def test_a_csv_by_hand(tmp_path):
+    table = read_table(write(tmp_path, FLOWERS), target=("species",))
+    assert table.inputs == ("size", "colour=blue", "colour=green", "colour=red")
+    assert table.samples.inputs.tolist() == [[1.5, 0, 0, 1], [2, 1, 0, 0], [-30, 0, 0, 1], [4, 0, 1, 0]]
+    assert table.targets == ("a", "b")
+    assert table.samples.targets.tolist() == [1, 0, 0, 1]
+
+
+def test_several_numbers_may_be_learnt(tmp_path):
+    path = write(tmp_path, "a,b,c\n1,2,3.5\n4,5,6.5\n7,8,9.5\n")
+    table = read_table(path, target=("c", "a"))
+    assert (table.inputs, table.targets) == (("b",), ("c", "a"))
+    assert table.samples.targets.tolist() == [[3.5, 1], [6.5, 4], [9.5, 7]]
+
+
+def test_quotes_blanks_empty_rows_and_a_byte_order_mark_are_read(tmp_path):
+    text = '\ufeffname , y\r\n"a, or b", 1.5\r\n\r\nc ,2.5\r\n'
+    table = read_table(write(tmp_path, text), target=("y",))
+    assert table.inputs == ("name=a, or b", "name=c")
+    assert table.samples.targets.tolist() == [[1.5], [2.5]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ([["a", "b", "a"]], "classification"),
+        ([[0.0, 1.0, 0.0, 1.0]], "classification"),
+        ([[0.5, 1.0, 0.5, 1.0]], "regression"),
+        ([[0.0, 1.0, 2.0, 3.0]], "regression"),  # each value is there once
+        ([[1.0, 2.0] * 2, [1.0, 2.0] * 2], "regression"),
+        ([[float(n) for n in range(20)] * 2], "classification"),
+        ([[float(n) for n in range(21)] * 2], "regression"),
+    ],
+)
+def test_what_a_target_is_taken_for(columns, kind):
+    assert infer_kind([np.array(column) for column in columns]) == kind
+
+
+def test_the_kind_may_be_asked_for(tmp_path):
+    path = write(tmp_path, "x,y\n1,0\n2,1\n3,0\n4,-7\n")
+    assert read_table(path, target=("y",), kind="regression").samples.targets.tolist() == [[0], [1], [0], [-7]]
+    table = read_table(path, target=("y",), kind="classification")
+    assert (table.targets, table.samples.targets.tolist()) == (("-7", "0", "1"), [1, 2, 1, 0])
+    parts = write(tmp_path, "x,y\n1,0.5\n2,1\n")
+    assert read_table(parts, target=("y",), kind="classification").targets == ("0.5", "1.0")
+
+
+def test_an_archive_by_hand(tmp_path):
+    table = read_table(archive(tmp_path, inputs=numbers(), targets=np.array(["no", "yes"] * 5)))
+    assert (table.inputs, table.targets) == (("x0", "x1"), ("no", "yes"))
+    assert np.array_equal(table.samples.inputs, numbers())
+    assert table.samples.targets.tolist() == [0, 1] * 5
+    table = read_table(archive(tmp_path, inputs=numbers(3)[:, :1], targets=0.5 + numbers(3)))
+    assert (table.inputs, table.targets) == (("x",), ("y0", "y1"))
+    assert np.array_equal(table.samples.targets, 0.5 + numbers(3))
+    truths = archive(tmp_path, inputs=numbers(4).astype(int), targets=np.array([True, False, True, False]))
+    assert read_table(truths).targets == ("0", "1")
+
+
+ROW = "1,2\n"
+BAD_TEXT = {
+    "": "must begin with a header that names its columns; got nothing",
+    "1,2\n3,4\n5,6\n": "must begin with a header that names its columns; got 1, 2",
+    "x;y\n1;2\n3;4\n": "must have commas between its cells; its header is 'x;y'",
+    "x,,y\n1,2,3\n4,5,6\n": "column 2 must have a name in the header",
+    "x,y,x\n1,2,3\n4,5,6\n": "names of the columns must differ; 'x' appears more than once",
+    "x,y\n": "must hold two rows or more below its header; it holds 0",
+    "x,y\n1,2\n": "must hold two rows or more below its header; it holds 1",
+    "x,y\n1,2\n\n3,4,5\n": "row 4 must have 2 cells, as the header; got 3",
+    "x,y\n1,2\n,4\n": "row 3, column `x` must have a value; got ''",
+    "x,y\n1,2\n3,NaN\n": "row 3, column `y` must have a value; got 'NaN'",
+    "x,y\n1,2\n3,4\n5 m,6\n": "row 4, column `x` must be a number, as most of the column is; got '5 m'",
+    "x,y\n1,2\n1e999,4\n": r"row 3, column `x` must lie within -1e\+100 and 1e\+100; got 1e999",
+    "x,y\n1,2\n3,2\n": r"`y` must hold two different values or more; got 2.0 alone",
+    "y\n1\n2\n": "must hold a column beside `target`",
+    'x,y\n"1,2\n3,4\n': "cannot be read as comma-separated values: unexpected end of data",
+    b"x,y\n\xff,2\n": "must be UTF-8 text; byte 4 is not",
+    "x,y\n" + "".join(f"n{n},{n}.5\n" for n in range(300)): "`x` must hold .* at most; got 300, such as 'n0'",
+    "x,y\n" + "".join(f"{n},n{n}\n" for n in range(300)): "`y` must hold 256 classes at most; got 300",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TEXT)
+def test_bad_text_is_refused_by_file_row_and_column(tmp_path, text):
+    with pytest.raises(DataError, match=rf"own\.csv.*{BAD_TEXT[text]}.*\.$"):
+        read_table(write(tmp_path, text), target=("y",))
+
+
+BAD_ARRAYS = {
+    "must hold the arrays `inputs` and `targets`; it holds inputs": {"inputs": numbers()},
+    "`inputs` must be numbers of shape .*; got float64 of shape": {
+        "inputs": numbers()[0],
+        "targets": numbers(),
+    },
+    "`inputs` must be numbers of shape": {"inputs": np.array([["a"], ["b"]]), "targets": np.arange(2.0)},
+    "`targets` must be numbers of": {"inputs": numbers(), "targets": np.zeros((10, 0))},
+    "as many rows, two or more; got 10 and 9": {"inputs": numbers(), "targets": numbers(9)},
+    "two or more; got 1 and 1": {"inputs": numbers(1), "targets": numbers(1)},
+    "`inputs` must lie within .*; got nan in row 3, column 1, counted from 0": {
+        "inputs": np.where(numbers() == 7, np.nan, numbers()),
+        "targets": numbers(),
+    },
+    "`y1` must hold two different values": {"inputs": numbers(), "targets": numbers() * [1, 0]},
+    "cannot be read: Object arrays": {"inputs": numbers(), "targets": np.array([{}, {}] * 5)},
+}
+
+
+@pytest.mark.parametrize("message", BAD_ARRAYS)
+def test_bad_arrays_are_refused_by_file_and_name(tmp_path, message):
+    with pytest.raises(DataError, match=rf"own\.npz.*{message}"):
+        read_table(archive(tmp_path, **BAD_ARRAYS[message]))
+
+
+def test_what_is_no_archive_or_a_damaged_one_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"must be an archive as `numpy\.savez` writes it"):
+        read_table(write(tmp_path, "text", "own.npz"))
+    path = archive(tmp_path, inputs=numbers(), targets=numbers())
+    content = bytearray(path.read_bytes())
+    content[180] ^= 255
+    with pytest.raises(DataError, match=r"own\.npz cannot be read: "):
+        read_table(write(tmp_path, bytes(content), "own.npz"))
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "message"),
+    [
+        (
+            ("specie",),
+            None,
+            r"`target` must name a column of .*, size, colour, species; got 'specie'\. Did you",
+        ),
+        (("species",), "regression", "`species` must hold numbers for regression; got 'b'"),
+        (("size", "species"), None, "`species` must hold numbers for regression; got 'b'"),
+        (("size", "species"), "classification", "`kind` classification takes one `target`; got size, species"),
+    ],
+)
+def test_a_target_that_does_not_fit_is_no_fault_of_the_file(tmp_path, target, kind, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_table(write(tmp_path, FLOWERS), target=target, kind=kind)
+    assert not isinstance(caught.value, DataError)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"`data` must name a file; there is none at '.*nowhere\.csv'"):
+        read_table(tmp_path / "nowhere.csv", target=("y",))

@@ -1,7 +1,7 @@
 """Compaction: a growing network as a plain one, of the units that take part and without masks."""
 
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from n3.grown import Grown, Model, compact_model
+from n3.grown import Grown, compact_model
 from n3.model import ACTIVATIONS, Dense, GrowingMLP
 from n3.surgery import check_single, check_state
 
@@ -49,10 +49,6 @@ class CompactMLP(eqx.Module):
         return x
 
 
-@overload
-def compact(net: Grown[Model]) -> Model: ...
-@overload
-def compact(net: eqx.Module) -> CompactMLP: ...
 def compact(net: eqx.Module) -> Any:
     """The same function as a plain network of the units that take part at all.
 

@@ -136,6 +136,13 @@ def test_data_that_cannot_be_trained_on(data, message):
         source_of(data, batch=5, steps=1, key=KEY)
 
 
+def test_a_pool_of_samples_of_several_shapes():
+    source = IterableSource([(INPUTS, TARGETS), (INPUTS[:, :1], TARGETS)], steps=2)
+    assert source.pool(10)[0].shape == (10, 2)
+    with pytest.raises(ValueError, match="`train_data` must have samples of one shape; got"):
+        source.pool(11)
+
+
 def test_an_iterable_without_batches_or_pairs():
     with pytest.raises(ValueError, match="`train_data` must yield batches; got none"):
         IterableSource([], steps=1).chunks(1)

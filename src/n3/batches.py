@@ -125,6 +125,9 @@ class IterableSource:
                 break
         if not found:
             raise ValueError(EMPTY)
+        shapes = {tuple(side.shape[1:] for side in pair) for pair in found}
+        if len(shapes) > 1:
+            raise ValueError(f"`train_data` must have samples of one shape; got {sorted(shapes)}.")
         inputs, targets = (np.concatenate(side)[:samples] for side in zip(*found, strict=True))
         return jnp.asarray(inputs), jnp.asarray(targets)
 

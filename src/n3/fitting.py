@@ -116,11 +116,12 @@ def fit(
             raise ValueError(f"`{name}` must be positive; got {value}.")
     order_key, dropout_key = jr.split(key)
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
-    inputs, targets = source.pool(POOL)
+    is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
+    inputs, targets = source.pool(POOL if is_informed else 1)
     goal = goal_of(_user_model(model), inputs, targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     growth, pool, prices = None, None, None
-    if isinstance(model, Grown) and isinstance(model.controller, Information):
+    if is_informed:
         settings = information or InformationConfig()
         growth = growth_of(settings, steps=steps, is_classes=goal.is_classes)
         pool, prices = Pool(inputs, goal.columns(targets)), prices_of(settings, source.samples, inputs)

@@ -1,12 +1,13 @@
 """Grown: any Equinox model as one whose hidden layers choose how many of their channels take part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from n3 import norms, reduction, structure
@@ -18,6 +19,7 @@ from n3.program import activations
 from n3.structure import Structure
 
 Model = TypeVar("Model", bound=Callable[..., Any])
+Example = Array | np.ndarray | jax.ShapeDtypeStruct
 METHODS = ("information", "controller", "auxiliary")
 
 
@@ -62,7 +64,7 @@ def grow(
     model: Model,
     where: Callable[[Model], Any] | None = None,
     *,
-    example: Array | jax.ShapeDtypeStruct | Sequence[Array | jax.ShapeDtypeStruct],
+    example: Example | tuple[Example, ...],
     key: PRNGKeyArray,
     method: str = "information",
     initial_size: float | None = None,
@@ -100,7 +102,10 @@ def grow(
         raise ValueError(f"`initial_size` must be zero or more; got {initial_size}.")
     _check_stateless(model)
     controller_key, sample_key = jr.split(key)
-    inputs = tuple(example) if isinstance(example, Sequence) else (example,)
+    inputs = [
+        one if isinstance(one, jax.ShapeDtypeStruct) else jnp.asarray(one)
+        for one in (example if isinstance(example, tuple) else (example,))
+    ]
     chosen = None if where is None else _paths(model, where)
     counting = norms.participating(model)
     found = find_structure(counting, inputs, chosen)

@@ -208,5 +208,5 @@ def _activations(grown: Grown, inputs: Array) -> list[Float[Array, "_units sampl
     return [each.T for each in jax.lax.map(one, inputs, batch_size=min(TILE, len(inputs)))]
 
 
-def _weight(grown: Grown) -> Float[Array, " groups"]:
+def _weight(grown: Grown):
     return cast(Information, grown.controller).weight

@@ -5,14 +5,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
 
 
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+    code = EXAMPLES[0]
     assert len(code.splitlines()) <= 15
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert "growing / static" in capsys.readouterr().out
+
+
+def test_a_model_of_the_readers_own_becomes_smaller(capsys):
+    names = {}
+    exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+    assert type(names["smaller"]) is type(names["model"])
+    shapes = [layer.weight.shape for layer in names["smaller"].layers]
+    assert str(shapes) in capsys.readouterr().out
+    assert 1 <= shapes[0][0] < 32
+    assert 1 <= shapes[1][0] < 32
 
 
 def test_every_link_leads_somewhere():

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from n3.config import Experiment, RunConfig
-from n3.records import RunDirectory, read, versions
+from n3.records import RunDirectory, join, read, unfold, versions
 
 
 @pytest.fixture
@@ -80,3 +81,37 @@ def test_versions_name_the_packages_that_decide_a_result():
     assert set(found) == {"python", "jax", "jaxlib", "equinox", "optax", "n3"}
     for name in ("jax", "jaxlib", "equinox", "optax"):
         assert found[name] == importlib.import_module(name).__version__
+
+
+def made_up(seeds, cells=(0,)):
+    values = np.array([[100 * cell + seed for seed in seeds] for cell in cells], float)
+    return xr.Dataset({"loss": (("cell", "seed"), values)}, coords={"cell": list(cells), "seed": list(seeds)})
+
+
+def test_a_dimension_unfolds_into_several_in_its_place():
+    flat = xr.Dataset(
+        {"loss": (("arm", "row", "step"), np.arange(24.0).reshape(2, 6, 2)), "seconds": (("arm",), [1.0, 2.0])},
+        coords={"arm": ["a", "b"], "row": range(6), "step": [0, 9]},
+    )
+    folded = unfold(flat, "row", {"cell": (4, 7), "seed": (1, 2, 3)})
+    assert folded["loss"].dims == ("arm", "cell", "seed", "step")
+    assert float(folded["loss"].sel(arm="b", cell=7, seed=2, step=9)) == float(flat["loss"][1, 4, 1])
+    assert folded["seconds"].identical(flat["seconds"])
+    assert folded["step"].values.tolist() == [0, 9]
+
+
+def test_a_dimension_may_unfold_into_one_of_its_own_name():
+    folded = unfold(made_up(range(4)), "seed", {"half": ("first", "second"), "seed": (8, 9)})
+    assert float(folded["loss"].sel(cell=0, half="second", seed=8)) == 2.0
+
+
+def test_joined_parts_are_nan_where_none_has_a_number():
+    whole = join([made_up((1, 2)), made_up((3,)), made_up((1,), cells=(5,))])
+    assert float(whole["loss"].sel(cell=0, seed=3)) == 3.0
+    assert float(whole["loss"].sel(cell=5, seed=1)) == 501.0
+    assert np.isnan(float(whole["loss"].sel(cell=5, seed=3)))
+
+
+def test_parts_that_contradict_each_other_are_refused():
+    with pytest.raises(xr.MergeError, match="conflicting values"):
+        join([made_up((1,)), made_up((1,)) + 1])

@@ -46,7 +46,15 @@ class Trained:
 def gathered(
     trained: Sequence[Trained], contender: str, name: str, where: Mapping[str, Any]
 ) -> dict[tuple[tuple[float, ...], int], float]:
-    """A value of every run of a contender, by the cell's labels in the ranges of `where` and by seed."""
+    """A value of every run of a contender, by its cell's labels in the ranges of `where`, and by seed.
+
+    Args:
+        trained: The parts of a reproduction.
+        contender: As `Part` names it.
+        name: Of `Trained.values`.
+        where: Labels of the cells that count, or ranges of them (from the first to below the second number);
+            cells without such a setting count too.
+    """
     found = {}
     ranges = [setting for setting, wanted in where.items() if isinstance(wanted, tuple)]
     for own in trained:
@@ -55,7 +63,7 @@ def gathered(
             labels = {setting: label(value) for setting, value in cell.items()}
             if not arms or not _fits(labels, where):
                 continue
-            key = tuple(labels[setting] for setting in ranges if setting in labels)
+            key = tuple(float(labels[setting]) for setting in ranges if setting in labels)
             row = own.values[name][index, own.part.study.base.run.arms.index(arms[0])]
             found |= {(key, seed): float(value) for seed, value in zip(own.seeds, row, strict=True)}
     return found

@@ -79,8 +79,9 @@ def product(base: Experiment, axes: Iterable[Axis]) -> Study:
         ValueError: If a setting appears twice, or the study is not valid.
     """
     axes = tuple(axes)
-    validation.distinct("grid", tuple(axis.name for axis in axes))
     names = [axis.name for axis in axes]
+    if axes:
+        validation.distinct("grid", tuple(names))
     combinations = itertools.product(*(axis.values for axis in axes))
     return Study(
         base=base, cells=tuple(dict(zip(names, each, strict=True)) for each in combinations), axes=axes

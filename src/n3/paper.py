@@ -236,7 +236,7 @@ def _shortened(part: Part) -> Part:
         run=replace(base.run, records=min(base.run.records, 20)),
     )
     cells = [cell for cell in study.cells if max(cell.get("capacity", (1,))) <= QUICK_UNITS]
-    few = tuple(cells[:: max(1, len(cells) // 16)])
+    few = tuple(cells[:: max(1, len(cells) // 8)])
     return replace(part, study=replace(study, base=base, cells=few, points=min(study.points, 100)))
 
 

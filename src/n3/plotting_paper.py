@@ -67,7 +67,7 @@ def plot_histories(title: str, results: Any, watched: Sequence[Watched], *, unit
         watched: Runs that were watched, a regression with one input.
         unit: Unit of the losses.
     """
-    figure = titled(title, 12, 7.5)
+    figure = titled(title, 12.0, 7.5)
     places = figure.add_gridspec(3, 2, height_ratios=(1, 1, 0.6))
     size, loss = (figure.add_subplot(place) for place in (places[0, 0], places[0, 1]))
     ratio = figure.add_subplot(places[1:, 0])

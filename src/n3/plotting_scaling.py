@@ -63,7 +63,7 @@ def plot_penalty(
         ratios: Geometric mean of the ratio, with its interval, by range of weights.
         unit: Unit of the losses.
     """
-    figure = titled(title, 9, 8.5)
+    figure = titled(title, 9.0, 8.5)
     loss, penalty, ratio = figure.subplots(3, 1, sharex=True)
     for name, curve in curves.items():
         style = {"color": CONTENDER_COLOURS[name], "linewidth": 1}
@@ -96,7 +96,7 @@ def plot_sizes_found(title: str, points: Sequence[SizePoint]) -> Figure:
         title: Of the whole figure.
         points: Medians and quartiles over the seeds; those of one contender in several cells are joined.
     """
-    figure = titled(title, 8.5, 5)
+    figure = titled(title, 8.5, 5.0)
     axes = figure.subplots()
     names = dict.fromkeys(point.contender for point in points)
     for name in names:

@@ -17,7 +17,7 @@ def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -
         panels: Histograms by task.
         unit: Unit of the losses.
     """
-    figure = titled(title, 9, 0.9 + 2.3 * len(panels))
+    figure = titled(title, 9.0, 0.9 + 2.3 * len(panels))
     for axes, (task, own) in zip(
         figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
     ):
@@ -54,7 +54,7 @@ def plot_classes(
         counts: Confusion matrix of each contender, true classes as rows.
         unit: Unit of the losses.
     """
-    figure = titled(title, 9, 7.5)
+    figure = titled(title, 9.0, 7.5)
     places = figure.add_gridspec(2, len(counts), height_ratios=(1, 1.5))
     ((task, histogram),) = panels.items()
     upper = figure.add_subplot(places[0, :])

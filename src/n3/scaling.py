@@ -65,8 +65,10 @@ def power_law(
     logs = np.log(np.where(np.isfinite(losses), losses, np.nan)).T.astype(float)
     found = _fitted(np.log(sizes), logs, ())
 
+    nearby = (found[:3], next(_guesses(np.log(sizes), np.nanmean(logs, axis=0), found[3])))
+
     def again(strata: list[np.ndarray]) -> np.ndarray:
-        return np.array(_fitted(np.log(sizes), strata[0], (found[:3],)))
+        return np.array(_fitted(np.log(sizes), strata[0], nearby))
 
     low, high = stratified_bootstrap([logs], again, level=level, resamples=resamples, seed=seed)
     offset, factor, exponent, slope, height = map(Estimate, _in_units(found), _in_units(low), _in_units(high))
@@ -85,7 +87,12 @@ def _fitted(steps, logs, starts):
     def misses(law: np.ndarray) -> np.ndarray:
         return np.logaddexp(law[0], law[1] - np.exp(law[2]) * x) - y
 
-    fits = [optimize.least_squares(misses, start, method="lm") for start in (*starts, *_guesses(x, y, slope))]
+    def slopes(law: np.ndarray) -> np.ndarray:
+        from_offset = np.exp(law[0] - misses(law) - y)  # its share of the fitted loss
+        return np.stack([from_offset, 1 - from_offset, (from_offset - 1) * np.exp(law[2]) * x], axis=1)
+
+    begun = starts or _guesses(x, y, slope)
+    fits = [optimize.least_squares(misses, one, slopes, method="lm", max_nfev=200) for one in begun]
     return [*min(fits, key=lambda fit: fit.cost).x, slope, height]
 
 

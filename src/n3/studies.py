@@ -120,13 +120,14 @@ def run(study: Study, directory: Path, *, quiet: bool = False) -> Results:
 
 def table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
-    folded = results.stack(cell=[axis.name for axis in study.axes]) if study.axes else results
-    final = final_values(folded.transpose("cell", ...))
     rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
-    for index, cell in enumerate(study.cells):
+    shape = [len(axis.values) for axis in study.axes] or [len(study.cells)]
+    names = [axis.name for axis in study.axes] or ["cell"]
+    for cell, place in zip(study.cells, np.ndindex(*shape), strict=True):
+        here = results.isel(dict(zip(names, place, strict=True))).dropna("step", how="all", subset=["size"])
         for arm in study.base.run.arms:
-            own = final.isel(cell=index).sel(arm=arm)
-            known = own.where(np.isfinite(own["test_loss"]), drop=True)
+            own = final_values(here).sel(arm=arm)
+            known = own.isel(seed=np.isfinite(own["test_loss"].values))
             lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
             medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
             rows.append("|".join([*(str(grid.label(value)) for value in cell.values()), arm, *medians, lost]))

@@ -1,0 +1,87 @@
+"""Plotting of scaling: points, laws, ratios and sizes, by what they were given."""
+
+import numpy as np
+import pytest
+
+from n3.curves import PenaltyCurve, ScalingCurve, SizePoint
+from n3.plotting_scaling import CONTENDER_COLOURS, plot_penalty, plot_scaling, plot_sizes_found
+from n3.resampling import Estimate
+from n3.scaling import power_law
+from test_plotting_trials import legend, no_text_outside
+
+SIZES = 2.0 ** np.arange(2, 8)
+
+
+def curve(name, rate, exponent, *, law=True):
+    mean = 0.001 + 2 * SIZES**-exponent
+    fitted = power_law(SIZES, np.stack([mean, mean], axis=1), resamples=2) if law else None
+    own = {"contender": name, "rate": rate, "sizes": SIZES, "mean": mean, "low": 0.8 * mean, "high": 1.3 * mean}
+    return ScalingCurve(**own, law=fitted)
+
+
+def test_scaling_has_a_panel_a_rate_with_both_laws():
+    curves = [curve("static", 1e-3, 1.2), curve("growing", 1e-3, 0.8), curve("static", 1e-4, 0.5)]
+    figure = plot_scaling("scaling: a title", curves, unit="nats")
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["learning rate 0.001", "learning rate 0.0001"]
+    assert (first.get_xlabel(), first.get_ylabel()) == ("capacity (units)", "final test loss (nats)")
+    assert (first.get_xscale(), first.get_yscale()) == ("log", "log")
+    points, law, line = second.lines
+    np.testing.assert_allclose(points.get_ydata(), curves[2].mean)
+    np.testing.assert_allclose(law.get_ydata()[[0, -1]], curves[2].mean[[0, -1]], rtol=1e-3)
+    assert (law.get_linestyle(), line.get_linestyle()) == ("-", ":")
+    assert points.get_color() == law.get_color() == CONTENDER_COLOURS["static"]
+    bars = second.collections[0].get_segments()
+    np.testing.assert_allclose(
+        [bar[:, 1] for bar in bars], np.stack([0.8 * curves[2].mean, 1.3 * curves[2].mean], 1)
+    )
+    told = [text.get_text() for text in first.get_legend().get_texts()]
+    assert told[0].startswith("static: exponent 1.20 [")
+    assert told[3].startswith("growing: slope -0.")
+    assert legend(figure)[:2] == ["static", "growing"]
+    assert no_text_outside(figure)
+
+
+def test_too_few_sizes_have_points_and_no_law():
+    (axes,) = plot_scaling("t", [curve("static", 1e-3, 1.2, law=False)], unit="nats").axes
+    assert len(axes.lines) == 1
+    assert axes.get_legend() is None
+
+
+def test_the_penalty_has_losses_penalties_and_their_ratio():
+    weights = np.geomspace(0.01, 100, 9)
+    growing = PenaltyCurve(weights=weights, loss=1 / weights, penalty=0.1 * weights)
+    grown = PenaltyCurve(weights=weights[1:], loss=2 / weights[1:], penalty=0.2 * weights[1:])
+    ratios = {(0.01, 0.1): Estimate(0.4, 0.3, 0.6), (0.1, 1.0): Estimate(0.6, 0.5, 0.7)}
+    curves = {"growing": growing, "grown": grown}
+    figure = plot_penalty("figure-6: a title", curves, ratios, unit="squared scaled units")
+    loss, penalty, ratio = figure.axes
+    assert loss.get_ylabel() == "mean final test loss\n(squared scaled units)"
+    assert penalty.get_ylabel() == "mean size penalty\n(squared scaled units)"
+    assert ratio.get_ylabel() == "growing / grown"
+    assert ratio.get_xlabel() == "weight of the size penalty, lambda (per squared unit)"
+    np.testing.assert_allclose(penalty.lines[1].get_ydata(), 0.2 * weights[1:])
+    np.testing.assert_allclose(ratio.lines[0].get_xydata(), np.stack([weights[1:], np.full(8, 0.5)], 1))
+    np.testing.assert_allclose(ratio.lines[2].get_xydata(), [[0.1, 0.6], [1.0, 0.6]])
+    band = ratio.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 0].min(), band[:, 0].max()], [0.01, 0.1])
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.3, 0.6])
+    assert no_text_outside(figure)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sizes_of_one_contender_are_joined_in_their_order(reverse):
+    static = [
+        SizePoint(contender="static", size=(n,) * 3, accuracy=(0.4, 0.5, 0.55)) for n in (8.0, 16.0, 32.0)
+    ]
+    found = SizePoint(contender="information", size=(9.0, 10.0, 14.0), accuracy=(0.5, 0.6, 0.65))
+    figure = plot_sizes_found("sizes: a title", [*(static[::-1] if reverse else static), found])
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("final size (effective units)", "test accuracy")
+    line, point = axes.lines[0], next(own for own in axes.lines if own.get_xdata().tolist() == [10.0])
+    assert line.get_xdata().tolist() == [8.0, 16.0, 32.0]
+    assert (line.get_linestyle(), point.get_linestyle()) == ("-", "None")
+    spans = [bar[:, 0].tolist() for bars in axes.collections for bar in bars.get_segments()]
+    assert [9.0, 14.0] in spans
+    assert legend(figure)[:2] == ["static", "information"]
+    assert no_text_outside(figure)

@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "masks": "",
     "controllers": "masks",
     "model": "controllers masks",
-    "losses": "model",
+    "terms": "information model",
+    "losses": "model terms",
     "metrics": "model",
     "surgery": "controllers masks model",
     "compaction": "grown model surgery",
     "expansion": "model surgery validation",
     "criteria": "information validation",
-    "pruning": "criteria drive losses model surgery",
+    "pruning": "criteria losses model surgery terms",
     "portable": "checkpoint compaction model records validation",
     "records": "config",
     "train": "config losses metrics model records",
@@ -51,11 +52,11 @@ MAY_IMPORT = {
     "information": "",
     "neighbours": "",
     "budget": "",
-    "births": "information losses model",
+    "births": "information losses model terms",
     "depth": "",
-    "drive": "births budget controllers depth information losses model",
-    "monitor": "drive information losses model neighbours",
-    "arms": "config data drive information losses monitor train",
+    "drive": "births budget controllers depth information losses model terms",
+    "monitor": "information losses model neighbours terms",
+    "arms": "config data drive information losses monitor terms train",
     "progress": "",
     "dimensions": "",
     "values": "dimensions",
@@ -89,8 +90,8 @@ MAY_IMPORT = {
     "plotting_paper": "analysis claims contenders curves plotting plotting_growth plotting_scaling"
     " plotting_trials references verdicts watching",
     "cost": "arms claims config experiment records train",
-    "experiment": "arms checkpoint compaction config data drive events losses metrics model monitor path"
-    " progress records sweep train",
+    "experiment": "arms checkpoint compaction config data events losses metrics model monitor path"
+    " progress records sweep terms train",
 }
 CONFINED = {
     "matplotlib": {"plotting"},

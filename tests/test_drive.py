@@ -12,7 +12,7 @@ import pytest
 
 from n3 import arms
 from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.drive import DriveHypers, DriveState, InformationDrive, check_importance
+from n3.drive import DriveHypers, DriveState, InformationDrive
 from n3.experiment import load_data
 from n3.losses import LossWeights, Samples
 from n3.sweep import sweep
@@ -110,19 +110,6 @@ def test_a_users_importance_takes_the_place_of_the_built_in_one(layer):
     order, worth = worth_of(drive, *layer, jnp.asarray(4.0))
     assert order.tolist() == [3, 2, 1, 0, *range(4, UNITS)]
     assert worth.tolist()[:6] == [0, 3, 5, 6, 6, 10]
-
-
-@pytest.mark.parametrize(
-    ("importance", "message"),
-    [
-        (lambda active, targets: active, "shape"),
-        (lambda active, targets: jnp.full(active.shape[0], jnp.nan), "finite"),
-        (lambda active, targets: -jnp.ones(active.shape[0]), "zero or more"),
-    ],
-)
-def test_a_users_importance_is_checked_once(layer, importance, message):
-    with pytest.raises(ValueError, match=f"`importance` must.*{message}"):
-        check_importance(importance, *layer)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ from .tails import TailSummary as TailSummary
 from .tails import stuck_fraction as stuck_fraction
 from .tails import stuck_threshold as stuck_threshold
 from .tails import tail_summary as tail_summary
+from .terms import InformationTerms as InformationTerms
+from .terms import TermWeights as TermWeights
 from .train import Hypers as Hypers
 from .train import Problem as Problem
 from .train import Recipe as Recipe

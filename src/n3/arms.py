@@ -11,9 +11,10 @@ from jaxtyping import Int
 from n3 import information
 from n3.config import Experiment
 from n3.data import Dataset
-from n3.drive import DriveHypers, Importance, InformationDrive
+from n3.drive import DriveHypers, InformationDrive
 from n3.losses import LossWeights, Samples
 from n3.monitor import LayerMonitor
+from n3.terms import Importance
 from n3.train import Hypers, Problem, Recipe
 
 

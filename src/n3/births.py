@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from n3 import information
 from n3.losses import Samples, mean_squares
 from n3.model import GrowingMLP
+from n3.terms import masked_channel
 
 
 def added(
@@ -48,18 +49,6 @@ def added(
     unborn = eqx.filter_grad(term)(net).layers
     unborn = tuple(_between(rows, *limits) for rows, *limits in zip(unborn, born, ends, strict=True))
     return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
-
-
-def masked_channel(
-    active: Float[Array, "units samples"],
-    targets: Float[Array, "out_size samples"],
-    mask: Float[Array, " units"],
-    *,
-    is_classes: bool,
-) -> information.Channel:
-    """A layer seen through the noise of its mask, as training sees it."""
-    moments = information.statistics(active, targets, is_classes=is_classes)
-    return information.open_channel(moments, information.channel_noise(mask))
 
 
 def _between(rows: PyTree, born: Float[Array, ""], end: Float[Array, ""]) -> PyTree:

@@ -12,7 +12,7 @@ layers worth most once births are over (`n3.depth`). After `until` steps nothing
 sizes and depth come to rest at the last best ones.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -27,6 +27,7 @@ from n3 import births, budget, depth, information
 from n3.controllers import Information
 from n3.losses import Samples
 from n3.model import GrowingMLP, permuted
+from n3.terms import Importance, InformationTerms, TermWeights, information_terms
 
 
 class DriveHypers(eqx.Module):
@@ -65,9 +66,6 @@ class DriveState(eqx.Module):
     """Logarithm of the budget's factor on the price."""
     depth: Float[Array, ""] | None
     """Layers `D*` that depth gates are drawn to; None without gates."""
-
-
-Importance = Callable[[Float[Array, "units samples"], Float[Array, "out_size samples"]], Float[Array, " units"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +135,7 @@ class InformationDrive:
         orders, worths = zip(*seen, strict=True)
         net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
-        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price)
+        prices = _prices(hypers, sizes, gates, log_price)
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
@@ -219,6 +217,30 @@ class InformationDrive:
             return np.ceil(np.maximum(sizes, best))
         return np.ceil(sizes + rate * (stop - start)) + self.look_ahead + 1.0
 
+    def recorded(
+        self, net: GrowingMLP, state: DriveState, hypers: DriveHypers, samples: Samples
+    ) -> InformationTerms:
+        """The objective's information terms as they stand, and what the units of each layer cost, in nats.
+
+        The price is not descended: a look holds it against the information of all numbers of units in sight.
+        """
+        sizes = net.controller.sizes()
+        cost = _prices(hypers, sizes, net.gates(), state.log_price) * sizes * net.gates()
+        zero = jnp.zeros_like(cost)
+        own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 4)
+        return eqx.tree_at(lambda terms: terms.price, own, cost)
+
+    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples) -> InformationTerms:
+        weights = TermWeights(
+            importance=hypers.importance,
+            psi=hypers.psi,
+            redundancy=hypers.redundancy,
+            structure=hypers.structure,
+            price=jnp.zeros_like(hypers.price),
+        )
+        settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
+        return information_terms(net, samples.inputs, samples.targets, weights, before=masks, **settings)
+
     def _gradient(
         self,
         net: GrowingMLP,
@@ -228,21 +250,9 @@ class InformationDrive:
         count: Int[Array, ""],
     ) -> GrowingMLP:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
-        entropy = information.entropy(samples.targets, is_classes=self.is_classes)
-
-        def terms(n: GrowingMLP) -> Float[Array, ""]:
-            total = jnp.zeros(())
-            layers = zip(n.activations(samples.inputs), n.participation(), masks, net.gates(), strict=True)
-            for active, own, before, gate in layers:
-                seen = active if self.features else jax.lax.stop_gradient(active)
-                channel = births.masked_channel(seen, samples.targets, own, is_classes=self.is_classes)
-                gain = information.gaussian_information(channel)
-                total -= gate * hypers.importance * information.importance(gain, entropy, psi=hypers.psi)
-                total += gate * hypers.redundancy * information.total_correlation(channel)
-                total += gate * hypers.structure * information.structural_divergence(own, before)
-            return total
-
-        gradient = eqx.filter_grad(terms)(net) if self.terms else jax.tree.map(jnp.zeros_like, net)
+        gradient = jax.tree.map(jnp.zeros_like, net)
+        if self.terms:
+            gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, samples).total())(net)
         if self.birth_until == 0:
             return gradient
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
@@ -251,26 +261,14 @@ class InformationDrive:
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 
-def check_importance(
-    custom: Importance, activations: Float[Array, "units samples"], targets: Float[Array, "out_size samples"]
-) -> None:
-    """Call a user's importance once, before anything is compiled.
-
-    Args:
-        custom: The function.
-        activations: Activations of some layer.
-        targets: Targets of the same samples.
-
-    Raises:
-        ValueError: If it does not return one finite number of 0 or more for each unit.
-    """
-    own = jnp.asarray(custom(activations, targets))
-    if own.shape != activations.shape[:1]:
-        raise ValueError(f"`importance` must return shape {activations.shape[:1]}; got {own.shape}.")
-    if not jnp.all(jnp.isfinite(own)):
-        raise ValueError("`importance` must be finite; got NaN or an infinity.")
-    if jnp.any(own < 0):
-        raise ValueError(f"`importance` must be zero or more; got {float(own.min()):.3g}.")
+def _prices(
+    hypers: DriveHypers,
+    sizes: Float[Array, " depth"],
+    gates: Float[Array, " depth"],
+    log_price: Float[Array, ""],
+) -> Float[Array, " depth"]:
+    """Nats of one more unit of each layer."""
+    return (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price)
 
 
 def _weight(net: GrowingMLP):

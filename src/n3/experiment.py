@@ -21,7 +21,6 @@ from n3.arms import hypers_of, recipe_of, stack, stops_of
 from n3.compaction import CompactMLP
 from n3.config import Experiment
 from n3.data import Dataset, load_task, told
-from n3.drive import Importance, check_importance
 from n3.events import check_log_dir, write_events
 from n3.losses import LossWeights, Samples
 from n3.model import GrowingMLP
@@ -29,6 +28,7 @@ from n3.monitor import blindness
 from n3.progress import Progress
 from n3.records import ArmRecord, RunDirectory, RunRecord, assemble, device_name
 from n3.sweep import Swept, sweep
+from n3.terms import Importance, check_importance
 from n3.train import Hypers, Problem, Recipe, init
 
 SHOWN = 20

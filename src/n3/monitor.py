@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from n3 import information, neighbours
-from n3.drive import Importance
 from n3.losses import Samples
 from n3.model import GrowingMLP
+from n3.terms import Importance
 
 BLIND = 0.2
 """Nats of gap, as the median over seeds at the last step, from which a run warns: about four times what the

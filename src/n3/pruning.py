@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from n3.criteria import LAYER, Criterion, Measured, measured, parse
-from n3.drive import Importance, check_importance
 from n3.losses import Samples
 from n3.model import GrowingMLP
 from n3.surgery import Edit, check_single, check_state, edited, is_gated
+from n3.terms import Importance, check_importance
 
 Selector = Callable[
     [Float[Array, "units samples"], Float[Array, "out_size samples"]],

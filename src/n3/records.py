@@ -37,7 +37,7 @@ class StepRecord(eqx.Module):
     test_metric: Float[Array, "*records"]
     """Accuracy in `[0, 1]`, or the root mean squared error in the target's own unit."""
     total_loss: Float[Array, "*records"]
-    """The objective: training loss and all weighted penalties."""
+    """The objective: training loss, weighted penalties and, under a drive, weighted information terms."""
     size_penalty: Float[Array, "*records"]
     depth_penalty: Float[Array, "*records"]
     prior_penalty: Float[Array, "*records"]
@@ -45,6 +45,9 @@ class StepRecord(eqx.Module):
     """Effective units of each hidden layer."""
     depth: Float[Array, "*records"]
     """Effective hidden layers."""
+    terms: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """Under a drive, `importance_term`, `redundancy_term` and `structure_term` of each hidden layer in the
+    objective, already weighted, and `price_term`, what its units cost in nats per sample."""
     monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
     """What each hidden layer says, in nats, by name (`n3.monitor.LayerMonitor`)."""
 
@@ -116,10 +119,12 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
             axes.get(name, ("arm", "seed", "step")),
             np.stack([getattr(a.history, name) for a in arms.values()]),
         )
-        for name in (field for field in StepRecord.__dataclass_fields__ if field != "monitor")
+        for name in (field for field in StepRecord.__dataclass_fields__ if field not in ("terms", "monitor"))
     }
-    for name in first.history.monitor:
-        values = np.stack([a.history.monitor[name] for a in arms.values()])
+    terms = dict.fromkeys(name for a in arms.values() for name in a.history.terms)
+    for name in (*terms, *first.history.monitor):
+        known = [{**a.history.terms, **a.history.monitor} for a in arms.values()]
+        values = np.stack([own.get(name, np.zeros_like(first.history.size)) for own in known])
         variables[name] = (("arm", "seed", "step", "layer"), values)
     for name in ("active_parameters", "diverged_at"):
         variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))

@@ -215,8 +215,9 @@ def train(
 def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem) -> StepRecord:
     """The record of a run as it stands: losses over all training and all test samples."""
     train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
-    settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
-    size, depth, prior = losses.penalties(state.net, hypers.weights, task=train_loss, **settings)
+    goals = {"target_size": hypers.target_size, "target_depth": hypers.target_depth}
+    penalties = losses.penalties(state.net, hypers.weights, task=train_loss, loss=recipe.loss, **goals)
+    own = recipe.drive.recorded(state.net, state.drive, hypers.drive, problem.train) if recipe.drive else None
     outputs = state.net.batch(problem.test.inputs)
     targets, shares = problem.test.targets, problem.test.shares
     metric = (
@@ -228,12 +229,13 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         train_loss=train_loss,
         test_loss=task_loss(state.net, problem.test, recipe.loss),
         test_metric=metric,
-        total_loss=train_loss + size + depth + prior,
-        size_penalty=size,
-        depth_penalty=depth,
-        prior_penalty=prior,
+        total_loss=train_loss + sum(penalties) + (own.descended() if own else 0.0),
+        size_penalty=penalties[0],
+        depth_penalty=penalties[1],
+        prior_penalty=penalties[2],
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
+        terms=own.named() if own else {},
         monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
     )
 
@@ -257,7 +259,6 @@ def _gradient(
         return eqx.filter_value_and_grad(partial(task_loss, loss=recipe.loss))(net, samples)
 
     loss, gradient = over_tiles(of_tile, batch, tile=recipe.tile)
-
     price = partial(losses.penalties, weights=hypers.weights, task=loss, **settings)
     own, pull = eqx.filter_value_and_grad(lambda n: sum(price(n)))(net)
     return loss + own, jax.tree.map(jnp.add, gradient, pull)

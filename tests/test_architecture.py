@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "controllers": "masks",
     "model": "controllers masks",
     "terms": "information model",
-    "losses": "model terms",
+    "losses": "model",
     "metrics": "model",
     "surgery": "controllers masks model",
     "compaction": "grown model surgery",

@@ -278,6 +278,7 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: InformationConfig(price="chi-sqare"), r"Did you mean 'chi-square'\?"),
         (lambda: InformationConfig(price="0.1:1:3", budget=9), r"`price` as a path needs `budget` left out"),
         (lambda: InformationConfig(price="0.1:1:3", price_scale=0.0), r"`price_scale` above zero"),
+        (lambda: InformationConfig(price_start=0.0), "`price_start` must be positive"),
         (
             lambda: of_price("0.1:1:3", method="controller"),
             r"a path needs `method` information; got controller",

@@ -235,6 +235,17 @@ def test_a_budget_moves_the_price():
         assert np.sign(looked(DRIVE, state, settings, data)[2].log_price) == sign
 
 
+def test_the_price_goes_from_its_start_to_its_value_by_the_last_look():
+    settings, data = hypers(size=4.0, log_start=float(np.log(0.01))), problem()
+    state = init(recipe(), settings, data, key=jr.key(5))
+    found = [looked(DRIVE, state, settings, data, count)[2] for count in (0, 300, 575)]
+    prices = [float(own.prices[0]) for own in found]
+    np.testing.assert_allclose(prices, [0.02 * 0.01, 0.02 * 0.1, 0.02 * 0.01 ** (25 / 600)], rtol=1e-4)
+    assert found[0].best[0] > found[2].best[0]
+    steady = hypers(size=4.0)
+    np.testing.assert_allclose(looked(DRIVE, state, steady, data, 0)[2].prices, [0.02], rtol=1e-6)
+
+
 def test_the_size_moves_at_its_own_rate():
     settings, data, still = hypers(size=2.0, rate=0.25), problem(), recipe(replace(DRIVE, reorder=False))
     state = init(still, settings, data, key=jr.key(5))

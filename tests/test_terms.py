@@ -110,24 +110,28 @@ def test_a_users_importance_takes_the_place_of_the_built_in_one(net):
 def test_the_objective_adds_them_under_their_names(net):
     samples = Samples(*SIDES, jnp.full(60, 1 / 60))
     zero, own = jnp.asarray(0.0), weights(importance=0.5, price=0.1, redundancy=0.2, structure=1.0)
-    settings = {"loss": "squared-error", "target_size": zero, "target_depth": zero, "before": BEFORE}
-    plain, without = objective(net, samples, LossWeights(zero, zero), **settings)
-    total, named = objective(net, samples, LossWeights(zero, zero, information=own), **settings)
-    assert without.information is None
+    settings = {"weights": LossWeights(zero, zero), "target_size": zero, "target_depth": zero}
+
+    @eqx.filter_jit
+    def of(further):
+        return objective(net, samples, loss="squared-error", further=further, **settings)
+
+    (plain, without), (total, named) = of(None), of(lambda n: terms(n, own))
+    assert without.further is None
     np.testing.assert_allclose(total - plain, terms(net, own).total(), rtol=1e-5)
-    np.testing.assert_allclose(named.information.price, terms(net, own).price, rtol=1e-6)
+    np.testing.assert_allclose(named.further.price, terms(net, own).price, rtol=1e-6)
     assert float(named.total) == float(total)
 
 
 def test_a_drive_records_its_terms_and_what_units_cost(net):
     names = [field.name for field in fields(DriveHypers)]
-    settings = dict.fromkeys(names, 0.0) | {"price": 0.02, "link_price": 0.001, "importance": 0.5, "psi": 1.0}
+    settings = dict.fromkeys(names, 0.0) | {"price": 0.02, "importance": 0.5, "psi": 1.0}
     numbers = DriveHypers(**{name: jnp.asarray(value) for name, value in settings.items()})
     samples = Samples(*SIDES, jnp.full(60, 1 / 60))
     drive = InformationDrive(is_classes=False, terms=True)
-    state = eqx.tree_at(lambda s: s.log_price, drive.start(net), jnp.log(2.0))
+    state = eqx.tree_at(lambda s: s.prices, drive.start(net), jnp.array([0.02, 0.03]))
     found = drive.recorded(net, state, numbers, samples)
-    np.testing.assert_allclose(found.price, [2 * 3.4 * (0.02 + 0.0023), 2 * 2.3 * (0.02 + 0.0034)], rtol=1e-5)
+    np.testing.assert_allclose(found.price, [0.02 * 3.4, 0.03 * 2.3], rtol=1e-5)
     np.testing.assert_allclose(found.importance, terms(net, weights(importance=0.5)).importance, rtol=1e-5)
     quiet = replace(drive, terms=False).recorded(net, state, numbers, samples)
     np.testing.assert_array_equal(quiet.price, found.price)

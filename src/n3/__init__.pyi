@@ -73,6 +73,7 @@ from .tails import stuck_threshold as stuck_threshold
 from .tails import tail_summary as tail_summary
 from .terms import InformationTerms as InformationTerms
 from .terms import TermWeights as TermWeights
+from .terms import information_terms as information_terms
 from .train import Hypers as Hypers
 from .train import Problem as Problem
 from .train import Recipe as Recipe

@@ -164,6 +164,7 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
     return DriveHypers(
         price=jnp.array([price_of(experiment, one) for one in data], jnp.float32),
         link_price=each(settings.price_scale * _parameter_price(experiment, len(data[0].train_inputs))),
+        log_start=each(math.log(settings.price_start)),
         budget=each(float(settings.budget or 0)),
         birth=each(settings.birth),
         prior=each((experiment.training.weight_prior or 0.0) / len(data[0].train_inputs)),

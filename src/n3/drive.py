@@ -37,6 +37,8 @@ class DriveHypers(eqx.Module):
     """Information that a further unit must bring to a network of one hidden layer, nats per sample."""
     link_price: Float[Array, "*runs"]
     """What each link of a unit to a unit of another hidden layer adds to that, nats per sample."""
+    log_start: Float[Array, "*runs"]
+    """Logarithm of the factor on the price at the first step; it goes to 0, evenly, by the last look."""
     budget: Float[Array, "*runs"]
     """Active parameters to be met by adapting the price (dual ascent); 0: the price stays."""
     birth: Float[Array, "*runs"]
@@ -64,6 +66,8 @@ class DriveState(eqx.Module):
     masks: tuple[Float[Array, " _capacity"], ...]
     log_price: Float[Array, ""]
     """Logarithm of the budget's factor on the price."""
+    prices: Float[Array, " depth"]
+    """Nats that a further unit of each layer cost at the last look; 0 before the first."""
     depth: Float[Array, ""] | None
     """Layers `D*` that depth gates are drawn to; None without gates."""
 
@@ -97,7 +101,8 @@ class InformationDrive:
     def start(self, net: GrowingMLP) -> DriveState:
         """The state before the first look: no gradient."""
         none, unpriced = jax.tree.map(jnp.zeros_like, net), jnp.zeros(())
-        return DriveState(none, _weight(net), net.participation(), unpriced, net.depth_weight)
+        free = jnp.zeros_like(_weight(net))
+        return DriveState(none, _weight(net), net.participation(), unpriced, free, net.depth_weight)
 
     def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
         """Whether the step after `count` steps begins with a look."""
@@ -135,7 +140,8 @@ class InformationDrive:
         orders, worths = zip(*seen, strict=True)
         net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
-        prices = _prices(hypers, sizes, gates, log_price)
+        start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / self.until, 0.0, 1.0)
+        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price + start)
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
@@ -145,7 +151,7 @@ class InformationDrive:
             deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
         best = jnp.where(is_live, budget.met(best, hypers.budget, **ends), state.best)
         gradient = self._gradient(net, masks, hypers, samples, count)
-        return net, moments, DriveState(gradient, best, net.participation(), log_price, deep)
+        return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
     def best_size(
         self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
@@ -222,10 +228,10 @@ class InformationDrive:
     ) -> InformationTerms:
         """The objective's information terms as they stand, and what the units of each layer cost, in nats.
 
-        The price is not descended: a look holds it against the information of all numbers of units in sight.
+        The price is that of the last look, and is not descended: a look holds it against the information of all
+        numbers of units in sight.
         """
-        sizes = net.controller.sizes()
-        cost = _prices(hypers, sizes, net.gates(), state.log_price) * sizes * net.gates()
+        cost = state.prices * net.controller.sizes() * net.gates()
         zero = jnp.zeros_like(cost)
         own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 4)
         return eqx.tree_at(lambda terms: terms.price, own, cost)
@@ -259,16 +265,6 @@ class InformationDrive:
         settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
         with_births = partial(births.added, net=net, samples=samples, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
-
-
-def _prices(
-    hypers: DriveHypers,
-    sizes: Float[Array, " depth"],
-    gates: Float[Array, " depth"],
-    log_price: Float[Array, ""],
-) -> Float[Array, " depth"]:
-    """Nats of one more unit of each layer."""
-    return (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price)
 
 
 def _weight(net: GrowingMLP):

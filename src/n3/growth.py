@@ -194,7 +194,16 @@ def permuted(tree: PyTree, group: int, order: Int[Array, " units"]) -> PyTree:
     return jax.tree.map(of_grown, tree, is_leaf=is_grown)
 
 
-ONLY_EXPERIMENTS = ("select", "budget", "importance", "psi", "redundancy", "structure", "features")
+ONLY_EXPERIMENTS = (
+    "select",
+    "price_start",
+    "budget",
+    "importance",
+    "psi",
+    "redundancy",
+    "structure",
+    "features",
+)
 
 
 def _activations(grown: Grown, inputs: Array) -> list[Float[Array, "_units samples"]]:

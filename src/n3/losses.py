@@ -1,6 +1,6 @@
 """Losses: the task's loss and the price of size, every term with its name and its traced weight."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import equinox as eqx
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from n3.model import GrowingMLP
-from n3.terms import Importance, InformationTerms, TermWeights, information_terms
 
 type_of_loss = Callable[
     [Float[Array, "out_size samples"], Float[Array, "out_size samples"]], Float[Array, " samples"]
@@ -31,9 +30,6 @@ class LossWeights(eqx.Module):
     depth: Float[Array, "*runs"]
     prior: Float[Array, "*runs"] | None = None
     """Weight of the weights' description, one over the samples for a whole one; None leaves the term out."""
-    information: TermWeights | None = None
-    """Weights of importance, redundancy, structure and price; None leaves these terms out. In a run of method
-    `information` they come from the drive, which looks at a cadence (`n3.drive`)."""
 
 
 class LossTerms(eqx.Module):
@@ -44,8 +40,8 @@ class LossTerms(eqx.Module):
     size: Float[Array, ""]
     depth: Float[Array, ""]
     prior: Float[Array, ""]
-    information: InformationTerms | None
-    """Importance, redundancy, structure and price of every layer; None where they are left out."""
+    further: PyTree = None
+    """What `objective` was given beside these, such as the `n3.InformationTerms` of every layer."""
 
 
 def squared_error(
@@ -176,22 +172,19 @@ def objective(
     loss: str | type_of_loss,
     target_size: Float[Array, ""],
     target_depth: Float[Array, ""],
-    before: Sequence[Float[Array, " _capacity"]] | None = None,
-    features: bool = False,
-    custom: Importance | None = None,
+    further: Callable[[GrowingMLP], PyTree] | None = None,
 ) -> tuple[Float[Array, ""], LossTerms]:
-    """What training descends: task loss + penalties on size, depth and weights + what layers say of the target.
+    """What training descends: task loss + size penalty + depth penalty + the weights' description + what else.
 
     Args:
         net: The network.
         samples: Samples whose shares sum to one.
-        weights: Weights of the terms.
-        loss: Task loss, as in `task_loss`; under `cross-entropy` the information terms see classes.
+        weights: Weights of the penalties.
+        loss: Task loss, as in `task_loss`.
         target_size: Units at which the size penalty vanishes.
         target_depth: Layers at which the depth penalty vanishes.
-        before: Masks from which the structural divergence is taken; None: the present ones.
-        features: Whether importance and redundancy train the features as well as the masks.
-        custom: A user's importance of each unit in place of the built-in one.
+        further: Terms of the network, already weighted, that join the sum: a tree of arrays, such as
+            `n3.information_terms` gives.
 
     Returns:
         The total, and every term by name.
@@ -200,13 +193,8 @@ def objective(
     size, depth, prior = penalties(
         net, weights, target_size=target_size, target_depth=target_depth, task=task, loss=loss
     )
-    total, own = task + size + depth + prior, None
-    if weights.information is not None:
-        settings = {"before": before, "features": features, "custom": custom}
-        classes = loss == "cross-entropy"
-        sides = samples.inputs, samples.targets
-        own = information_terms(net, *sides, weights.information, is_classes=classes, **settings)
-        total += own.total()
+    own = None if further is None else further(net)
+    total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(own)), task + size + depth + prior)
     return total, LossTerms(total, task, size, depth, prior, own)
 
 

@@ -161,6 +161,9 @@ class InformationConfig:
     within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
     price_scale: float = 1.0
     """Factor on the price."""
+    price_start: float = 1.0
+    """A further factor on the price at the first step, which goes to 1, evenly in its logarithm, by the share
+    `settle` of the run: below 1 the price rises, above it falls."""
     budget: int | None = None
     """Active parameters to be met, by adapting the price; None: the price decides."""
     look_ahead: int = 8
@@ -200,7 +203,7 @@ class InformationConfig:
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
         if not isinstance(self.psi, str):
             validation.positive_or_none("psi", self.psi)
-        for name in ("budget", "look_ahead", "every", "size_rate"):
+        for name in ("price_start", "budget", "look_ahead", "every", "size_rate"):
             validation.positive_or_none(name, getattr(self, name))
         for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
             validation.at_least_zero_or_none(name, getattr(self, name))

@@ -61,12 +61,12 @@ def confusions(
     trained: Sequence[Trained], results: Sequence[Results], contenders: tuple[str, ...]
 ) -> dict[str, Int[np.ndarray, "classes classes"]]:
     """Counts by true class (row) and predicted class (column) over all runs of each contender."""
-    found = {}
+    found = dict.fromkeys(contenders, 0)
     for own, whole in zip(trained, results, strict=True):
         for arm, name in own.part.contenders().items():
-            counts = whole["confusion"].sel(arm=arm).sum(("cell", "seed")).values.astype(np.int64)
-            found[name] = found.get(name, 0) + counts
-    return {name: found[name] for name in contenders}
+            if name in found:
+                found[name] += whole["confusion"].sel(arm=arm).sum(("cell", "seed")).values.astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

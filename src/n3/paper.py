@@ -12,8 +12,8 @@ from n3.references import BOTH, CONTROLS, RATES
 
 TRIALS, CONTROLLED = 10_000, 1_000
 """Trials of the paper's figures, and those of them in which the controls are trained too."""
-SIZED = 20
-"""Trials of automatic sizing, whose networks are larger."""
+SIZED, SIZED_FEW = 100, 20
+"""Trials of automatic sizing, whose networks are larger, beside the auxiliary weight and the controller."""
 QUICK_TRIALS, QUICK_STEPS, QUICK_SAMPLES, QUICK_UNITS = 6, 200, 256, 32
 """What is left at most of trials, steps, samples and units where an experiment is cut short."""
 
@@ -66,8 +66,9 @@ def _histories(name: str) -> Reproduction:
     base = _auxiliary("narrow-bessel", steps=40_000, seeds=tuple(range(200)), records=200)
     base = replace(base, task=replace(base.task, data_seed=0))
     title = "narrow-bessel, one data set: size, losses, mean ratio and fit over 40,000 steps"
-    parts = (_part("main", base, arms=(*BOTH, *CONTROLS)),)
-    return Reproduction(name=name, title=title, parts=parts, claims=references.ratios(), figure="histories")
+    parts = (_part("main", base, arms=(*BOTH, *CONTROLS)), _sized(base, SIZED))
+    claims = references.ratios() + references.sized("grown")
+    return Reproduction(name=name, title=title, parts=parts, claims=claims, figure="histories")
 
 
 def _histograms(name: str) -> Reproduction:
@@ -75,6 +76,7 @@ def _histograms(name: str) -> Reproduction:
     tasks = ("cubic", "bessel", *(() if is_third else ("cubic-negative",)), "quadratic")
     tasks, steps = (tasks, 40_000) if is_third else ((*tasks, "quadratic-2"), 20_000)
     claims = tuple(claim for task in tasks for claim in references.ratios(name, task))
+    claims += tuple(claim for task in tasks for claim in references.sized("grown", task))
     return Reproduction(
         name=name,
         title=f"final test losses after {steps:,} steps, grown against growing",
@@ -96,7 +98,7 @@ def _classes(name: str) -> Reproduction:
         name=name,
         title="sine-classes: final test losses, and classes on 1,000 fresh points",
         parts=_trials(base, [{"task": "sine-classes"}], points=1_000),
-        claims=references.ratios(name, "sine-classes") + accuracies,
+        claims=references.ratios(name, "sine-classes") + accuracies + references.sized("grown", "sine-classes"),
         figure="classes",
         loss_unit="nats",
     )
@@ -119,13 +121,10 @@ def _bands(name: str) -> Reproduction:
     task = {"gaussian": "gaussian-mixture"}.get(kind, kind)
     base = _controller(task)
     released = replace(base, network=NetworkConfig(method="released", capacity=(10,)))
-    sized = replace(base, network=NetworkConfig(method="information"), training=TrainingConfig(steps=5_000))
     parts = (
         _part("main", base, arms=("growing", "static", "warmup", "equal-size")),
         _part("released", released, arms=("growing",), names={"growing": "released"}),
-        _part(
-            "information", sized, arms=("growing",), names={"growing": "information"}, seeds=tuple(range(SIZED))
-        ),
+        _sized(base, SIZED_FEW),
     )
     return Reproduction(
         name=name,
@@ -134,8 +133,7 @@ def _bands(name: str) -> Reproduction:
         claims=(
             *references.means(name),
             *references.advantages(),
-            references.against("static", "information"),
-            references.found_size(),
+            *references.sized("static"),
         ),
         figure="bands",
         loss_unit="nats" if task == "spirals" else "squared scaled units",
@@ -205,12 +203,21 @@ def _part(
     return Part(name=name, study=Study(base=base, cells=tuple(cells), points=points), names=names or {})
 
 
+def _sized(base: Experiment, trials: int, cells: Sequence[Mapping[str, Value]] = ({},)) -> Part:
+    """The same tasks and steps with method `information`, which has no target size, as it comes."""
+    training = TrainingConfig(steps=base.training.steps)
+    sized = replace(base, network=NetworkConfig(method="information"), training=training)
+    run = {"arms": ("growing",), "seeds": tuple(range(trials))}
+    return _part("information", sized, cells, names={"growing": "information"}, **run)
+
+
 def _trials(base: Experiment, cells: Sequence[Mapping[str, Value]], *, points: int = 0) -> tuple[Part, ...]:
-    """The first trials with all controls, the others with the two arms of the paper."""
+    """The first trials with all controls, the others with the two arms of the paper; then automatic sizing."""
     first, others = tuple(range(CONTROLLED)), tuple(range(CONTROLLED, TRIALS))
     return (
         _part("controls", base, cells, arms=(*BOTH, *CONTROLS), seeds=first, points=points),
         _part("main", base, cells, arms=BOTH, seeds=others, points=points),
+        _sized(base, SIZED, cells),
     )
 
 

@@ -1,6 +1,7 @@
 """References: what was measured or published before for the paper's experiments, as claims to be met."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from n3.claims import Claim, Measure, Reference
@@ -177,6 +178,18 @@ def against(baseline: str, other: str, **where: Any) -> Claim:
 def found_size(contender: str = "information") -> Claim:
     """Median size that a contender found without a target: measured, with nothing to compare."""
     return Claim(quantity=f"{contender}: median size (units)", measure="size", of=(contender,))
+
+
+def sized(baseline: str, task: str = "") -> tuple[Claim, ...]:
+    """Automatic sizing against a baseline, and the size that it found: measured, with nothing to compare.
+
+    Args:
+        baseline: The contender.
+        task: The target; empty where there is one only.
+    """
+    where, prefix = ({"task": task}, f"{task}: ") if task else ({}, "")
+    claims = against(baseline, "information", **where), found_size()
+    return tuple(replace(claim, quantity=prefix + claim.quantity, where=where) for claim in claims)
 
 
 def accuracy(contender: str) -> Claim:

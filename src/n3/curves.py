@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -61,7 +62,7 @@ def confusions(
     trained: Sequence[Trained], results: Sequence[Results], contenders: tuple[str, ...]
 ) -> dict[str, Int[np.ndarray, "classes classes"]]:
     """Counts by true class (row) and predicted class (column) over all runs of each contender."""
-    found = dict.fromkeys(contenders, 0)
+    found: dict[str, Any] = dict.fromkeys(contenders, 0)
     for own, whole in zip(trained, results, strict=True):
         for arm, name in own.part.contenders().items():
             if name in found:

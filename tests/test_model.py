@@ -9,8 +9,9 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import expit, ndtr
 
+from n3.choices import ACTIVATIONS
 from n3.controllers import CONTROLLERS, Auxiliary, Fixed, Warmup
-from n3.model import ACTIVATIONS, GrowingMLP
+from n3.model import GrowingMLP
 
 BY_HAND = {
     "tanh": np.tanh,

@@ -47,6 +47,8 @@ class StepRecord(eqx.Module):
     """Effective hidden layers."""
     monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
     """What each hidden layer says, in nats, by name (`n3.monitor.LayerMonitor`)."""
+    choice_share: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """Share of each activation in each hidden layer, by name, where layers choose theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
         steps: Steps at which the runs were recorded.
 
     Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`.
+        Dimensions `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation.
     """
     axes = {"size": ("arm", "seed", "step", "layer")}
     first = next(iter(arms.values()))
@@ -116,7 +118,7 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
             axes.get(name, ("arm", "seed", "step")),
             np.stack([getattr(a.history, name) for a in arms.values()]),
         )
-        for name in (field for field in StepRecord.__dataclass_fields__ if field != "monitor")
+        for name in (n for n in StepRecord.__dataclass_fields__ if n not in ("monitor", "choice_share"))
     }
     for name in first.history.monitor:
         values = np.stack([a.history.monitor[name] for a in arms.values()])
@@ -125,6 +127,10 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
         variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))
     layers = np.arange(first.history.size.shape[-1])
     coords = {"arm": list(arms), "seed": np.array(rows), "step": steps, "layer": layers}
+    if chosen := list(first.history.choice_share):
+        shares = np.stack([np.stack([a.history.choice_share[n] for n in chosen], -1) for a in arms.values()])
+        variables["choice_share"] = (("arm", "seed", "step", "layer", "choice"), shares)
+        coords["choice"] = chosen
     return xr.Dataset(variables, coords=coords)
 
 

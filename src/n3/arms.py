@@ -46,7 +46,7 @@ def recipe_of(
         initialisation=network.initialisation,
         loss="squared-error" if data.kind == "regression" else "cross-entropy",
         optimiser=training.optimiser,
-        gumbel=training.gumbel and bool(network.choices),
+        gumbel=training.gumbel,
         schedule=training.schedule,
         drive=_drive_of(experiment, data, importance) if controller == "information" else None,
         monitor=_monitor_of(experiment, data, importance),

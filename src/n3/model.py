@@ -7,7 +7,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3 import masks, validation
-from n3.choices import ACTIVATIONS, Annealing, Choice, undecided
+from n3.choices import ACTIVATIONS, Choice, undecided
 from n3.controllers import CONTROLLERS, AbstractController, layerwise
 
 
@@ -192,25 +192,16 @@ def permuted(
     return jax.tree.map(lambda node: of_net(node) if is_net(node) else node, tree, is_leaf=is_net)
 
 
-def annealed(
-    net: GrowingMLP,
-    before: GrowingMLP,
-    annealing: Annealing | None,
-    count: Int[Array, ""],
-    horizon: Float[Array, ""],
-) -> GrowingMLP:
-    """The network with its choice of activations as soft as it is after so many steps.
+def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""]) -> GrowingMLP:
+    """The network, if it chooses its activations, with its choice at another temperature.
 
     Args:
         net: The network after a step of the optimiser.
         before: The network before it: a choice that was hard then stays.
-        annealing: How the temperature falls; None: the network comes back as it is, as does one without choice.
-        count: Steps taken so far.
-        horizon: Steps of the whole run.
+        temperature: What the schedule says after the step; 0: hard.
     """
-    if annealing is None or net.choice is None or before.choice is None:
+    if net.choice is None or before.choice is None:
         return net
-    temperature = annealing.temperature(count, horizon)
     return eqx.tree_at(lambda n: n.choice, net, net.choice.annealed(before.choice, temperature))
 
 

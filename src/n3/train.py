@@ -123,7 +123,8 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     )
     if recipe.rescale_size_input:
         net = with_rescaled_size_input(net, hypers.target_size)
-    net = annealed(net, net, hypers.annealing, jnp.asarray(0), hypers.horizon)
+    if hypers.annealing is not None:
+        net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
@@ -150,8 +151,9 @@ def step(
         order = epochs.shuffled(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
         batch = epochs.drawn(order, count, recipe.batch, problem.train)
-    noise_key = jr.fold_in(jr.fold_in(state.key, _GUMBEL), count)
-    net = perturbed(state.net, key=noise_key) if recipe.gumbel else state.net
+    net = state.net
+    if recipe.gumbel:
+        net = perturbed(net, key=jr.fold_in(jr.fold_in(state.key, _GUMBEL), count))
     loss, gradient = _gradient(recipe, net, hypers, batch)
     gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
@@ -162,7 +164,8 @@ def step(
         factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
         updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
-    net = annealed(net, state.net, hypers.annealing, count + 1, hypers.horizon)
+    if hypers.annealing is not None:
+        net = annealed(net, state.net, hypers.annealing.temperature(count + 1, hypers.horizon))
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
     return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
 

@@ -9,7 +9,8 @@ def plot_choices(record: RunRecord) -> Figure:
     results, arms = record.results, arms_of(record)
     names, layers = results["choice"].values.tolist(), results.sizes["layer"]
     colours = dict(zip(names, CLASS_COLOURS, strict=False))
-    title = f"{results.attrs['task']}: activation of each layer, {results.sizes['seed']} seeds"
+    seeds = results.sizes["seed"]
+    title = f"{results.attrs['task']}: activation of each layer, {seeds} {'seed' if seeds == 1 else 'seeds'}"
     figure = titled(title, 1.4 + 3 * len(arms), 0.9 + 2.4 * layers)
     panels = figure.subplots(layers, len(arms), sharex=True, sharey=True, squeeze=False)
     quartiles, hard = (

@@ -9,6 +9,7 @@ import optax
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from n3.choices import Choice
 from n3.compaction import CompactMLP
 from n3.controllers import CONTROLLERS
 from n3.losses import Samples
@@ -49,7 +50,7 @@ def network(
         mask=mask,
         key=jr.key(seed + 100),
     )
-    return GrowingMLP(
+    net = GrowingMLP(
         2,
         3,
         controller=controller,
@@ -58,6 +59,10 @@ def network(
         initial_depth=None if depth is None else jnp.float32(depth),
         key=jr.key(seed),
     )
+    if net.choice is None:
+        return net
+    logits = jr.normal(jr.key(seed + 200), net.choice.logits.shape)
+    return eqx.tree_at(lambda n: n.choice, net, Choice(logits, jnp.zeros(()), net.choice.names))  # hard
 
 
 @st.composite
@@ -76,7 +81,7 @@ def shapes(draw, kinds=KINDS, gated=None):
         "depth": draw(st.integers(4, 4 * layers)) / 4 if is_gated else None,
         "mask": draw(st.sampled_from(["sine", "linear", "hard"])),
         "size_input": draw(st.booleans()),
-        "activation": draw(st.sampled_from(["tanh", "softplus"])),
+        "activation": draw(st.sampled_from(["tanh", "softplus", "choose:tanh,softplus,identity"])),
         "seed": draw(st.integers(0, 3)),
     }
 
@@ -98,7 +103,7 @@ def outputs(net, x):
 
 
 def reference(net, samples=7):
-    """Outputs of `inputs(samples)` by plain arithmetic in double precision, with nothing to compile."""
+    """Outputs of `inputs(samples)`, choices being hard, by plain arithmetic in double precision, uncompiled."""
     h = np.asarray(inputs(samples), np.float64)
     if isinstance(net, CompactMLP):
         for layer in (*net.layers, net.readout):
@@ -109,7 +114,8 @@ def reference(net, samples=7):
     for index, (layer, mask) in enumerate(zip(net.layers, masks, strict=True)):
         bias = np.asarray(layer.bias, np.float64)
         bias = bias if layer.size_weight is None else bias + sizes[index] * np.asarray(layer.size_weight)
-        active = BY_HAND[net.activation](np.asarray(layer.weight) @ h + bias[:, None])
+        name = net.activation if net.choice is None else net.choice.winners()[index]
+        active = BY_HAND[name](np.asarray(layer.weight) @ h + bias[:, None])
         active *= np.asarray(mask)[:, None]
         h = h + gates[index] * (active - h) if index and gates[index] < 1 else active
     gain = float(net.controller.gain())

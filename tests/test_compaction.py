@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from n3.choices import ACTIVATIONS, Choice
 from n3.compaction import CompactMLP, compact, compact_state
 from n3.controllers import Warmup
 from n3.grown import grow
-from n3.model import ACTIVATIONS, GrowingMLP
+from n3.model import GrowingMLP
 from networks import CLOSE, KINDS, inputs, network, optimiser, outputs, quick, shapes, stepped, task, trained
 
 
@@ -103,6 +104,16 @@ def test_every_layer_has_its_activation(name):
     net = network("fixed", (3, 2), [2.0, 1.5], activation=name)
     assert [layer.activation for layer in compact(net).layers] == [name, name]
     np.testing.assert_allclose(outputs(compact(net), inputs()), outputs(net, inputs()), **CLOSE)
+
+
+def test_a_soft_choice_becomes_the_activation_of_the_largest_share():
+    net = network("fixed", (3, 2), [2.0, 1.5], activation="choose:tanh,sin,relu")
+    logits = jnp.array([[0.0, 0.2, 0.1], [0.3, 0.0, 0.1]])
+    soft, hard = (
+        eqx.tree_at(lambda n: n.choice, net, Choice(logits, jnp.float32(t), net.choice.names)) for t in (1, 0)
+    )
+    assert [layer.activation for layer in compact(soft).layers] == ["sin", "tanh"]
+    np.testing.assert_allclose(outputs(compact(soft), inputs()), outputs(hard, inputs()), **CLOSE)
 
 
 def test_a_compact_network_can_train_and_is_jitted_as_any_module():

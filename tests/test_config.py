@@ -36,7 +36,7 @@ UNUSUAL = Experiment(
         method="auxiliary",
         capacity=(6, 6),
         mask="linear",
-        activation="gelu",
+        activation="choose:gelu,sin",
         layerwise=True,
         depth_gates=True,
         size_input=True,
@@ -52,6 +52,10 @@ UNUSUAL = Experiment(
         target_size=4.5,
         initial_size=0.0,
         schedule="cosine",
+        choice_first=2.0,
+        choice_last=0.1,
+        choice_end=1.0,
+        gumbel=True,
     ),
     information=InformationConfig(
         price="chi-square",
@@ -102,6 +106,11 @@ def test_a_path_of_prices_is_geometric_from_end_to_end():
     ratios = [after / before for before, after in itertools.pairwise(prices)]
     assert ratios == pytest.approx([ratios[0]] * 7, rel=1e-12)
     assert all(InformationConfig(price=price).path == () for price in (0.3, "chi-square", "description-length"))
+
+
+def test_a_choice_of_activations_is_none_or_several():
+    assert NetworkConfig(activation="choose:relu,tanh").choices == ("relu", "tanh")
+    assert NetworkConfig(activation="relu").choices == ()
 
 
 def test_a_path_of_prices_comes_back_from_json():
@@ -263,6 +272,19 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: NetworkConfig(depth_gates=True), r"`depth_gates` needs two or more .* got None\."),
         (lambda: NetworkConfig(depth_gates=True, capacity=(4,)), r"`depth_gates` needs two .* got \(4,\)\."),
         (lambda: NetworkConfig(depth_gates=True, capacity=(4, 5)), r"`depth_gates` .* got \(4, 5\)\."),
+        (lambda: NetworkConfig(activation="tan"), r"`activation` must be one of tanh, .* got 'tan'.* 'tanh'\?"),
+        (lambda: NetworkConfig(activation="choose:tanh,rely"), r"identity; got 'rely'\. Did you mean 'relu'\?"),
+        (lambda: NetworkConfig(activation="choose:tanh"), r"among two or more of tanh, .* got 'choose:tanh'\."),
+        (lambda: NetworkConfig(activation="choose:sin,sin"), r"`activation` must be distinct; 'sin' appears"),
+        (
+            lambda: NetworkConfig(activation="chose:tanh,sin"),
+            r"must be a name or `choose:` and names; got 'cho",
+        ),
+        (lambda: NetworkConfig(activation="choose:"), r"`activation` must be one of tanh, .* got ''\."),
+        (lambda: Experiment(training=TrainingConfig(gumbel=True)), r"`gumbel` needs a choice .* got 'tanh'"),
+        (lambda: TrainingConfig(choice_last=0.0), r"`choice_last` must be positive and finite; got 0\.0"),
+        (lambda: TrainingConfig(choice_end=1.5), r"`choice_end` must lie in \[0, 1\]; got 1\.5"),
+        (lambda: TrainingConfig(choice_end=0.0), r"`choice_end` must be positive and finite; got 0\.0"),
         (lambda: InformationConfig(psi=0.0), r"`psi` must be positive and finite; got 0\.0\."),
         (lambda: InformationConfig(psi=float("inf")), r"`psi` must be positive and finite; got inf\."),
         (lambda: TrainingConfig(steps=0), r"`steps` must be positive and finite; got 0\."),

@@ -138,12 +138,22 @@ def test_the_static_arm_keeps_its_capacity(record):
     np.testing.assert_allclose(record.results["size"].sel(arm="grown").isel(step=0), 3.0, rtol=1e-3)
 
 
-def test_classes_are_learnt_and_drawn(tmp_path):
-    record = n3.run(small(tmp_path, task="spirals", steps=300), quiet=True)
+def test_classes_are_learnt_by_activations_that_are_chosen_and_drawn(tmp_path):
+    network = NetworkConfig(capacity=(5,), activation="choose:tanh,relu")
+    record = n3.run(small(tmp_path, task="spirals", steps=300, network=network), quiet=True)
     accuracy = record.results.test_metric
     assert record.results.attrs["metric"] == "accuracy"
     assert float(accuracy.isel(step=-1).mean()) > float(accuracy.isel(step=0).mean())
-    assert set(n3.figures(record)) == {"loss", "size", "final-loss", "regions"}
+    assert set(n3.figures(record)) == {"loss", "size", "final-loss", "regions", "choices"}
+    shares = n3.read(record.directory.path).results["choice_share"]
+    assert shares.dims == ("arm", "seed", "step", "layer", "choice")
+    for arm, nets in n3.load(record.directory.path, compact=True).items():
+        won = [net.layers[0].activation for net in nets]
+        last = shares.sel(arm=arm).isel(step=-1, layer=0)
+        assert last.choice[last.argmax("choice")].values.tolist() == won
+        counts = n3.summarise(record)["choices"][arm]
+        assert counts == [{name: won.count(name) for name in ("relu", "tanh")}]
+    assert "runs that chose" in n3.table(n3.summarise(record))
 
 
 def test_what_is_monitored_is_recorded_warned_of_and_written_as_events(tmp_path, capsys):
@@ -262,6 +272,12 @@ def test_bad_values_are_refused_before_anything_is_written(tmp_path):
         with pytest.raises(ValueError, match=message):
             n3.run(experiment, quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_describe_tells_what_is_chosen_and_until_when(tmp_path):
+    network = NetworkConfig(capacity=(5,), activation="choose:tanh,relu")
+    text = n3.describe(small(tmp_path, network=network, steps=31))
+    assert "each layer chooses among tanh, relu, for good at step 19" in text
 
 
 def test_describe_writes_nothing(tmp_path):

@@ -19,6 +19,8 @@ from n3.grid import SECTIONS, Axis, Study, label, labels, parse_axis, product, s
         ("size_cost=0.01:1:3", "size_cost", (0.01, 0.1, 1.0)),
         ("size_cost=0,0.5:1.5:+0.5", "size_cost", (0, 0.5, 1.0, 1.5)),
         ("task=bessel, cubic", "task", ("bessel", "cubic")),
+        ("activation=sin,choose:tanh,relu", "activation", ("sin", "choose:tanh,relu")),
+        ("activation=choose:tanh, relu,choose:sin,relu", "activation", ("choose:tanh,relu", "choose:sin,relu")),
         ("batch=full,32", "batch", ("full", 32)),
         ("reorder=true,False", "reorder", (True, False)),
         ("samples=none,64", "samples", (None, 64)),

@@ -7,12 +7,14 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from n3.choices import Choice
 from n3.controllers import Auxiliary, Fixed, Warmup
 from n3.metrics import (
     ACTIVE,
     accuracy,
     active_parameters,
     active_units,
+    choice_shares,
     confusion_matrix,
     effective_size,
     flops,
@@ -144,6 +146,18 @@ def test_a_full_network_counts_every_leaf_but_the_controller_s():
     net = network((7, 9), 7.0, 9.0)
     leaves = jax.tree.leaves((net.layers, net.readout))
     assert int(active_parameters(net)) == sum(leaf.size for leaf in leaves)
+
+
+def test_a_choice_of_activations_has_shares_by_name_and_no_parameters():
+    chosen = GrowingMLP(3, 2, controller=Fixed(jnp.array([2.0, 4.0]), (7, 9), "linear"), key=jr.key(0))
+    plain = int(active_parameters(chosen))
+    assert choice_shares(chosen) == {}
+    logits = jnp.log(jnp.array([[1.0, 4.0], [4.0, 1.0]]))
+    choice = Choice(logits, jnp.ones(()), ("relu", "sin"))
+    chosen = eqx.tree_at(lambda n: n.choice, chosen, choice, is_leaf=lambda leaf: leaf is None)
+    np.testing.assert_allclose(choice_shares(chosen)["sin"], [0.8, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(choice_shares(chosen)["relu"], [0.2, 0.8], rtol=1e-6)
+    assert int(active_parameters(chosen)) == plain
 
 
 def test_metrics_of_a_growing_size_never_fall():

@@ -9,8 +9,9 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import expit, ndtr
 
+from n3.choices import ACTIVATIONS, Choice
 from n3.controllers import CONTROLLERS, Auxiliary, Fixed, Warmup
-from n3.model import ACTIVATIONS, GrowingMLP
+from n3.model import GrowingMLP
 
 BY_HAND = {
     "tanh": np.tanh,
@@ -251,6 +252,25 @@ def test_activations_by_hand(name):
     # jax's gelu is the approximation by tanh: within 1e-3 of the exact one
     loose = {"rtol": 0, "atol": 5e-3} if name == "gelu" else {"rtol": 1e-5, "atol": 1e-6}
     np.testing.assert_allclose(net.batch(x), expected, **loose)
+
+
+def test_a_hard_choice_is_the_plain_network_to_the_bit():
+    net, x = build(fixed((4, 4), 2.5, 4.0), activation="choose:tanh,sin,relu", size_input=True), inputs()
+    logits = jnp.array([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    hard = eqx.tree_at(lambda n: n.choice, net, Choice(logits, jnp.zeros(()), net.choice.names))
+    plain = build(fixed((4, 4), 2.5, 4.0), activation="sin", size_input=True)
+    np.testing.assert_array_equal(hard.batch(x), plain.batch(x))
+    assert (np.asarray(net.batch(x)) != np.asarray(plain.batch(x))).any()
+
+
+def test_without_a_choice_nothing_is_stored_or_computed_for_one():
+    net = build(fixed((4, 4)))
+    leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
+    own = [f".layers[{n}].{part}" for n in (0, 1) for part in ("weight", "bias")]
+    assert leaves == [*own, ".readout.weight", ".readout.bias", ".controller.size"]
+    primitives = [equation.primitive.name for equation in jax.make_jaxpr(net.batch)(inputs()).eqns]
+    assert primitives.count("tanh") == 2
+    assert not {"exp", "argmax", "select_n"} & set(primitives)
 
 
 def spread(weights):

@@ -8,9 +8,9 @@ import xarray as xr
 from numpy.random import default_rng
 
 from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig
+from n3.gallery import figures
 from n3.plotting import (
     COLOURS,
-    figures,
     plot_final_losses,
     plot_fit,
     plot_losses,

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -15,6 +16,7 @@ from n3.drive import DriveHypers, InformationDrive
 from n3.losses import LossWeights, Samples
 from n3.sweep import sweep
 from n3.train import Hypers, Problem, Recipe
+from networks import network
 
 DRIVE = InformationDrive(is_classes=False, every=10, look_ahead=2, until=80, birth_until=50)
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(16,), controller="information", drive=DRIVE)
@@ -70,6 +72,16 @@ def test_what_is_cut_comes_back_and_what_changed_meanwhile_stays():
     back = tiers.put_back({"weight": part["weight"] + 1.0, "count": part["count"] + 7}, whole)
     assert np.array_equal(back["weight"], whole["weight"].at[:, :2].add(1.0))
     assert np.array_equal(back["count"], whole["count"] + 7)
+
+
+def test_what_a_layer_chooses_by_is_no_unit_and_is_never_cut():
+    whole, like = (network("information", (units,), activation="choose:tanh,sin") for units in (3, 2))
+    part = tiers.cut(whole, like)
+    assert part.choice.logits is whole.choice.logits
+    assert part.layers[0].weight.shape == (2, 2)
+    back = tiers.put_back(eqx.tree_at(lambda n: n.choice.logits, part, part.choice.logits + 1.0), whole)
+    assert np.array_equal(back.choice.logits, whole.choice.logits + 1.0)
+    assert np.array_equal(back.layers[0].weight, whole.layers[0].weight)
 
 
 @pytest.fixture

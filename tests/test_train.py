@@ -10,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from n3.choices import Annealing
+from n3.compaction import compact
 from n3.losses import LossWeights, Samples, task_loss
 from n3.train import Hypers, Problem, Recipe, advance, train
 from n3.train import init as eager_init
@@ -187,6 +189,53 @@ def test_the_rescaled_arm_divides_the_size_inputs_weights():
     scaled = init(replace(recipe, rescale_size_input=True), hypers(target=5.0), problem(), key=jr.key(8)).net
     np.testing.assert_allclose(scaled.layers[0].size_weight, plain.layers[0].size_weight / 5.0, rtol=1e-6)
     assert np.array_equal(scaled.layers[0].weight, plain.layers[0].weight)
+
+
+CHOOSING = replace(RECIPE, capacity=(4, 4), controller="fixed", activation="choose:tanh,relu,sin")
+
+
+def choosing(end=0.5):
+    annealing = Annealing(jnp.asarray(1.0), jnp.asarray(0.05), jnp.asarray(end))
+    return replace(hypers(initial=4.0, layers=2), horizon=jnp.asarray(60.0), annealing=annealing)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_choices_train_by_every_optimiser_and_their_temperature_by_none(name):
+    recipe = replace(CHOOSING, optimiser=name)
+    state = init(recipe, replace(choosing(), annealing=None), problem(), key=jr.key(0))
+    for count in range(3):
+        state = step(recipe, state, replace(choosing(), annealing=None), problem(), jnp.asarray(count))
+    assert float(state.net.choice.temperature) == 1.0
+    assert np.all(np.asarray(state.net.choice.logits) != 0.0)
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    return train(CHOOSING, choosing(), problem(), key=jr.key(1), stops=stops(0, 15, 30, 60))
+
+
+def test_a_run_ends_with_hard_choices_that_compacting_keeps(chosen):
+    state, records = chosen
+    shares = np.stack([records.choice_share[name] for name in ("tanh", "relu", "sin")], -1)
+    np.testing.assert_allclose(shares.sum(-1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(shares[0], 1 / 3, rtol=1e-6)
+    assert np.all((shares[1] > 0) & (shares[1] < 1))
+    assert set(np.unique(shares[2:])) == {0.0, 1.0}
+    np.testing.assert_array_equal(shares[2], shares[3])
+    plain = compact(state.net)
+    x = problem().test.inputs
+    assert [layer.activation for layer in plain.layers] == list(state.net.choice.winners())
+    np.testing.assert_allclose(plain.batch(x), state.net.batch(x), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_is_fresh_in_every_step_and_only_where_it_is_asked_for():
+    plain, numbers, data = replace(CHOOSING, optimiser="sgd"), replace(choosing(), annealing=None), problem()
+    noisy, state = replace(plain, gumbel=True), init(plain, numbers, data, key=jr.key(0))
+    one, again, later = (step(noisy, state, numbers, data, jnp.asarray(count)).net for count in (0, 0, 1))
+    without = step(plain, state, numbers, data, jnp.asarray(0)).net
+    assert np.array_equal(one.readout.weight, again.readout.weight)
+    assert not np.array_equal(one.readout.weight, later.readout.weight)
+    assert not np.array_equal(one.readout.weight, without.readout.weight)
 
 
 def test_layerwise_and_depth_gates_train_together():

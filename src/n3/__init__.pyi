@@ -30,6 +30,7 @@ from .experiment import run as run
 from .files import DataError as DataError
 from .fitting import History as History
 from .fitting import fit as fit
+from .gallery import figures as figures
 from .grown import Grown as Grown
 from .grown import grow as grow
 from .losses import LossTerms as LossTerms
@@ -40,7 +41,6 @@ from .masks import MASKS as MASKS
 from .masks import participation as participation
 from .model import GrowingMLP as GrowingMLP
 from .norms import ParticipatingNorm as ParticipatingNorm
-from .plotting import figures as figures
 from .plotting import plot_final_losses as plot_final_losses
 from .plotting import plot_fit as plot_fit
 from .plotting import plot_information as plot_information
@@ -48,6 +48,7 @@ from .plotting import plot_losses as plot_losses
 from .plotting import plot_price_path as plot_price_path
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
+from .plotting_choices import plot_choices as plot_choices
 from .portable import export as export
 from .portable import load_compact as load_compact
 from .portable import save_compact as save_compact

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3 import columns, prices
+from n3 import columns, prices, winners
 from n3.records import RunRecord, versions
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -144,7 +144,7 @@ def final_values(results: xr.Dataset) -> xr.Dataset:
 
 
 def summarise(record: RunRecord) -> dict[str, Any]:
-    """The contents of `summary.json`: every arm at its last step, every pair of arms, and a path of prices.
+    """The contents of `summary.json`: every arm at its last step, every pair of arms, prices and choices.
 
     Statistics are over the runs that did not diverge; the others are NaN in `values`, and listed by seed.
     """
@@ -168,7 +168,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "seed_steps_per_second": prices.runs_in(results) * steps / running if running > 0 else np.nan,
         "device": facts["device"],
         "versions": versions(),
-    } | prices.summarise_path(results)
+    } | (prices.summarise_path(results) | winners.summarise_choices(results, has_diverged(results)))
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -191,9 +191,8 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    return "\n\n".join(
-        [title, *(columns.aligned(p) for p in (rows, pairs) if len(p) > 1), *prices.told(summary)]
-    )
+    aligned = (columns.aligned(part) for part in (rows, pairs) if len(part) > 1)
+    return "\n\n".join([title, *aligned, *winners.told(summary), *prices.told(summary)])
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:

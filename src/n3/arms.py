@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from n3 import information
+from n3.choices import Annealing
 from n3.config import Experiment
 from n3.data import Dataset
 from n3.drive import DriveHypers, InformationDrive
@@ -46,6 +47,7 @@ def recipe_of(
         initialisation=network.initialisation,
         loss="squared-error" if data.kind == "regression" else "cross-entropy",
         optimiser=training.optimiser,
+        gumbel=training.gumbel,
         schedule=training.schedule,
         drive=_drive_of(experiment, data, importance) if controller == "information" else None,
         monitor=_monitor_of(experiment, data, importance),
@@ -87,6 +89,7 @@ def hypers_of(
     samples = len(data[0].train_inputs)
     prior = each(training.weight_prior / samples) if training.weight_prior else None
     cost = training.size_cost or 0.0
+    fall = training.choice_first, training.choice_last, training.choice_end
     depth_cost = 0.0 if experiment.network.method == "information" else cost  # it has no target depth
     return Hypers(
         learning_rate=each(training.learning_rate),
@@ -96,6 +99,7 @@ def hypers_of(
         target_depth=each(float(len(capacity))),
         horizon=each(float(training.steps)),
         drive=_drive_hypers_of(experiment, data) if experiment.network.method == "information" else None,
+        annealing=Annealing(*map(each, fall)) if experiment.network.choices else None,
     )
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.choices import ACTIVATIONS
 from n3.grown import Grown, compact_model
-from n3.model import ACTIVATIONS, Dense, GrowingMLP
+from n3.model import Dense, GrowingMLP
 from n3.surgery import check_single, check_state
 
 
@@ -54,7 +55,8 @@ def compact(net: eqx.Module) -> Any:
 
     Participation, the shares of depth gates and the output's gain go into the columns of the layer that reads
     them, the size input into biases; layers whose gate is shut vanish. A layer without a unit that takes part
-    has none left, and the network is a constant.
+    has none left, and the network is a constant. A choice of activations becomes the one of the largest share:
+    the outputs stay where the choice was hard, as it is at the end of a run.
 
     Args:
         net: A `GrowingMLP`; a model that `n3.grow` made, which gives back a model of its own class (see
@@ -113,8 +115,7 @@ class _Part:
 
 def _activation(net: GrowingMLP, layer: int) -> str:
     """Name of a layer's activation, decided here alone."""
-    del layer
-    return net.activation
+    return net.activation if net.choice is None else net.choice.winners()[layer]
 
 
 def _plan(net: GrowingMLP) -> list[_Part]:

@@ -91,6 +91,11 @@ class Experiment:
             raise ValueError(f"`price` as a path needs `method` information; got {self.network.method}.")
         if self.information.path and "growing" not in self.run.arms:
             raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
+        if self.training.gumbel and not self.network.choices:
+            raise ValueError(
+                "`gumbel` needs a choice of activations, such as `--activation choose:tanh,relu`; "
+                f"got {self.network.activation!r}."
+            )
         samples = self.task.samples
         if self.training.batch != "full" and samples is not None and self.training.batch > samples:
             raise ValueError(

@@ -151,6 +151,9 @@ def describe(experiment: Experiment) -> str:
         f"{len(data[0].test_inputs)} test samples a seed",
         f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
     ]
+    if chosen := experiment.network.choices:
+        hard = math.ceil(experiment.training.choice_end * (steps or 0))
+        lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
     total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
         recipe = recipe_of(experiment, arm, data[0])

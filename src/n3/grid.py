@@ -106,7 +106,10 @@ def parse_axis(text: str) -> Axis:
             f"`grid` must be written as name=VALUES, such as learning_rate=1e-4,1e-3; got {text!r}."
         )
     section_of(name)
-    found = tuple(value for part in values.split(",") for value in _values(part.strip(), name=name))
+    if name == "activation":
+        found = _activations(values)
+    else:
+        found = tuple(value for part in values.split(",") for value in _values(part.strip(), name=name))
     if name == "capacity":
         found = tuple((value,) if isinstance(value, int) else _layers(value) for value in found)
     validation.distinct(name, found)
@@ -166,6 +169,13 @@ def _values(text: str, *, name: str) -> Iterable[Value]:
         return _range(_value(low), _value(high), step[0], _value(step[1:]), name=name)
     ranges = ("LOW:HIGH:xF", "LOW:HIGH:+S")
     return validation.geometric_path(name, text, names=ranges) if rest else [_value(text)]
+
+
+def _activations(text: str) -> tuple[str, ...]:
+    """Names one by one, and choices whole."""
+    plain, *choices = text.replace(" ", "").split(f"{validation.CHOOSE}:")
+    names = tuple(name for name in plain.split(",") if name)
+    return (*names, *(f"{validation.CHOOSE}:{own.rstrip(',')}" for own in choices))
 
 
 def _range(low: Value, high: Value, kind: str, by: Value, *, name: str) -> list[Value]:

@@ -71,8 +71,17 @@ def active_units(net: GrowingMLP) -> Int[Array, " depth"]:
     return jnp.stack([jnp.sum(own * gate >= ACTIVE) for own, gate in layers])
 
 
+def choice_shares(net: GrowingMLP) -> dict[str, Float[Array, " depth"]]:
+    """Share of each activation in every hidden layer, in `[0, 1]`, by name; empty where none is chosen."""
+    return {} if net.choice is None else dict(zip(net.choice.names, net.choice.shares().T, strict=True))
+
+
 def active_parameters(net: GrowingMLP) -> Int[Array, ""]:
-    """Weights and biases that the active units need; the size input folds into a bias and counts nothing."""
+    """Weights and biases that the active units need.
+
+    What the compact network has no more counts nothing: a size input, which folds into a bias, and the logits
+    of a choice of activations.
+    """
     before, own = _ends(net)
     return jnp.sum((before + 1) * own)
 

@@ -1,30 +1,14 @@
 """Model: a multilayer perceptron of fixed capacity whose controller decides how many units take part."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from n3 import masks
+from n3 import masks, validation
+from n3.choices import ACTIVATIONS, Choice, undecided
 from n3.controllers import CONTROLLERS, AbstractController, layerwise
-
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
-    {
-        "tanh": jnp.tanh,
-        "relu": jax.nn.relu,
-        "gelu": jax.nn.gelu,
-        "silu": jax.nn.silu,
-        "softplus": jax.nn.softplus,
-        "sigmoid": jax.nn.sigmoid,
-        "sin": jnp.sin,
-        "identity": lambda x: x,
-    }
-)
-"""Activations by name."""
 
 
 class Dense(eqx.Module):
@@ -54,6 +38,8 @@ class GrowingMLP(eqx.Module):
     readout: Dense
     controller: AbstractController
     depth_weight: Float[Array, ""] | None
+    choice: Choice | None
+    """What each layer's activation is chosen by; None: all layers have the one that `activation` names."""
     activation: str = eqx.field(static=True)
 
     def __init__(
@@ -75,7 +61,7 @@ class GrowingMLP(eqx.Module):
             in_size: Inputs of a sample.
             out_size: Outputs of a sample.
             controller: Decides the participation; its `capacity` gives the hidden layers.
-            activation: Name in `ACTIVATIONS`.
+            activation: Name in `ACTIVATIONS`, or a choice for each layer such as `choose:tanh,relu,sin`.
             size_input: Whether each hidden layer is told its own size.
             initial_depth: Effective depth at the start, in `[1, depth]`; None: no gates, every layer counts.
             initialisation: `fan-in`, uniform on `1/sqrt(inputs)`, or `unit-uniform`, uniform on `[-1, 1]`.
@@ -87,8 +73,7 @@ class GrowingMLP(eqx.Module):
                 different capacity.
         """
         capacity = controller.capacity
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+        names = validation.choice("activation", activation, names=tuple(ACTIVATIONS))
         if initialisation not in ("fan-in", "unit-uniform"):
             raise ValueError(f"`initialisation` must be fan-in or unit-uniform; got {initialisation!r}.")
         if initial_depth is not None and len(set(capacity)) > 1:
@@ -107,6 +92,7 @@ class GrowingMLP(eqx.Module):
         self.layers = tuple(hidden)
         self.controller, self.activation = controller, activation
         self.depth_weight = initial_depth
+        self.choice = undecided(names, len(capacity)) if names else None
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         """Outputs of one sample."""
@@ -132,13 +118,17 @@ class GrowingMLP(eqx.Module):
             return jnp.ones(depth)
         return masks.participation(jnp.maximum(self.depth_weight, 1.0), depth, self.controller.mask)
 
+    def _active(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
+        """The activation of a hidden layer."""
+        return ACTIVATIONS[self.activation](x) if self.choice is None else self.choice(layer, x)
+
     def _hidden(self, x):
         """The last hidden layer before its mask, that mask, and the activations of every layer."""
-        phi, sizes, gates = ACTIVATIONS[self.activation], self.controller.sizes(), self.gates()
+        sizes, gates = self.controller.sizes(), self.gates()
         hidden, mask, every = x, jnp.ones(x.shape[0], x.dtype), ()
         for index, (layer, own) in enumerate(zip(self.layers, self.participation(), strict=True)):
             bias = layer.bias if layer.size_weight is None else layer.bias + sizes[index] * layer.size_weight
-            active = phi(_affine(layer.weight * mask[None], bias, hidden))
+            active = self._active(index, _affine(layer.weight * mask[None], bias, hidden))
             every = (*every, active)
             if self.depth_weight is None or index == 0:
                 hidden, mask = active, own
@@ -200,6 +190,24 @@ def permuted(
         return isinstance(node, GrowingMLP)
 
     return jax.tree.map(lambda node: of_net(node) if is_net(node) else node, tree, is_leaf=is_net)
+
+
+def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""]) -> GrowingMLP:
+    """The network, if it chooses its activations, with its choice at another temperature.
+
+    Args:
+        net: The network after a step of the optimiser.
+        before: The network before it: a choice that was hard then stays.
+        temperature: What the schedule says after the step; 0: hard.
+    """
+    if net.choice is None or before.choice is None:
+        return net
+    return eqx.tree_at(lambda n: n.choice, net, net.choice.annealed(before.choice, temperature))
+
+
+def perturbed(net: GrowingMLP, *, key: PRNGKeyArray) -> GrowingMLP:
+    """The network with Gumbel noise on the logits of its choice of activations, if it has one that is soft."""
+    return net if net.choice is None else eqx.tree_at(lambda n: n.choice, net, net.choice.perturbed(key=key))
 
 
 def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:

@@ -45,35 +45,12 @@ _LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _POINTS = 1000
 
 
-def figures(record: RunRecord) -> dict[str, Figure]:
-    """Every figure that fits the task.
-
-    Args:
-        record: A finished experiment.
-
-    Returns:
-        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of
-        prices; and `fit` for a regression with one input, or `regions` for a classification with two.
-    """
-    made = {"loss": plot_losses(record), "size": plot_sizes(record), "final-loss": plot_final_losses(record)}
-    if record.experiment.run.monitor:
-        made["information"] = plot_information(record)
-    if "price" in record.results.sizes:
-        made["price-path"] = plot_price_path(record)
-    match record.results.attrs["kind"], record.results.sizes["input"]:
-        case "regression", 1:
-            return made | {"fit": plot_fit(record)}
-        case "classification", 2:
-            return made | {"regions": plot_regions(record)}
-    return made
-
-
 def plot_losses(record: RunRecord) -> Figure:
     """Task loss over optimiser steps: median and quartiles over the seeds of each arm, training and test."""
     figure, axes = _one_panel(record)
     for name, style in (("train_loss", "--"), ("test_loss", "-")):
         quartiles = bands(record.results, name)
-        for arm in _arms(record):
+        for arm in arms_of(record):
             draw_band(axes, record.results["step"], quartiles.sel(arm=arm), COLOURS[arm], style)
     axes.set(xlabel="optimiser step", ylabel=f"loss ({_loss_unit(record)})")
     axes.set_yscale(_loss_scale(quartiles))
@@ -90,7 +67,7 @@ def plot_sizes(record: RunRecord) -> Figure:
     quartiles, capacity = bands(record.results, "size"), record.experiment.network.capacity
     layers = [(layer, _LAYER_STYLES[layer % len(_LAYER_STYLES)]) for layer in range(len(capacity))]
     for layer, style in layers:
-        for below, arm in enumerate(_arms(record)):
+        for below, arm in enumerate(arms_of(record)):
             own = quartiles.sel(arm=arm).isel(layer=layer)
             width = max(1.0, 3.4 - 0.9 * below)  # arms of equal size show under one another
             draw_band(axes, record.results["step"], own, COLOURS[arm], style, width=width)
@@ -112,7 +89,7 @@ def plot_information(record: RunRecord) -> Figure:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         quartiles = bands(record.results, name)
         for layer in layers:
-            for arm in _arms(record):
+            for arm in arms_of(record):
                 own, style = quartiles.sel(arm=arm).isel(layer=layer), _LAYER_STYLES[layer % len(_LAYER_STYLES)]
                 draw_band(axes, record.results["step"], own, COLOURS[arm], style)
         unit = "effective units" if name == "size" else "nats"
@@ -132,7 +109,7 @@ def plot_final_losses(record: RunRecord) -> Figure:
     """
     figure, axes = _one_panel(record)
     distribution = final_distribution(record.results)
-    for arm in _arms(record):
+    for arm in arms_of(record):
         own, colour = distribution.sel(arm=arm), COLOURS[arm]
         axes.step(own["loss"], own["share"], where="post", color=colour)
         axes.plot(own["loss"], own["share"], ".", color=colour, markersize=5)
@@ -191,7 +168,7 @@ def plot_fit(record: RunRecord) -> Figure:
         label = f"{'training' if side == 'train' else side} samples"
         points += upper.plot(*own, marker, color=colour, markersize=4, alpha=0.6, label=label)
     lower.axhline(0, color="black", linewidth=0.8)
-    for arm in _arms(record):
+    for arm in arms_of(record):
         own = curves.sel(arm=arm)
         draw_band(upper, own["input"], own, COLOURS[arm], "-")
         draw_band(lower, own["test_input"], own, COLOURS[arm], "-", prefix="residual_")
@@ -203,7 +180,7 @@ def plot_fit(record: RunRecord) -> Figure:
 
 def plot_regions(record: RunRecord) -> Figure:
     """A classification with two inputs: predicted classes of the first shown seed, with its training data."""
-    results, arms = record.results, _arms(record)
+    results, arms = record.results, arms_of(record)
     colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(results.attrs["num_classes"])]
     rows, columns = -(-len(arms) // 4), min(len(arms), 4)
     figure = Figure(figsize=(0.8 + 3 * columns, 0.9 + 3 * rows), layout="constrained")
@@ -228,7 +205,8 @@ def _one_panel(record):
     return figure, figure.subplots(subplot_kw={"title": title})
 
 
-def _arms(record) -> Sequence[str]:
+def arms_of(record: RunRecord) -> Sequence[str]:
+    """The arms of a record in the order in which figures show them: the growing one first."""
     return sorted(record.results["arm"].values.tolist(), key="growing".__ne__)
 
 
@@ -269,7 +247,7 @@ def _draw_regions(axes, results, arm, colours):
 
 def _arm_handles(record) -> Sequence[Any]:
     lost, seeds = has_diverged(record.results).sum("seed"), record.results.sizes["seed"]
-    counts = {arm: int(lost.sel(arm=arm)) for arm in _arms(record)}
+    counts = {arm: int(lost.sel(arm=arm)) for arm in arms_of(record)}
     return [
         Line2D([], [], color=COLOURS[arm], label=f"{arm} ({count}/{seeds} diverged)" if count else arm)
         for arm, count in counts.items()

@@ -11,8 +11,8 @@ from jax import export as jax_export
 from jaxtyping import Array, Float
 
 from n3 import checkpoint
+from n3.choices import ACTIVATIONS
 from n3.compaction import CompactLayer, CompactMLP, compact
-from n3.model import ACTIVATIONS
 from n3.records import RunDirectory
 from n3.validation import from_json
 

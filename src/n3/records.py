@@ -50,6 +50,8 @@ class StepRecord(eqx.Module):
     objective, already weighted, and `price_term`, what its units cost in nats per sample."""
     monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
     """What each hidden layer says, in nats, by name (`n3.monitor.LayerMonitor`)."""
+    choice_share: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """Share of each activation in each hidden layer, by name, where layers choose theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
         steps: Steps at which the runs were recorded.
 
     Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`.
+        Dimensions `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation.
     """
     axes = {"size": ("arm", "seed", "step", "layer")}
     first = next(iter(arms.values()))
@@ -119,17 +121,21 @@ def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.n
             axes.get(name, ("arm", "seed", "step")),
             np.stack([getattr(a.history, name) for a in arms.values()]),
         )
-        for name in (field for field in StepRecord.__dataclass_fields__ if field not in ("terms", "monitor"))
+        for name in StepRecord.__dataclass_fields__
+        if not isinstance(getattr(first.history, name), dict)
     }
-    terms = dict.fromkeys(name for a in arms.values() for name in a.history.terms)
-    for name in (*terms, *first.history.monitor):
-        known = [{**a.history.terms, **a.history.monitor} for a in arms.values()]
-        values = np.stack([own.get(name, np.zeros_like(first.history.size)) for own in known])
+    known, nothing = [{**a.history.terms, **a.history.monitor} for a in arms.values()], first.history.size * 0
+    for name in dict.fromkeys(name for own in known for name in own):
+        values = np.stack([own.get(name, nothing) for own in known])
         variables[name] = (("arm", "seed", "step", "layer"), values)
     for name in ("active_parameters", "diverged_at"):
         variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))
     layers = np.arange(first.history.size.shape[-1])
     coords = {"arm": list(arms), "seed": np.array(rows), "step": steps, "layer": layers}
+    if chosen := list(first.history.choice_share):
+        shares = np.stack([np.stack([a.history.choice_share[n] for n in chosen], -1) for a in arms.values()])
+        variables["choice_share"] = (("arm", "seed", "step", "layer", "choice"), shares)
+        coords["choice"] = chosen
     return xr.Dataset(variables, coords=coords)
 
 

@@ -10,7 +10,6 @@ from n3 import validation
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
 Mask = Literal["sine", "linear", "hard"]
-Activation = Literal["tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity"]
 Initialisation = Literal["fan-in", "unit-uniform"]
 Optimiser = Literal["adam", "sgd"]
 Loss = Literal["squared-error", "cross-entropy"]
@@ -20,6 +19,7 @@ Select = Literal["smallest", "best"]
 Psi = float | Literal["classification", "generation", "regression", "detection"]
 
 METHODS: tuple[str, ...] = get_args(Method)
+ACTIVATIONS = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
 PRICES = ("description-length", "chi-square")
 """Prices that follow from the samples."""
 
@@ -90,8 +90,9 @@ class NetworkConfig:
     """Units allocated in each hidden layer; None: one layer of the method's usual number."""
     mask: Mask = "sine"
     """Ramp from size to participation."""
-    activation: Activation = "tanh"
-    """Activation of the hidden units."""
+    activation: str = "tanh"
+    """Activation of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity; or a choice
+    among several for each layer, such as `choose:tanh,relu,sin`, soft at first and hard in the end."""
     layerwise: bool = False
     """One size weight for each hidden layer in place of one for all."""
     depth_gates: bool = False
@@ -114,6 +115,12 @@ class NetworkConfig:
             raise ValueError(
                 f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
             )
+        validation.choice("activation", self.activation, names=ACTIVATIONS)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Activations that each layer chooses among; empty where all layers have a given one."""
+        return validation.choice("activation", self.activation, names=ACTIVATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +146,19 @@ class TrainingConfig:
     """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
     initial_size: float | None = None
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
+    choice_first: float = 1.0
+    """Temperature of choices of activations at the start: shares are softmax(logits / temperature)."""
+    choice_last: float = 0.05
+    """Temperature that it falls to, by a constant factor a step, before choices become hard."""
+    choice_end: float = 0.6
+    """Share of the run after which choices are hard."""
+    gumbel: bool = False
+    """Put fresh Gumbel noise on the logits of choices in every step, as long as they are soft."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "target_size"):
+        for name in ("steps", "learning_rate", "target_size", "choice_first", "choice_last", "choice_end"):
             validation.positive_or_none(name, getattr(self, name))
+        validation.share("choice_end", self.choice_end)
         for name in ("size_cost", "weight_prior", "initial_size"):
             validation.at_least_zero_or_none(name, getattr(self, name))
         if self.batch != "full":

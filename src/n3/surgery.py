@@ -134,7 +134,13 @@ def _gathered(net: GrowingMLP, edit: Edit, controller: AbstractController, *, is
         columns = past(new)
     readout = _taken(net.readout, np.arange(net.readout.bias.shape[0]), columns)
     parts = tuple(layers), readout, controller
-    return eqx.tree_at(lambda n: (n.layers, n.readout, n.controller), net, parts)
+    made = eqx.tree_at(lambda n: (n.layers, n.readout, n.controller), net, parts)
+    if net.choice is None:
+        return made
+    logits = [
+        net.choice.logits[old] if old >= 0 else jnp.zeros_like(net.choice.logits[0]) for old in edit.layers
+    ]
+    return eqx.tree_at(lambda n: n.choice.logits, made, jnp.stack(logits))
 
 
 def _taken(layer: Dense, rows: Int[np.ndarray, " out"], columns: Int[np.ndarray, " in"]) -> Dense:

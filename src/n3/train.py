@@ -11,10 +11,14 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from n3 import losses, metrics
+from n3 import epochs, losses, metrics
+from n3.choices import Annealing
 from n3.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
-from n3.model import GrowingMLP, make_controller, with_rescaled_size_input
+from n3.model import GrowingMLP, annealed, make_controller, perturbed, with_rescaled_size_input
 from n3.records import StepRecord
+
+_GUMBEL = 2**31 - 1
+"""What a run's key is folded with for noise; for the order of samples it is folded with an epoch's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class Recipe:
     optimiser: str = "adam"
     batch: int | None = None
     """Samples in a step, freshly shuffled in every epoch; None: all of them."""
+    gumbel: bool = False
+    """Train soft choices of activations with fresh Gumbel noise on their logits in every step."""
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: Any = None
@@ -57,6 +63,8 @@ class Hypers(eqx.Module):
     horizon: Float[Array, "*runs"]
     """Steps of the whole run, which schedules are shares of."""
     drive: PyTree = None
+    annealing: Annealing | None = None
+    """How choices of activations become hard; None: they stay as soft as they are."""
 
 
 class Problem(eqx.Module):
@@ -115,6 +123,8 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     )
     if recipe.rescale_size_input:
         net = with_rescaled_size_input(net, hypers.target_size)
+    if hypers.annealing is not None:
+        net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
@@ -136,9 +146,15 @@ def step(
     Returns:
         The run after the step.
     """
-    state = _shuffled(recipe, _looked(recipe, state, hypers, problem, count), count)
-    batch = problem.train if recipe.batch is None else _drawn(recipe.batch, state, problem.train, count)
-    loss, gradient = _gradient(recipe, state.net, hypers, batch)
+    state, batch = _looked(recipe, state, hypers, problem, count), problem.train
+    if recipe.batch is not None:
+        order = epochs.shuffled(state.order, count, recipe.batch, key=state.key)
+        state = eqx.tree_at(lambda s: s.order, state, order)
+        batch = epochs.drawn(order, count, recipe.batch, problem.train)
+    net = state.net
+    if recipe.gumbel:
+        net = perturbed(net, key=jr.fold_in(jr.fold_in(state.key, _GUMBEL), count))
+    loss, gradient = _gradient(recipe, net, hypers, batch)
     gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
         rule = optimiser(recipe.optimiser, hypers.learning_rate)
@@ -148,6 +164,8 @@ def step(
         factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
         updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
+    if hypers.annealing is not None:
+        net = annealed(net, state.net, hypers.annealing.temperature(count + 1, hypers.horizon))
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
     return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
 
@@ -237,6 +255,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         depth=jnp.sum(state.net.gates()),
         terms=own.named() if own else {},
         monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
+        choice_share=metrics.choice_shares(state.net),
     )
 
 
@@ -264,20 +283,6 @@ def _gradient(
     return loss + own, jax.tree.map(jnp.add, gradient, pull)
 
 
-def _shuffled(recipe: Recipe, state: TrainState, count: Int[Array, ""]) -> TrainState:
-    """The state with a fresh order of samples where an epoch begins."""
-    if recipe.batch is None:
-        return state
-    samples = state.order.shape[0]
-    epoch, within = jnp.divmod(count, samples // recipe.batch)
-    order = jax.lax.cond(
-        within == 0,
-        lambda: jr.permutation(jr.fold_in(state.key, epoch), samples),
-        lambda: state.order,
-    )
-    return eqx.tree_at(lambda s: s.order, state, order)
-
-
 def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
     """The state after a look at the information, where the cadence asks for one."""
     if recipe.drive is None:
@@ -288,12 +293,6 @@ def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem,
         return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
 
     return jax.lax.cond(recipe.drive.is_due(count), look, lambda s: s, state)
-
-
-def _drawn(size: int, state: TrainState, samples: Samples, count: Int[Array, ""]) -> Samples:
-    within = jnp.mod(count, state.order.shape[0] // size)
-    rows = jax.lax.dynamic_slice_in_dim(state.order, within * size, size)
-    return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(size, 1.0 / size))
 
 
 def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:

@@ -8,6 +8,8 @@ from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
+CHOOSE = "choose"
+"""What a choice among names begins with, before a colon."""
 
 
 def from_json(cls: type[T], text: str, *, source: str) -> T:
@@ -62,6 +64,31 @@ def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[flo
         )
     shares = [step / (count - 1) for step in range(count)]
     return tuple(low ** (1.0 - share) * high**share for share in shares)
+
+
+def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a choice such as `choose:tanh,relu`, two or more; none where the text is one name itself.
+
+    Args:
+        name: The field, for the error.
+        text: One of `names`, or `choose:` and some of them, separated by commas.
+        names: What there is to choose among.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    word, colon, rest = text.partition(":")
+    chosen = tuple(rest.split(",")) if colon else (text,)
+    known = ", ".join(names)
+    if colon and word != CHOOSE:
+        raise ValueError(f"`{name}` must be a name or `{CHOOSE}:` and names; got {text!r}.")
+    for each in chosen:
+        if each not in names:
+            raise ValueError(f"`{name}` must be one of {known}; got {each!r}.{suggestion(each, names)}")
+    distinct(name, chosen)
+    if colon and len(chosen) < 2:
+        raise ValueError(f"`{name}` must choose among two or more of {known}; got {text!r}.")
+    return chosen if colon else ()
 
 
 def share(name: str, value: float) -> None:

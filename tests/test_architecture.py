@@ -89,9 +89,10 @@ MAY_IMPORT = {
     "report": "analysis claims contenders grid resampling columns tails verdicts",
     "curves": "analysis contenders records scaling",
     "watching": "arms config experiment train",
-    "plotting_trials": "curves plotting",
+    "plotting_trials": "curves plotting profiles",
     "plotting_scaling": "curves plotting",
     "plotting_growth": "plotting watching",
+    "plotting_units": "fitting plotting",
     "plotting_paper": "analysis claims contenders curves plotting plotting_growth plotting_scaling"
     " plotting_trials references verdicts watching",
     "cost": "arms claims config experiment records train",

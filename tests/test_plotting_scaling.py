@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from n3.curves import PenaltyCurve, ScalingCurve, SizePoint
 from n3.plotting_scaling import CONTENDER_COLOURS, plot_penalty, plot_scaling, plot_sizes_found
@@ -46,6 +47,18 @@ def test_too_few_sizes_have_points_and_no_law():
     (axes,) = plot_scaling("t", [curve("static", 1e-3, 1.2, law=False)], unit="nats").axes
     assert len(axes.lines) == 1
     assert axes.get_legend() is None
+
+
+def test_a_single_panel_has_room_for_the_legend_of_its_laws():
+    curves = [
+        curve(name, 1e-3, exponent) for name, exponent in (("static", 1), ("growing", 2), ("warmup", 2.2))
+    ]
+    figure = plot_scaling("scaling: a title", curves, unit="nats")
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    box = axes.get_legend().get_window_extent()
+    points = np.concatenate([axes.transData.transform(own.get_xydata()) for own in axes.lines])
+    assert not any(box.contains(*point) for point in points)
 
 
 def test_the_penalty_has_losses_penalties_and_their_ratio():

@@ -6,7 +6,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from n3.curves import histogram
 from n3.plotting import COLOURS
-from n3.plotting_trials import plot_classes, plot_confusion, plot_histograms
+from n3.plotting_trials import plot_classes, plot_confusion, plot_histograms, plot_profiles
+from n3.profiles import performance_profile
 
 LOSSES = {
     "growing": np.random.default_rng(0).lognormal(-7, 1, 500),
@@ -31,6 +32,22 @@ def test_histograms_have_a_panel_a_task_with_unit_bars_and_medians():
     assert [line.get_xdata()[0] for line in first.lines] == list(panels["cubic"].medians.values())
     assert [line.get_color() for line in first.lines] == [COLOURS["growing"], COLOURS["grown"]]
     assert legend(figure) == ["growing", "grown", "median"]
+    assert no_text_outside(figure)
+
+
+def test_profiles_have_a_curve_in_its_interval_for_each_arm():
+    thresholds = np.geomspace(1e-5, 1, 30)
+    profiles = {name: performance_profile([own], thresholds, resamples=20) for name, own in LOSSES.items()}
+    figure = plot_profiles(profiles, title="a title", unit="nats")
+    (axes,) = figure.axes
+    for line, band, (name, own) in zip(axes.lines, axes.collections, profiles.items(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([thresholds, own.share], 1))
+        assert line.get_color() == COLOURS[name]
+        edge = {tuple(point) for point in band.get_paths()[0].vertices}
+        assert {*zip(thresholds, own.low, strict=True), *zip(thresholds, own.high, strict=True)} <= edge
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("final test loss (nats)", "share of runs")
+    assert axes.get_xscale() == "log"
+    assert legend(figure) == ["growing", "grown", "pointwise interval"]
     assert no_text_outside(figure)
 
 

@@ -40,6 +40,20 @@ def test_an_offset_flattens_the_slope_and_not_the_exponent():
     assert lifted.exponent.value == pytest.approx(plain.exponent.value, rel=1e-2)
 
 
+def test_a_start_that_leads_to_nan_is_passed_over():
+    losses = np.array(
+        [
+            [0.013759, 0.356917, 0.012579, 0.015066, 0.01452, 0.152411, 0.316832, 0.01603],
+            [0.003331, 0.007269, 0.023534, 0.00411, 0.005219, 0.003794, 0.004559, 0.005776],
+            [0.004447, 0.00322, 0.00494, 0.00614, 0.004401, 0.004837, 0.003575, 0.005488],
+            [0.00345, 0.0008, 0.005932, 0.002968, 0.002073, 0.002289, 0.004168, 0.005409],
+            [0.001402, 0.002907, 0.005009, 0.000323, 0.00033, 0.001834, 0.002387, 0.001556],
+        ]
+    )
+    found = power_law(2.0 ** np.arange(1, 6), losses, resamples=330)  # such a start comes near the end of these
+    assert np.isfinite([*found.offset, *found.exponent, *found.slope]).all()
+
+
 def test_fits_are_those_of_scipy_on_geometric_means():
     losses = losses_of(0.02, 2.0, 1.0, noise=0.3)
     found = power_law(SIZES, losses, resamples=2)

@@ -1,3 +1,5 @@
+from . import information as information
+from . import neighbours as neighbours
 from .analysis import bootstrap_interval as bootstrap_interval
 from .analysis import compare as compare
 from .analysis import interquartile_mean as interquartile_mean
@@ -17,6 +19,10 @@ from .controllers import Information as Information
 from .controllers import Layerwise as Layerwise
 from .controllers import Released as Released
 from .controllers import Warmup as Warmup
+from .curves import Histogram as Histogram
+from .curves import ScalingCurve as ScalingCurve
+from .curves import histogram as histogram
+from .curves import scaling_curve as scaling_curve
 from .data import DATASETS as DATASETS
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
@@ -39,6 +45,7 @@ from .losses import Samples as Samples
 from .losses import objective as objective
 from .masks import MASKS as MASKS
 from .masks import participation as participation
+from .metrics import confusion_matrix as confusion_matrix
 from .model import GrowingMLP as GrowingMLP
 from .norms import ParticipatingNorm as ParticipatingNorm
 from .plotting import plot_final_losses as plot_final_losses
@@ -49,6 +56,13 @@ from .plotting import plot_price_path as plot_price_path
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
 from .plotting_choices import plot_choices as plot_choices
+from .plotting_scaling import plot_scaling as plot_scaling
+from .plotting_trials import plot_confusion as plot_confusion
+from .plotting_trials import plot_histograms as plot_histograms
+from .plotting_trials import plot_profiles as plot_profiles
+from .plotting_units import plot_gains as plot_gains
+from .plotting_units import plot_history as plot_history
+from .plotting_units import plot_participation as plot_participation
 from .portable import export as export
 from .portable import load_compact as load_compact
 from .portable import save_compact as save_compact

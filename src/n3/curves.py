@@ -116,6 +116,28 @@ class ScalingCurve:
     """None below four sizes."""
 
 
+def scaling_curve(
+    contender: str,
+    sizes: Float[np.ndarray, " sizes"],
+    losses: Float[np.ndarray, "sizes seeds"],
+    *,
+    rate: float,
+    law: PowerLaw | None,
+) -> ScalingCurve:
+    """The curve of one contender at one learning rate.
+
+    Args:
+        contender: Its name.
+        sizes: Units, rising.
+        losses: Final losses, positive; NaN where a run diverged or a seed was not run.
+        rate: The learning rate.
+        law: What `n3.power_law` fitted; None below four sizes.
+    """
+    low, high = np.nanquantile(losses, [0.25, 0.75], axis=1)
+    mean = np.exp(np.nanmean(np.log(losses), axis=1))
+    return ScalingCurve(contender=contender, rate=rate, sizes=sizes, mean=mean, low=low, high=high, law=law)
+
+
 def scaling_curves(trained: Sequence[Trained], contenders: tuple[str, ...]) -> list[ScalingCurve]:
     """A curve for each contender and each learning rate that it was trained with, the fastest rate first."""
     rates = sorted(
@@ -126,11 +148,7 @@ def scaling_curves(trained: Sequence[Trained], contenders: tuple[str, ...]) -> l
         for name in contenders:
             runs = gathered(trained, name, "test_loss", {"learning_rate": rate, "capacity": (0, np.inf)})
             if runs:
-                sizes, losses = by_size(runs)
-                low, high = np.nanquantile(losses, [0.25, 0.75], axis=1)
-                bands = {"mean": np.exp(np.nanmean(np.log(losses), axis=1)), "low": low, "high": high}
-                own = {"contender": name, "rate": rate, "sizes": sizes, **bands}
-                found.append(ScalingCurve(**own, law=law_of(runs)))
+                found.append(scaling_curve(name, *by_size(runs), rate=rate, law=law_of(runs)))
     return found
 
 

@@ -29,7 +29,7 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
         unit: Unit of the losses.
     """
     rates = list(dict.fromkeys(curve.rate for curve in curves))
-    figure = titled(title, 1.8 + 3.7 * len(rates), 4.6)
+    figure = titled(title, 1.8 + max(5.5, 3.7 * len(rates)), 4.6)  # one panel has room for its legend
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, rate in zip(panels, rates, strict=True):
         for curve in (curve for curve in curves if curve.rate == rate):

@@ -6,7 +6,8 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from n3.curves import Histogram
-from n3.plotting import COLOURS, Axes, Figure, Line2D, Patch, add_legend, titled
+from n3.plotting import COLOURS, Axes, Figure, Line2D, Patch, add_legend, band_key, titled
+from n3.profiles import Profile
 
 
 def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -> Figure:
@@ -37,6 +38,24 @@ def draw_histogram(axes: Axes, histogram: Histogram) -> None:
             axes.axvline(histogram.medians[name], color=COLOURS[name], linestyle=":")
     axes.set(xscale="log", ylabel="share of trials")
     axes.margins(x=0.02)
+
+
+def plot_profiles(profiles: Mapping[str, Profile], *, title: str, unit: str) -> Figure:
+    """Share of runs whose final loss is at most so much, for each arm, with its pointwise interval.
+
+    Args:
+        profiles: Profiles by arm.
+        title: Of the whole figure.
+        unit: Unit of the losses.
+    """
+    figure = titled(title, 8.0, 4.0)
+    axes = figure.subplots()
+    for name, own in profiles.items():
+        axes.fill_between(own.thresholds, own.low, own.high, color=COLOURS[name], alpha=0.18, linewidth=0)
+        axes.plot(own.thresholds, own.share, color=COLOURS[name], label=name)
+    axes.set(xscale="log", xlabel=f"final test loss ({unit})", ylabel="share of runs", ylim=(0, 1.03))
+    add_legend(figure, [*axes.get_lines(), band_key("pointwise interval")])
+    return figure
 
 
 def plot_classes(

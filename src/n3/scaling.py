@@ -92,8 +92,9 @@ def _fitted(steps, logs, starts):
         return np.stack([from_offset, 1 - from_offset, (from_offset - 1) * np.exp(law[2]) * x], axis=1)
 
     begun = starts or _guesses(x, y, slope)
-    fits = [optimize.least_squares(misses, one, slopes, method="lm", max_nfev=200) for one in begun]
-    return [*min(fits, key=lambda fit: fit.cost).x, slope, height]
+    with np.errstate(invalid="ignore"):  # from some starts the steps lead to NaN
+        fits = [optimize.least_squares(misses, one, slopes, method="lm", max_nfev=200) for one in begun]
+    return [*min(fits, key=lambda fit: (np.isnan(fit.cost), fit.cost)).x, slope, height]
 
 
 def _guesses(x, y, slope):

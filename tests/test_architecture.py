@@ -41,7 +41,11 @@ MAY_IMPORT = {
     "sweep": "config model records tiers train",
     "checkpoint": "config records",
     "prices": "",
-    "path": "arms config data losses prices sweep train",
+    "path": "arms config data losses model prices sweep train",
+    "decisions": "settings",
+    "alterations": "drive expansion losses pruning settings surgery tiers train",
+    "logbook": "config decisions records settings sweep train",
+    "stages": "alterations decisions drive logbook losses path records settings sweep tiers train",
     "analysis": "columns prices records",
     "resampling": "",
     "profiles": "resampling",
@@ -90,8 +94,9 @@ MAY_IMPORT = {
     "plotting_paper": "analysis claims contenders curves plotting plotting_growth plotting_scaling"
     " plotting_trials references verdicts watching",
     "cost": "arms claims config experiment records train",
-    "experiment": "arms checkpoint compaction config data drive events losses metrics model monitor path"
-    " progress records sweep train",
+    "models": "checkpoint compaction config losses model records train",
+    "experiment": "arms config data drive events logbook metrics models monitor path progress records stages"
+    " sweep train",
 }
 CONFINED = {
     "matplotlib": {"plotting"},

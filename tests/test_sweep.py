@@ -153,7 +153,7 @@ def test_unequal_rows_and_bad_stops_are_refused():
     with pytest.raises(ValueError, match="one row a run"):
         sweep(RECIPE, hypers([1e-2] * 3), problem(2), keys=jr.split(jr.key(0), 2), stops=STOPS)
     with pytest.raises(ValueError, match="increase"):
-        run(2, stops=np.array([0, 5, 5]))
+        run(2, stops=np.array([0, 5, 4]))
 
 
 @pytest.mark.devices

@@ -20,12 +20,12 @@ from .controllers import Warmup as Warmup
 from .data import DATASETS as DATASETS
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
+from .decisions import Decision as Decision
 from .drive import DriveHypers as DriveHypers
 from .drive import InformationDrive as InformationDrive
 from .events import write_events as write_events
 from .expansion import expand as expand
 from .experiment import describe as describe
-from .experiment import load as load
 from .experiment import run as run
 from .files import DataError as DataError
 from .fitting import History as History
@@ -39,6 +39,7 @@ from .losses import objective as objective
 from .masks import MASKS as MASKS
 from .masks import participation as participation
 from .model import GrowingMLP as GrowingMLP
+from .models import load as load
 from .norms import ParticipatingNorm as ParticipatingNorm
 from .plotting import figures as figures
 from .plotting import plot_final_losses as plot_final_losses
@@ -65,6 +66,7 @@ from .scaling import PowerLaw as PowerLaw
 from .scaling import power_law as power_law
 from .settings import InformationConfig as InformationConfig
 from .settings import NetworkConfig as NetworkConfig
+from .settings import StructureConfig as StructureConfig
 from .settings import TaskConfig as TaskConfig
 from .settings import TrainingConfig as TrainingConfig
 from .tails import TailSummary as TailSummary

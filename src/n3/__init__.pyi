@@ -49,6 +49,7 @@ from .plotting import plot_losses as plot_losses
 from .plotting import plot_price_path as plot_price_path
 from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
+from .plotting_stages import plot_structure as plot_structure
 from .portable import export as export
 from .portable import load_compact as load_compact
 from .portable import save_compact as save_compact

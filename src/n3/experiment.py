@@ -75,10 +75,10 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
             if experiment.structure.structure_every is None or arm not in SIZED:
                 return sweep(recipes[arm], hypers, problem, **settings)
             settings["rules"] = _rules_of(experiment, arm, data[0], held, importance)
-            staged[arm] = train_in_stages(recipes[arm], hypers, problem, **settings)
+            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, **settings)
         if not quiet:
             print(staged[arm].told(), file=sys.stderr)
-        return staged[arm].swept
+        return whole
 
     swept, tried, settled = {}, None, experiment
     if experiment.information.path:
@@ -140,7 +140,8 @@ def describe(experiment: Experiment) -> str:
             f"controller {recipe.controller}, {weights} weights allocated a run"
         )
     if experiment.structure.structure_every is not None:
-        lines.append(logbook.planned(experiment.structure, steps or 0, experiment.network.capacity or ()))
+        capacity = experiment.network.capacity or ()
+        lines.append(logbook.planned(experiment.structure, steps or 0, capacity, experiment.run.arms))
     lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
     return "\n".join(lines)
 

@@ -13,7 +13,6 @@ from n3.config import SIZED
 from n3.decisions import ACTIONS, Decision
 from n3.records import Results
 from n3.settings import StructureConfig
-from n3.sweep import Swept
 from n3.train import Recipe
 
 LEAST = 8
@@ -22,10 +21,8 @@ LEAST = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """What training in stages returns."""
+    """What became of the structure of an arm that was trained in stages."""
 
-    swept: Swept
-    """As of one sweep; the networks have the capacity of the last stage."""
     decisions: tuple[Decision, ...]
     """Those of every run at every look, run after run."""
     looks: Int[np.ndarray, " looks"]
@@ -97,11 +94,11 @@ def log(staged: Mapping[str, Staged]) -> dict[str, Any]:
     return {"programs": programs, "decisions": every}
 
 
-def planned(config: StructureConfig, steps: int, capacity: Sequence[int]) -> str:
-    """What would be done to the structure, for people."""
+def planned(config: StructureConfig, steps: int, capacity: Sequence[int], arms: Sequence[str]) -> str:
+    """What would be done to the structure of those arms that choose their size, for people."""
     looks = len(looks_of(steps, config.structure_every))
     expansions = f", expand by {config.expand} ({config.expand_method})" if config.expand else ""
     return (
-        f"structure   {looks} looks in {', '.join(SIZED)}, every {config.structure_every} steps: prune where "
-        f"{config.prune}{expansions}; {most_programs(capacity)} programs at most"
+        f"structure   {looks} looks at {', '.join(arm for arm in arms if arm in SIZED)}: prune {config.prune}"
+        f"{expansions}; at most {most_programs(capacity)} programs an arm"
     )

@@ -56,7 +56,7 @@ def train_in_stages(
     rules: Rules,
     devices: Sequence[Device] | None = None,
     progress: Callable[[int], None] = lambda step: None,
-) -> Staged:
+) -> tuple[Swept, Staged]:
     """Train the runs of an arm and change their structure on the way.
 
     A run that changes nothing is what `sweep` makes of it.
@@ -72,7 +72,7 @@ def train_in_stages(
         progress: As for `sweep`.
 
     Returns:
-        Final states and records, every decision, and the programs, `most_programs` at most.
+        Final states, in the capacity of the last stage, and records, as `sweep`; and what became of the structure.
     """
     began, bound = time.perf_counter(), recipe.capacity
     looks = looks_of(int(stops[-1]), rules.config.structure_every)
@@ -97,14 +97,14 @@ def train_in_stages(
         compile_seconds=compile_seconds,
         run_seconds=time.perf_counter() - began - compile_seconds,
     )
-    return Staged(
-        swept=whole,
+    staged = Staged(
         decisions=tuple(own for run in runs for own in decisions.followed(run.log)),
         looks=looks,
         capacity=np.array(capacity[: len(looks)]),
         programs=frozenset(programs),
         most_programs=most_programs(bound),
     )
+    return whole, staged
 
 
 @dataclass(frozen=True)

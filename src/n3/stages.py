@@ -72,7 +72,7 @@ def train_in_stages(
         progress: As for `sweep`.
 
     Returns:
-        Final states, in the capacity of the last stage, and records, as `sweep`; and what became of the structure.
+        Final states, in the capacity of the last stage, with the records; and what became of the structure.
     """
     began, bound = time.perf_counter(), recipe.capacity
     looks = looks_of(int(stops[-1]), rules.config.structure_every)
@@ -138,7 +138,7 @@ class _Look:
         made = [self._decided(row, *of) for row, of in enumerate(zip(runs, before, losses, strict=True))]
         runs, after = [run for run, _ in made], [state for _, state in made]
         is_changed = [own is not old for own, old in zip(after, before, strict=True)]
-        capacity = self._capacity(after, is_any_changed=any(is_changed))
+        capacity = self._capacity(after, is_changed)
         if not any(is_changed) and capacity == self.recipe.capacity:
             return runs, self.recipe, states
         sound = {
@@ -195,20 +195,21 @@ class _Look:
         """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
         return jr.split(jr.fold_in(jr.fold_in(self.keys[row], STREAM), self.step))
 
-    def _capacity(self, states: Sequence[TrainState], *, is_any_changed: bool) -> tuple[int, ...]:
+    def _capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
-        sight = [self._sight(row, own) for row, own in enumerate(states) if alterations.is_sound(own)]
+        rows = enumerate(zip(states, is_changed, strict=True))
+        sight = [self._sight(row, *of) for row, of in rows if alterations.is_sound(of[0])]
         tier = tiers.tier_of(max(sight, default=0.0), self.bound, least=LEAST)
-        may_shrink = is_any_changed and self.left > 0
+        may_shrink = any(is_changed) and self.left > 0
         return tier if may_shrink or max(tier) > max(self.recipe.capacity) else self.recipe.capacity
 
-    def _sight(self, row: int, state: TrainState) -> float:
+    def _sight(self, row: int, state: TrainState, is_changed: bool) -> float:
         """Units that a run may need until the next look; without a drive, its target and an expansion."""
         sizes, config = np.asarray(state.net.controller.sizes()), self.rules.config
         if self.recipe.drive is None:
             return max(float(sizes.max()) + max(config.expand, 1), float(self.hypers.target_size[row]))
-        best, rate = np.asarray(state.drive.best), np.asarray(self.hypers.drive.rate[row])
-        after = self.step + (config.structure_every or 0)
+        best = sizes if is_changed else np.asarray(state.drive.best)  # as a drive begins
+        rate, after = np.asarray(self.hypers.drive.rate[row]), self.step + (config.structure_every or 0)
         return float(np.max(self.recipe.drive.sight(sizes, best, rate, self.step, after)))
 
 

@@ -7,7 +7,15 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    StructureConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +26,7 @@ class Arguments:
     network: tyro.conf.OmitArgPrefixes[NetworkConfig]
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     information: tyro.conf.OmitArgPrefixes[InformationConfig]
+    structure: tyro.conf.OmitArgPrefixes[StructureConfig]
     run: tyro.conf.OmitArgPrefixes[RunConfig]
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.json")] = None
     """An earlier run's `config.json` to start from; flags win over it."""
@@ -29,7 +38,7 @@ class Arguments:
         return Experiment(**{name: getattr(self, name) for name in (*PARTS, "run")})
 
 
-PARTS = ("task", "network", "training", "information")
+PARTS = ("task", "network", "training", "information", "structure")
 T = TypeVar("T", bound=Arguments)
 R = TypeVar("R")
 

@@ -30,7 +30,10 @@ def main() -> int:
         return 73
     summary = n3.summarise(record)
     record.directory.write_json("summary.json", summary)
-    for name, figure in n3.figures(record).items():
+    figures = n3.figures(record)
+    if experiment.structure.structure_every is not None:
+        figures["structure"] = n3.plot_structure(record)
+    for name, figure in figures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=150)
         record.directory.write(f"figures/{name}.png", content.getvalue())

@@ -16,7 +16,8 @@ FILES = sorted(path for path in SOURCE.glob("*.py") if path.stem != "__init__")
 MAY_IMPORT = {
     "validation": "",
     "presets": "",
-    "settings": "validation",
+    "criteria": "validation",
+    "settings": "criteria validation",
     "config": "presets settings validation",
     "scalers": "",
     "tables": "",
@@ -33,8 +34,8 @@ MAY_IMPORT = {
     "surgery": "controllers masks model",
     "compaction": "choices grown model surgery",
     "expansion": "model surgery validation",
-    "criteria": "information validation",
-    "pruning": "criteria losses model surgery terms",
+    "measures": "information",
+    "pruning": "criteria losses measures model surgery terms",
     "portable": "checkpoint choices compaction model records validation",
     "records": "config",
     "epochs": "losses",
@@ -43,7 +44,11 @@ MAY_IMPORT = {
     "sweep": "config model records tiers train",
     "checkpoint": "config records",
     "prices": "",
-    "path": "arms config data losses prices sweep train",
+    "path": "arms config data losses model prices sweep train",
+    "decisions": "settings",
+    "alterations": "drive losses expansion pruning settings surgery terms tiers train",
+    "logbook": "config decisions records settings train",
+    "stages": "alterations decisions logbook losses path records settings sweep terms tiers train",
     "winners": "columns",
     "analysis": "columns prices records winners",
     "resampling": "",
@@ -89,6 +94,7 @@ MAY_IMPORT = {
     "report": "analysis claims contenders grid resampling columns tails verdicts",
     "curves": "analysis contenders records scaling",
     "watching": "arms config experiment train",
+    "plotting_stages": "config decisions plotting",
     "plotting_trials": "curves plotting profiles",
     "plotting_scaling": "curves plotting",
     "plotting_growth": "plotting watching",
@@ -96,8 +102,9 @@ MAY_IMPORT = {
     "plotting_paper": "analysis claims contenders curves plotting plotting_growth plotting_scaling"
     " plotting_trials references verdicts watching",
     "cost": "arms claims config experiment records train",
-    "experiment": "arms checkpoint compaction config data events losses metrics model monitor path"
-    " progress records sweep terms train",
+    "models": "checkpoint compaction config losses model records train",
+    "experiment": "arms config data events logbook metrics models monitor path progress records stages"
+    " sweep terms train",
 }
 CONFINED = {
     "matplotlib": {"plotting"},

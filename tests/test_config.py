@@ -16,6 +16,7 @@ from n3.config import (
     InformationConfig,
     NetworkConfig,
     RunConfig,
+    StructureConfig,
     TaskConfig,
     TrainingConfig,
 )
@@ -90,6 +91,20 @@ UNUSUAL = Experiment(
 )
 
 
+STAGED = Experiment(
+    network=NetworkConfig(method="information"),
+    structure=StructureConfig(
+        structure_every=7,
+        prune="importance < 0.01 and layer.gain < 1",
+        expand=0,
+        expand_method="mutate",
+        cooldown=0,
+        plateau=0.0,
+        margin=0.5,
+    ),
+)
+
+
 PATHS_REFUSED = ["cheap", "0.1", "0.1:1", "0.1:1:3:4", "0:1:3", "1:1:3", "1:0.1:3", "0.1:inf:3", "nan:1:3"]
 PATHS_REFUSED += ["0.1:1:1", "0.1:1:2.5", "-1:1:3", "::", ""]
 
@@ -125,9 +140,20 @@ def of_method(method, **parts):
     return Experiment(network=NetworkConfig(method=method), **parts)
 
 
+def in_stages(every=10, *, method="information", steps=None, arms=("growing",), price=0.1, **network):
+    return Experiment(
+        network=NetworkConfig(method=method, **network),
+        training=TrainingConfig(steps=steps),
+        information=InformationConfig(price=price),
+        structure=StructureConfig(structure_every=every),
+        run=RunConfig(arms=arms),
+    )
+
+
 def test_the_unusual_experiment_differs_from_the_default_in_every_field():
     for part in dataclasses.fields(Experiment):
-        ours, usual = getattr(UNUSUAL, part.name), getattr(Experiment(), part.name)
+        whole = STAGED if part.name == "structure" else UNUSUAL  # which has depth gates
+        ours, usual = getattr(whole, part.name), getattr(Experiment(), part.name)
         for entry in dataclasses.fields(ours):
             assert getattr(ours, entry.name) != getattr(usual, entry.name), entry.name
 
@@ -140,7 +166,7 @@ def test_json_round_trip_of_every_method(method, resolve):
     assert Experiment.from_json(experiment.to_json()) == experiment
 
 
-@pytest.mark.parametrize("experiment", [UNUSUAL, UNUSUAL.resolved()])
+@pytest.mark.parametrize("experiment", [UNUSUAL, UNUSUAL.resolved(), STAGED, STAGED.resolved()])
 def test_json_round_trip_of_other_values(experiment):
     again = Experiment.from_json(experiment.to_json())
     assert again == experiment
@@ -312,6 +338,38 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: InformationConfig(settle=1.5), r"`settle` must lie in \[0, 1\]; got 1\.5"),
         (lambda: InformationConfig(settle=0.2), r"`birth_end` must not exceed `settle`, 0\.2; got 0\.33"),
         (lambda: Experiment(run=RunConfig(arms=("shrinking",))), r"shrinking needs method information"),
+        (lambda: StructureConfig(structure_every=0), r"`structure_every` must be positive and finite; got 0\."),
+        *(
+            (lambda name=name, low=low: StructureConfig(**{name: low}), rf"`{name}` must be zero .* got {low}")
+            for name, low in (("expand", -1), ("cooldown", -1), ("plateau", -1.0), ("margin", -1.0))
+        ),
+        (
+            lambda: StructureConfig(prune="importence < 1"),
+            r"`prune` must be a criterion of units: .* Did you mean 'importance'\?",
+        ),
+        (lambda: StructureConfig(prune="layer.gain < 1"), r"`prune` must name units, .* got 'layer\.gain < 1'"),
+        *(
+            (
+                lambda method=method: in_stages(method=method),
+                rf"`structure_every` needs `method` auxiliary or information, .* got {method}",
+            )
+            for method in ("controller", "released")
+        ),
+        (
+            lambda: in_stages(arms=("static",)),
+            r"`structure_every` needs one of growing, grown, shrinking among",
+        ),
+        (
+            lambda: in_stages(capacity=(4, 4), depth_gates=True),
+            "`structure_every` does not go with `depth_gates`",
+        ),
+        (
+            lambda: in_stages(method="auxiliary", capacity=(4, 4)),
+            "`structure_every` .* needs `layerwise` sizes",
+        ),
+        (lambda: in_stages(price="0.1:1:3"), "`structure_every` does not go with `price` as a path"),
+        (lambda: in_stages(10, steps=10), r"`structure_every` must be below `steps`, 10; got 10\."),
+        (lambda: in_stages(5_000).resolved(), r"`structure_every` must be below `steps`, 5000; got 5000\."),
         (lambda: TrainingConfig(batch=0), r"`batch` must be positive and finite; got 0\."),
         (lambda: RunConfig(arms=()), r"`arms` must not be empty\."),
         (lambda: RunConfig(arms=("static", "static")), r"`arms` must be distinct; 'static' appears more"),

@@ -377,6 +377,7 @@ def test_the_command_ends_in_the_table_and_the_run_directory(tmp_path):
         ("--arms equal-size", "growing"),
         ("--capacity 4 --initial-size 9", "initial_size"),
         ("--config nowhere.json", "nowhere.json"),
+        ("--structure-every 5", "`structure_every` needs `method`"),
     ],
 )
 def test_mistakes_end_with_code_2_and_name_the_field(tmp_path, words, message):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig
+from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
 from n3.grid import SECTIONS, Axis, Study, label, labels, parse_axis, product, section_of, varied
 
 
@@ -97,6 +97,8 @@ def test_a_value_that_does_not_fit_is_refused_by_name(name, value):
         ([Axis("price", (0.1,))], Experiment(information=InformationConfig(price="0.1:1:3"),
          network=NetworkConfig(method="information")), "`price` as a path"),
         ([Axis("price", ("0.1:1:3",))], Experiment(), "`price` as a path"),
+        ([Axis("price", (0.1,))], Experiment(structure=StructureConfig(structure_every=9),
+         network=NetworkConfig(method="information")), "`structure_every` takes one experiment"),
         ([Axis("importance", (0.1,))], Experiment(run=RunConfig(monitor=("importance",))), "cannot be varied"),
     ],
 )  # fmt: skip

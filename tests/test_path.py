@@ -72,7 +72,7 @@ def test_which_samples_are_held_out_is_the_seeds_choice():
 
 def test_too_few_samples_are_refused():
     whole = load_dataset("sine", train_samples=4, test_samples=7, seed=2)
-    with pytest.raises(ValueError, match="`samples` must be 5 or more where `price` is a path; got 4"):
+    with pytest.raises(ValueError, match="`samples` must be 5 or more where a fifth is held out; got 4"):
         path.held_out(whole, seed=2)
 
 

@@ -149,11 +149,21 @@ def test_records_are_those_of_the_stops():
     np.testing.assert_allclose(few.records.test_loss[:, 1], many.records.test_loss[:, 2], rtol=1e-6)
 
 
+def test_a_sweep_goes_on_from_where_another_ended():
+    whole, first = run(3, stops=np.array([0, 30, 60])), run(3, stops=np.array([0, 30]))
+    onward = run(3, stops=np.array([30, 60, 60]), start=(30, first.state))
+    assert np.array_equal(onward.records.test_loss, whole.records.test_loss[:, [1, 2, 2]])
+    assert np.array_equal(onward.state.net.readout.weight, whole.state.net.readout.weight)
+    assert np.isfinite(first.state.net.readout.weight).all()  # what is given is not used up
+    with pytest.raises(ValueError, match="from 30 on"):
+        run(3, stops=np.array([20, 60]), start=(30, first.state))
+
+
 def test_unequal_rows_and_bad_stops_are_refused():
     with pytest.raises(ValueError, match="one row a run"):
         sweep(RECIPE, hypers([1e-2] * 3), problem(2), keys=jr.split(jr.key(0), 2), stops=STOPS)
-    with pytest.raises(ValueError, match="increase"):
-        run(2, stops=np.array([0, 5, 5]))
+    with pytest.raises(ValueError, match="do not decrease"):
+        run(2, stops=np.array([0, 5, 4]))
 
 
 @pytest.mark.devices

@@ -58,7 +58,7 @@ def run(recipe=RECIPE, **changes):
     ],
 )
 def test_tiers_by_hand(sight, capacity, tier):
-    assert tiers.tier_of(sight, capacity) == tier
+    assert tiers.tier_of(sight, capacity, least=32) == tier
 
 
 def test_what_is_cut_comes_back_and_what_changed_meanwhile_stays():

@@ -26,12 +26,12 @@ from .curves import scaling_curve as scaling_curve
 from .data import DATASETS as DATASETS
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
+from .decisions import Decision as Decision
 from .drive import DriveHypers as DriveHypers
 from .drive import InformationDrive as InformationDrive
 from .events import write_events as write_events
 from .expansion import expand as expand
 from .experiment import describe as describe
-from .experiment import load as load
 from .experiment import run as run
 from .files import DataError as DataError
 from .fitting import History as History
@@ -47,6 +47,7 @@ from .masks import MASKS as MASKS
 from .masks import participation as participation
 from .metrics import confusion_matrix as confusion_matrix
 from .model import GrowingMLP as GrowingMLP
+from .models import load as load
 from .norms import ParticipatingNorm as ParticipatingNorm
 from .plotting import plot_final_losses as plot_final_losses
 from .plotting import plot_fit as plot_fit
@@ -57,6 +58,7 @@ from .plotting import plot_regions as plot_regions
 from .plotting import plot_sizes as plot_sizes
 from .plotting_choices import plot_choices as plot_choices
 from .plotting_scaling import plot_scaling as plot_scaling
+from .plotting_stages import plot_structure as plot_structure
 from .plotting_trials import plot_confusion as plot_confusion
 from .plotting_trials import plot_histograms as plot_histograms
 from .plotting_trials import plot_profiles as plot_profiles
@@ -80,6 +82,7 @@ from .scaling import PowerLaw as PowerLaw
 from .scaling import power_law as power_law
 from .settings import InformationConfig as InformationConfig
 from .settings import NetworkConfig as NetworkConfig
+from .settings import StructureConfig as StructureConfig
 from .settings import TaskConfig as TaskConfig
 from .settings import TrainingConfig as TrainingConfig
 from .tails import TailSummary as TailSummary

@@ -14,12 +14,15 @@ TaskConfig = settings.TaskConfig
 NetworkConfig = settings.NetworkConfig
 TrainingConfig = settings.TrainingConfig
 InformationConfig = settings.InformationConfig
+StructureConfig = settings.StructureConfig
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
 Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
+SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")
+"""Arms that choose their size, and whose structure may change."""
 METHODS = settings.METHODS
 PRICES = settings.PRICES
 
@@ -69,6 +72,7 @@ class Experiment:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     information: InformationConfig = field(default_factory=InformationConfig)
+    structure: StructureConfig = field(default_factory=StructureConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -96,11 +100,35 @@ class Experiment:
                 "`gumbel` needs a choice of activations, such as `--activation choose:tanh,relu`; "
                 f"got {self.network.activation!r}."
             )
+        if self.structure.structure_every is not None:
+            self._check_structure(self.structure.structure_every)
         samples = self.task.samples
         if self.training.batch != "full" and samples is not None and self.training.batch > samples:
             raise ValueError(
                 f"`batch` must lie in [1, {samples}], the training samples; got {self.training.batch}."
             )
+
+    def _check_structure(self, every: int) -> None:
+        network, steps = self.network, self.training.steps
+        if network.method not in ("auxiliary", "information"):
+            raise ValueError(
+                "`structure_every` needs `method` auxiliary or information, whose size is a number of units; "
+                f"got {network.method}."
+            )
+        if not set(SIZED) & set(self.run.arms):
+            raise ValueError(f"`structure_every` needs one of {', '.join(SIZED)} among `arms`.")
+        if network.depth_gates:
+            raise ValueError(
+                "`structure_every` does not go with `depth_gates`: those layers share their units."
+            )
+        if network.method == "auxiliary" and len(network.capacity or ()) > 1 and not network.layerwise:
+            raise ValueError("`structure_every` with several layers under auxiliary needs `layerwise` sizes.")
+        if self.information.path:
+            raise ValueError(
+                "`structure_every` does not go with `price` as a path: both need the held-out samples."
+            )
+        if steps is not None and every >= steps:
+            raise ValueError(f"`structure_every` must be below `steps`, {steps}; got {every}.")
 
     def resolved(self) -> "Experiment":
         """The same experiment with every field that the method decides filled in.

@@ -1,6 +1,7 @@
 """Criteria: which units or layers should go, by a text such as `importance < 0.01`, and what it is held to.
 
-A text is comparisons of a name and a number, joined by `and` (which binds closer), `or` and brackets.
+A text is comparisons of a name and a number, joined by `and` (which binds closer), `or` and brackets. What the
+names stand for is measured by `n3.measures`.
 """
 
 import math
@@ -11,11 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-from n3 import information
 from n3.validation import suggestion
 
 UNIT: tuple[str, ...] = ("importance", "marginal", "entropy", "redundancy", "participation")
@@ -150,66 +146,3 @@ def _atom(text: str, tokens: list[str]) -> tuple[Criterion, list[str]]:
     if not math.isfinite(float(bound)):
         raise ValueError(f"`criterion` must hold finite numbers; got {bound} in {text!r}.")
     return Comparison(name, sign, float(bound)), tokens[3:]
-
-
-class Measured(eqx.Module):
-    """What is known of one hidden layer and its units, by name."""
-
-    units: dict[str, Float[Array, " units"]]
-    layer: dict[str, Float[Array, ""]]
-
-
-@eqx.filter_jit
-def measured(
-    active: Float[Array, "units samples"],
-    targets: Float[Array, "out_size samples"],
-    mask: Float[Array, " units"],
-    is_there: Float[Array, " units"],
-    *,
-    is_classes: bool,
-) -> Measured:
-    """The quantities that criteria name, in nats but for `participation`.
-
-    A unit's `importance` is `information.conditional_importance`, what no other unit says of the target, and
-    its `marginal` is `information.marginal_importance`, what it says alone, both with the bias taken off
-    (`information.corrected`); its `redundancy` is `information.redundancy`, what the others say of it; its
-    `entropy` is `ln(S_jj / noise_j) / 2`, 0 for a unit that is constant or takes no part, 4.6 for one that does
-    fully. A layer's `importance`, `entropy` and `redundancy` are those of `n3.monitor`. All are seen at the
-    resolution of monitoring, through the noise of the participation.
-
-    Args:
-        active: Activations before the mask.
-        targets: Targets of the same samples.
-        mask: Participation of each unit.
-        is_there: 1 for the units to be judged together, 0 for those taken as absent.
-        is_classes: Whether the targets are classes.
-    """
-    active = active * is_there[:, None]
-    noise = information.channel_noise(mask, floor=information.MONITORING_FLOOR)
-    seen = {"floor": information.MONITORING_FLOOR, "resolution": information.MONITORING_RESOLUTION}
-    whole = information.layer_information(active, targets, mask, is_classes=is_classes, **seen)
-    moments = information.statistics(active, targets, is_classes=is_classes)
-    channel = information.open_channel(moments, noise, resolution=information.MONITORING_RESOLUTION)
-    scales = jnp.diagonal(channel.covariance)
-    outputs = moments.cross.shape[1] - is_classes
-
-    def unbiased(own: Float[Array, " units"], others: Float[Array, " units"]) -> Float[Array, " units"]:
-        """Less the bias of the degrees of freedom that a unit adds to those of others."""
-        with_it = information.corrected(own, others + degrees, moments.samples, outputs)
-        return with_it - information.corrected(jnp.zeros_like(own), others, moments.samples, outputs)
-
-    entropies = 0.5 * jnp.log(scales / noise)
-    degrees = 1.0 - noise * jnp.sum(channel.whitening**2, axis=0)
-    units = {
-        "importance": unbiased(whole.conditional, jnp.sum(degrees) - degrees),
-        "marginal": unbiased(whole.marginal, jnp.zeros_like(degrees)),
-        "entropy": entropies,
-        "redundancy": whole.redundancy,
-        "participation": mask,
-    }
-    layer = {
-        "layer.importance": whole.corrected_importance,
-        "layer.entropy": jnp.sum(entropies) - whole.total_correlation,
-        "layer.redundancy": whole.total_correlation,
-    }
-    return Measured(units, layer)

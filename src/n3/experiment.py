@@ -1,12 +1,9 @@
 """Experiment: from a configuration to a run directory, the whole way from top to bottom."""
 
-import dataclasses
-import json
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -16,20 +13,19 @@ import numpy as np
 from jax import Device
 from jaxtyping import Array, Float, Int, Key
 
-from n3 import checkpoint, compaction, metrics, path
+from n3 import logbook, metrics, models, path
 from n3.arms import hypers_of, recipe_of, stack, stops_of
-from n3.compaction import CompactMLP
-from n3.config import Experiment
+from n3.config import SIZED, Experiment
 from n3.data import Dataset, load_task, told
 from n3.events import check_log_dir, write_events
-from n3.losses import LossWeights, Samples
-from n3.model import GrowingMLP
+from n3.logbook import Staged
 from n3.monitor import blindness
 from n3.progress import Progress
-from n3.records import ArmRecord, RunDirectory, RunRecord, assemble, device_name
+from n3.records import ArmRecord, Results, RunDirectory, RunRecord, assemble, device_name
+from n3.stages import Rules, train_in_stages
 from n3.sweep import Swept, sweep
 from n3.terms import Importance, check_importance
-from n3.train import Hypers, Problem, Recipe, init
+from n3.train import Hypers, Problem, Recipe
 
 SHOWN = 20
 """Seeds whose networks are evaluated on a grid for the figures."""
@@ -42,8 +38,8 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
         experiment: What to run; fields at `None` take the method's usual values.
         importance: A function of a layer's activations `[units, samples]` and the targets `[out_size, samples]`
             that returns each unit's importance, in the price's unit: by it method `information` sizes, and
-            `monitor` importance sums it over the participating units of every arm; None: the information that
-            a unit adds about the target.
+            `monitor` importance sums it over the participating units of every arm, and `prune` judges units;
+            None: the information that a unit adds about the target.
         quiet: Whether to show no progress.
 
     Returns:
@@ -71,11 +67,18 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
 
     problem, stops = stack(data), stops_of(experiment)
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
+    staged: dict[str, Staged] = {}
 
     def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
-            settings = {"stops": stops, "devices": devices, "progress": report}
-            return sweep(recipes[arm], hypers, problem, keys=keys, **settings)
+            settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
+            if experiment.structure.structure_every is None or arm not in SIZED:
+                return sweep(recipes[arm], hypers, problem, **settings)
+            settings["rules"] = _rules_of(experiment, arm, data[0], held, importance)
+            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, **settings)
+        if not quiet:
+            print(staged[arm].told(), file=sys.stderr)
+        return whole
 
     swept, tried, settled = {}, None, experiment
     if experiment.information.path:
@@ -99,41 +102,14 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
     results = results.assign_coords(inputs_feature=list(data[0].input_names))
     if tried is not None:
         results = results.assign(tried.variables()).assign_attrs(tried.attributes())
-    directory.write_results(results)
+    results = logbook.added(results, staged, experiment.network.capacity or ())
+    _write(directory, results, recipes, swept, staged)
     _warn_of_blindness(swept)
-    for arm, recipe in recipes.items():
-        directory.write(f"models/{arm}.safetensors", checkpoint.to_bytes(swept[arm].state.net))
-        plain = dataclasses.replace(recipe, drive=None, monitor=None)
-        directory.write_json(f"models/{arm}.json", dataclasses.asdict(plain))
     directory.seal({"device": facts["device"], "seconds": seconds})
     record = RunRecord(experiment=experiment, results=results, directory=directory)
     if experiment.run.log_dir is not None:
         write_events(record, experiment.run.log_dir)
     return record
-
-
-def load(
-    directory: str | Path, *, compact: bool = False
-) -> dict[str, list[GrowingMLP]] | dict[str, list[CompactMLP]]:
-    """The trained networks of a run directory.
-
-    Args:
-        directory: What `run` left.
-        compact: Whether to return each as the plain network of its participating units (`n3.compact`).
-
-    Returns:
-        For each arm the network of each seed, in the order of the seeds.
-
-    Raises:
-        FileNotFoundError: If the folder lacks a file.
-        ValueError: If a file is damaged or holds another network.
-    """
-    experiment = Experiment.load(Path(directory) / "config.json")
-    nets = {
-        arm: _load_arm(Path(directory) / "models", arm, len(experiment.run.seeds))
-        for arm in experiment.run.arms
-    }
-    return {arm: [compaction.compact(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
 def describe(experiment: Experiment) -> str:
@@ -157,13 +133,18 @@ def describe(experiment: Experiment) -> str:
     total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
         recipe = recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(_init_one, recipe, hypers_of(one, arm, data=data, active=None), problem)
+        state = eqx.filter_eval_shape(
+            models.init_one, recipe, hypers_of(one, arm, data=data, active=None), problem
+        )
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * runs[arm]
         lines.append(
             f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
             f"controller {recipe.controller}, {weights} weights allocated a run"
         )
+    if experiment.structure.structure_every is not None:
+        capacity = experiment.network.capacity or ()
+        lines.append(logbook.planned(experiment.structure, steps or 0, capacity, experiment.run.arms))
     lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
     return "\n".join(lines)
 
@@ -189,14 +170,14 @@ def load_data(experiment: Experiment) -> list[Dataset]:
 
 
 def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
-    """The data set of each seed, and the same with the samples that choose the price in place of the test's.
+    """The data set of each seed, and the same with the samples that are held out in place of the test's.
 
-    Without a path of prices nothing is held out, and the second list is empty.
+    Without a path of prices or changes of structure nothing is held out, and the second list is empty.
     """
     task = experiment.task
     seeds = experiment.run.seeds if task.data_seed is None else (task.data_seed,)
     data, held = load_task(task, seeds), []
-    if experiment.information.path:
+    if experiment.information.path or experiment.structure.structure_every is not None:
         splits = [path.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
         data, held = ([split[part] for split in splits] for part in (0, 1))
     batch, samples = experiment.training.batch, len(data[0].train_inputs)
@@ -233,8 +214,36 @@ def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "
     )
 
 
+def _rules_of(
+    experiment: Experiment, arm: str, data: Dataset, held: Sequence[Dataset], importance: Importance | None
+) -> Rules:
+    return Rules(
+        config=experiment.structure,
+        arm=arm,
+        seeds=experiment.run.seeds,
+        held=stack(held).test,
+        is_classes=data.kind == "classification",
+        importance=importance,
+    )
+
+
 def _active_units(swept: Swept | None) -> Int[np.ndarray, "seeds depth"] | None:
     return None if swept is None else np.asarray(jax.vmap(metrics.active_units)(swept.state.net))
+
+
+def _write(
+    directory: RunDirectory,
+    results: Results,
+    recipes: Mapping[str, Recipe],
+    swept: Mapping[str, Swept],
+    staged: Mapping[str, Staged],
+) -> None:
+    """Write what was found, and the networks."""
+    directory.write_results(results)
+    for arm, recipe in recipes.items():
+        models.write(directory, arm, recipe, swept[arm].state.net)
+    if staged:
+        directory.write_json("structure.json", logbook.log(staged))
 
 
 def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
@@ -267,29 +276,6 @@ def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float
         "target_name": data.target_names[0],
         "device": device_name(),
     }
-
-
-def _init_one(recipe: Recipe, hypers: Hypers, problem: Problem):
-    first_hypers, first_problem = jax.tree.map(lambda leaf: leaf[0], (hypers, problem))
-    return init(recipe, first_hypers, first_problem, key=jr.key(0))
-
-
-def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
-    source = models / f"{arm}.safetensors"
-    fields = json.loads((models / f"{arm}.json").read_text())
-    recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-    one = eqx.filter_eval_shape(_init_one, recipe, *_smallest(recipe)).net
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), one)
-    nets = checkpoint.from_bytes(source.read_bytes(), like, source=str(source))
-    return [jax.tree.map(lambda leaf, row=row: leaf[row], nets) for row in range(seeds)]
-
-
-def _smallest(recipe: Recipe) -> tuple[Hypers, Problem]:
-    """Numbers and samples of the least size that fit a recipe, to learn its network's shapes."""
-    number, sizes = jnp.ones(1), jnp.ones((1, len(recipe.capacity)))
-    samples = Samples(jnp.ones((1, recipe.in_size, 1)), jnp.ones((1, recipe.out_size, 1)), jnp.ones((1, 1)))
-    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
-    return hypers, Problem(samples, samples, jnp.ones((1, recipe.out_size)))
 
 
 def _bytes(tree) -> int:

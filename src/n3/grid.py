@@ -42,6 +42,8 @@ class Study:
             raise ValueError("`cells` must hold one cell or more, all with values for the same settings.")
         if self.base.information.path or any(":" in str(cell.get("price")) for cell in self.cells):
             raise ValueError("`price` as a path picks one price: give prices as a grid, price=LOW:HIGH:COUNT.")
+        if self.base.structure.structure_every is not None:
+            raise ValueError("`structure_every` takes one experiment, not a grid: leave it out.")
         recorded = set(self.cells[0]) & set(self.base.run.monitor)
         if recorded:
             raise ValueError(f"`{recorded.pop()}` cannot be varied while `monitor` records what has its name.")

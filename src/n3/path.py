@@ -7,19 +7,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 from numpy.random import default_rng
 
 from n3.arms import hypers_of, stack
 from n3.config import Experiment
 from n3.data import Dataset
-from n3.losses import task_loss
+from n3.losses import Samples, task_loss
+from n3.model import GrowingMLP
 from n3.prices import PricePath, pick_price
 from n3.sweep import Swept
 from n3.train import Hypers, Problem
 
 SHARE = 5
-"""One in so many training samples is held out to choose the price."""
+"""One in so many training samples is held out to choose the price, or to judge changes of structure."""
 
 
 def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
@@ -40,7 +41,7 @@ def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
     """
     samples = len(data.train_inputs)
     if samples < SHARE:
-        raise ValueError(f"`samples` must be {SHARE} or more where `price` is a path; got {samples}.")
+        raise ValueError(f"`samples` must be {SHARE} or more where a fifth is held out; got {samples}.")
     order = default_rng(seed).spawn(3)[2].permutation(samples)
     out, kept = np.sort(order[: samples // SHARE]), np.sort(order[samples // SHARE :])
     left = {"train_inputs": data.train_inputs[kept], "train_targets": data.train_targets[kept]}
@@ -114,10 +115,21 @@ def picked(
     return dataclasses.replace(swept, state=state, records=records), path
 
 
+@eqx.filter_jit
+def losses_of(nets: GrowingMLP, samples: Samples, loss: str) -> Float[Array, " seeds"]:
+    """Task loss of each seed's network over the samples that it held out.
+
+    Args:
+        nets: Networks with a first axis of seeds.
+        samples: The samples of each seed, stacked alike.
+        loss: The task's loss, as in `Recipe`.
+    """
+    return eqx.filter_vmap(lambda net, own: task_loss(net, own, loss))(nets, samples)
+
+
 def _losses(swept: Swept, held: Sequence[Dataset], loss: str) -> np.ndarray:
     """Loss of each run over the samples that its seed held out; one price at a time."""
     samples = stack(held).test
-    of_seeds = eqx.filter_jit(eqx.filter_vmap(lambda net, own: task_loss(net, own, loss)))
     rows = range(0, swept.records.test_loss.shape[0], len(held))
     nets = (jax.tree.map(lambda leaf, row=row: leaf[row : row + len(held)], swept.state.net) for row in rows)
-    return np.concatenate([np.asarray(of_seeds(net, samples)) for net in nets])
+    return np.concatenate([np.asarray(losses_of(net, samples, loss)) for net in nets])

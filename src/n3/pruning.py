@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from n3.criteria import LAYER, Criterion, Measured, measured, parse
+from n3.criteria import LAYER, Criterion, parse
 from n3.losses import Samples
+from n3.measures import Measured, measured
 from n3.model import GrowingMLP
 from n3.surgery import Edit, check_single, check_state, edited, is_gated
 from n3.terms import Importance, check_importance
@@ -71,7 +72,7 @@ def prune(
         net: The network.
         criterion: A text as in `n3.criteria`, with a unit's `importance`, `marginal`, `entropy`, `redundancy`
             and `participation`, and `layer.importance`, `layer.gain` (over the layer before), `layer.entropy`
-            and `layer.redundancy`, all from `n3.information` as `n3.criteria.measured` says; or a function of a
+            and `layer.redundancy`, all from `n3.information` as `n3.measures.measured` says; or a function of a
             layer's activations `[units, samples]` and the targets that returns for each unit whether it goes,
             or a number that is below zero where it goes.
         samples: What the quantities are measured on; their shares are taken as equal.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from n3 import validation
+from n3 import criteria, validation
 
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
@@ -16,6 +16,7 @@ Loss = Literal["squared-error", "cross-entropy"]
 Schedule = Literal["constant", "cosine"]
 Price = float | str  # a name of PRICES or a path too, as its own check says
 Select = Literal["smallest", "best"]
+ExpandMethod = Literal["zero", "split", "mutate"]
 Psi = float | Literal["classification", "generation", "regression", "detection"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -234,3 +235,39 @@ class InformationConfig:
         if not isinstance(self.price, str) or self.price in PRICES:
             return ()
         return tuple(self.price_scale * p for p in validation.geometric_path("price", self.price, names=PRICES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureConfig:
+    """Structure: units really removed and added during training, by arms growing, grown and shrinking.
+
+    For methods auxiliary and information. A fifth of the training samples, held out of all arms, judges every
+    change; `capacity` stays the most that a layer can hold.
+    """
+
+    structure_every: int | None = None
+    """Steps between two looks, at each of which every run may prune, expand or go back; None: no look."""
+    prune: str = "importance < 0.002"
+    """Units that go, as comparisons of importance, marginal, entropy, redundancy (nats) and participation."""
+    expand: int = 4
+    """Units that an expansion adds to each hidden layer, as far as its capacity allows; 0: runs only prune."""
+    expand_method: ExpandMethod = "zero"
+    """What is added: `zero` (new units that nothing reads yet), `split` (copies of those that say most, with
+    half of the outgoing weights each) or `mutate` (such copies with noise). They take part at once."""
+    cooldown: int = 1
+    """Looks that pass after a change, or after it was undone, before the next."""
+    plateau: float = 0.01
+    """Relative fall of the validation loss between looks above which a run still improves, and only trains."""
+    margin: float = 0.05
+    """Relative rise of the validation loss, over that before a change, beyond which the change is undone."""
+
+    def __post_init__(self) -> None:
+        validation.positive_or_none("structure_every", self.structure_every)
+        for name in ("expand", "cooldown", "plateau", "margin"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        try:
+            names = criteria.parse(self.prune).names()
+        except ValueError as error:
+            raise ValueError(f"`prune` must be a criterion of units: {error}") from error
+        if names <= set(criteria.LAYER):
+            raise ValueError(f"`prune` must name units, since layers stay; got {self.prune!r}.")

@@ -52,6 +52,8 @@ def sweep(
     block: int | None = None,
     devices: Sequence[Device] | None = None,
     progress: Callable[[int], None] = lambda step: None,
+    start: tuple[int, TrainState] | None = None,
+    is_tiered: bool = True,
 ) -> Swept:
     """Train many runs side by side, in one compilation whatever their numbers.
 
@@ -63,20 +65,23 @@ def sweep(
         hypers: The numbers; every leaf has a first axis of runs.
         problem: The samples; every leaf has a first axis of runs.
         keys: One key a run, shape `[runs]`.
-        stops: Steps at which to record, strictly increasing; the last ends the runs.
+        stops: Steps at which to record, non-decreasing; the last ends the runs.
         block: Runs computed at once on a device; None: as many as the cache holds on CPU, all on others.
         devices: Devices to share the runs; None: all that JAX has.
         progress: Called with the step reached, once a chunk.
+        start: Step and states to go on from, in place of the first step and what the keys draw.
+        is_tiered: Whether to train with fewer units than are allocated where that is worth its programs.
 
     Returns:
         Final states and records, in the order of the keys: run `i` is what `train` returns for row `i`.
 
     Raises:
-        ValueError: If the leaves disagree on the number of runs, or the stops do not increase.
+        ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.
     """
     runs = _number_of_runs(hypers, problem, keys)
-    if len(stops) == 0 or np.any(np.diff(stops) <= 0) or stops[0] < 0:
-        raise ValueError(f"`stops` must be steps that increase from zero or more; got {stops}.")
+    now, given = start or (0, None)
+    if len(stops) == 0 or np.any(np.diff(stops) < 0) or stops[0] < now:
+        raise ValueError(f"`stops` must be steps that do not decrease, from {now} on; got {stops}.")
     mesh = Mesh(np.array(devices or jax.devices()), ("runs",), axis_types=(AxisType.Auto,))
     samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
     per_device = -(-runs // mesh.size)
@@ -85,15 +90,16 @@ def sweep(
         recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
     block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
-    padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys))
-    arguments = jax.device_put(padded, NamedSharding(mesh, PartitionSpec("runs")))
-    start = time.perf_counter()
-    drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
-    whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
-    compile_seconds = time.perf_counter() - start
+    padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
+    *arguments, whole = jax.tree.map(lambda leaf: jax.device_put(leaf, _sharding(leaf, mesh)), padded)
+    began = time.perf_counter()
+    if given is None:
+        drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
+        whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
+    compile_seconds = time.perf_counter() - began
 
-    state, tier, onward, history, now = whole, (), None, [], 0
-    is_tiered = _is_tiered(recipe, runs * samples * int(stops[-1]))
+    state, tier, onward, history = whole, (), None, []
+    is_tiered = is_tiered and _is_tiered(recipe, runs * samples * int(stops[-1]))
     checks = _checks(recipe, stops) if is_tiered else stops
     for chunk in _chunks(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
         onto = int(chunk[-1])
@@ -109,13 +115,13 @@ def sweep(
         history.append(jax.device_get(records))
         now = onto
         progress(now)
-    kept = np.flatnonzero(np.isin(checks, stops))
+    kept = np.searchsorted(checks, stops)
     state = _on_devices(tiers.put_back(state, whole), mesh)
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], state),
         records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
         compile_seconds=compile_seconds,
-        run_seconds=time.perf_counter() - start - compile_seconds,
+        run_seconds=time.perf_counter() - began - compile_seconds,
     )
 
 
@@ -175,7 +181,8 @@ def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: i
     sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(state.net))
     best, rate = np.asarray(state.drive.best), np.asarray(hypers.drive.rate)
     sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
-    return tiers.tier_of(float(np.max(sight, initial=0.0, where=np.isfinite(sight))), recipe.capacity)
+    most = float(np.max(sight, initial=0.0, where=np.isfinite(sight)))
+    return tiers.tier_of(most, recipe.capacity, least=tiers.LEAST)
 
 
 def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:
@@ -188,8 +195,16 @@ def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.nd
 
 def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
     """The tree with what lies on the host shared out by runs."""
-    own = NamedSharding(mesh, PartitionSpec("runs"))
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, own) if isinstance(leaf, np.ndarray) else leaf, tree)
+
+    def placed(leaf: Array | np.ndarray) -> Array:
+        return jax.device_put(leaf, _sharding(leaf, mesh)) if isinstance(leaf, np.ndarray) else leaf
+
+    return jax.tree.map(placed, tree)
+
+
+def _sharding(leaf: Array | np.ndarray, mesh: Mesh) -> NamedSharding:
+    """By runs; an empty leaf lies on every device, as programs return it."""
+    return NamedSharding(mesh, PartitionSpec("runs") if leaf.size else PartitionSpec())
 
 
 def _padded(leaf: Array, total: int) -> Array:

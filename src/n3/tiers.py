@@ -17,14 +17,15 @@ LEAST = 32
 """Units of a layer that are never cut: below, a further program costs more than it saves (measured)."""
 
 
-def tier_of(sight: float, capacity: Sequence[int]) -> tuple[int, ...]:
-    """Units to train with in each layer: the least power of two, from `LEAST` on, that holds all in sight.
+def tier_of(sight: float, capacity: Sequence[int], *, least: int) -> tuple[int, ...]:
+    """Units to train with in each layer: the least power of two, from `least` on, that holds all in sight.
 
     Args:
         sight: Units in sight, in the layer and the run that see most.
         capacity: Units allocated in each hidden layer, which bound the tier.
+        least: A power of two.
     """
-    tier = LEAST
+    tier = least
     while tier < min(sight, max(capacity)):
         tier *= 2
     return tuple(min(tier, units) for units in capacity)

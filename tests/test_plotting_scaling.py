@@ -104,6 +104,7 @@ def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("active parameters", "test accuracy")
     assert axes.get_xscale() == "log"
+    assert {"500", "1,000", "2,000"} <= {label.get_text() for label in axes.get_xticklabels()}
     np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([points, mean - 0.02], 1))
     assert axes.lines[1].get_color() == CONTENDER_COLOURS["equal-size"]
     assert axes.lines[2].get_xydata().tolist() == [[3_466.0, 0.953]]

@@ -143,6 +143,9 @@ def plot_parameters(
     for point in references.values():
         axes.plot(*point, "*", color="black", markersize=11)
     axes.set(xscale="log", xlabel="active parameters", ylabel="test accuracy")
+    axes.minorticks_off()
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     names = [curve.contender for curve in curves]
     lines = [Line2D([], [], color=CONTENDER_COLOURS[name], marker="o", label=name) for name in names]
     others = [

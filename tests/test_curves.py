@@ -8,6 +8,7 @@ import xarray as xr
 
 from n3 import contenders
 from n3.curves import (
+    accuracy_curve,
     confusions,
     histogram,
     histograms,
@@ -112,3 +113,15 @@ def test_size_points_are_quartiles_of_the_runs_that_ended():
     (point,) = size_points([own])
     assert (point.contender, point.size) == ("x", (1.5, 2.0, 2.5))
     np.testing.assert_allclose(point.accuracy, (0.15, 0.2, 0.25))
+
+
+def test_accuracy_rises_with_the_parameters_in_an_interval_of_its_mean():
+    parameters = np.array([[900.0, 910.0, 905.0], [400.0, 400.0, 400.0]])
+    accuracy = np.array([[0.9, 0.96, 0.99], [0.5, 0.5, 0.5]])
+    curve = accuracy_curve("growing", parameters, accuracy)
+    assert curve.parameters.tolist() == [400.0, 905.0]
+    np.testing.assert_allclose(curve.mean, [0.5, 0.95])
+    np.testing.assert_allclose([curve.low[0], curve.high[0]], 0.5)
+    assert 0.9 <= curve.low[1] < 0.95 < curve.high[1] <= 0.99
+    with pytest.raises(ValueError, match="`values` must be finite"):
+        accuracy_curve("growing", parameters, np.full_like(accuracy, np.nan))

@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.curves import PenaltyCurve, ScalingCurve, SizePoint
-from n3.plotting_scaling import CONTENDER_COLOURS, plot_penalty, plot_scaling, plot_sizes_found
+from n3.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint
+from n3.plotting_scaling import (
+    CONTENDER_COLOURS,
+    plot_parameters,
+    plot_penalty,
+    plot_scaling,
+    plot_sizes_found,
+)
 from n3.resampling import Estimate
 from n3.scaling import power_law
 from test_plotting_trials import legend, no_text_outside
@@ -97,4 +103,25 @@ def test_sizes_of_one_contender_are_joined_in_their_order(reverse):
     spans = [bar[:, 0].tolist() for bars in axes.collections for bar in bars.get_segments()]
     assert [9.0, 14.0] in spans
     assert legend(figure)[:2] == ["static", "information"]
+    assert no_text_outside(figure)
+
+
+def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached():
+    points = np.array([400.0, 1_000.0, 4_000.0])
+    mean = np.array([0.94, 0.96, 0.97])
+    curves = [
+        AccuracyCurve(contender=name, parameters=points, mean=mean - shift, low=mean - shift - 0.01, high=mean)
+        for name, shift in (("growing", 0.0), ("equal-size", 0.02))
+    ]
+    figure = plot_parameters("digits: a title", curves, {"others": (3_466.0, 0.953)})
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("active parameters", "test accuracy")
+    assert axes.get_xscale() == "log"
+    assert {"500", "1,000", "2,000"} <= {label.get_text() for label in axes.get_xticklabels()}
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([points, mean - 0.02], 1))
+    assert axes.lines[1].get_color() == CONTENDER_COLOURS["equal-size"]
+    assert axes.lines[2].get_xydata().tolist() == [[3_466.0, 0.953]]
+    band = axes.collections[1].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.91, 0.97])
+    assert legend(figure) == ["growing", "equal-size", "95 % interval\nof the mean", "others"]
     assert no_text_outside(figure)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from n3.analysis import FLOOR
+from n3.analysis import FLOOR, bootstrap_interval
 from n3.contenders import Trained, by_size, gathered, law_of
 from n3.records import Results
 from n3.scaling import PowerLaw
@@ -182,3 +182,36 @@ def size_points(trained: Sequence[Trained]) -> list[SizePoint]:
                 )
                 found.append(SizePoint(contender=names[arm], size=size, accuracy=accuracy))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyCurve:
+    """One contender's accuracy over the parameters that it uses, in rising order of these."""
+
+    contender: str
+    parameters: Float[np.ndarray, " points"]
+    """Median over the seeds."""
+    mean: Float[np.ndarray, " points"]
+    """Share of test samples whose class is predicted, over the seeds."""
+    low: Float[np.ndarray, " points"]
+    """Lower end of the mean's 95 % interval (BCa over the seeds)."""
+    high: Float[np.ndarray, " points"]
+
+
+def accuracy_curve(
+    contender: str, parameters: Float[np.ndarray, "points seeds"], accuracy: Float[np.ndarray, "points seeds"]
+) -> AccuracyCurve:
+    """The curve of runs in any order of their points.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    order = np.argsort(np.median(parameters, axis=1), kind="stable")
+    low, high = np.array([bootstrap_interval(accuracy[point], np.mean) for point in order]).T
+    return AccuracyCurve(
+        contender=contender,
+        parameters=np.median(parameters, axis=1)[order],
+        mean=accuracy.mean(axis=1)[order],
+        low=low,
+        high=high,
+    )

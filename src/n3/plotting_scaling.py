@@ -1,12 +1,12 @@
-"""Plotting of scaling: losses over capacity, over the penalty's weight, and accuracy over size."""
+"""Plotting of scaling: losses over capacity and penalty, accuracy over size and parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from n3.curves import PenaltyCurve, ScalingCurve, SizePoint, loss_ratio
-from n3.plotting import COLOURS, Figure, Line2D, add_legend, titled
+from n3.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint, loss_ratio
+from n3.plotting import COLOURS, Figure, Line2D, add_legend, band_key, titled
 
 CONTENDER_COLOURS = {
     **COLOURS,
@@ -121,6 +121,38 @@ def plot_sizes_found(title: str, points: Sequence[SizePoint]) -> Figure:
     ]
     bars = Line2D([], [], color="black", marker="|", linestyle="", label="median, quartiles\nover seeds")
     add_legend(figure, [*marks, bars], place="center")
+    return figure
+
+
+def plot_parameters(
+    title: str, curves: Sequence[AccuracyCurve], references: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """Accuracy over active parameters: means in bands of their 95 % interval, and published points.
+
+    Args:
+        title: Of the whole figure.
+        curves: A line each.
+        references: Parameters and accuracy of what others reached, by name.
+    """
+    figure = titled(title, 8.5, 4.6)
+    axes = figure.subplots()
+    for curve in curves:
+        colour = CONTENDER_COLOURS[curve.contender]
+        axes.fill_between(curve.parameters, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(curve.parameters, curve.mean, "o-", color=colour, markersize=4)
+    for point in references.values():
+        axes.plot(*point, "*", color="black", markersize=11)
+    axes.set(xscale="log", xlabel="active parameters", ylabel="test accuracy")
+    axes.minorticks_off()
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    names = [curve.contender for curve in curves]
+    lines = [Line2D([], [], color=CONTENDER_COLOURS[name], marker="o", label=name) for name in names]
+    others = [
+        Line2D([], [], color="black", marker="*", linestyle="", markersize=11, label=name)
+        for name in references
+    ]
+    add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
     return figure
 
 

@@ -107,8 +107,8 @@ def fitted(
         drive = eqx.tree_at(lambda of: of.log_price, recipe.drive.start(net), state.drive.log_price)
     else:
         masks = tuple(_resized(mask, count) for mask, count in zip(state.drive.masks, capacity, strict=True))
-        own = state.drive
-        drive = DriveState(gradient, own.best, masks, own.log_price, own.prices, own.depth)
+        old = state.drive
+        drive = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
     return replace(made, drive=drive)
 
 

@@ -1,7 +1,7 @@
 """Structure: what is left of a deliberately too large network, and what that costs and brings.
 
     uv run --extra data benchmarks/structure.py [--quick] [--tasks NAME ...] [--seeds N] [--scales NUMBER ...]
-        [--out FILE]
+        [--steps N] [--out FILE]
 
 Two hidden layers of 256 units; method information's preset (Adam 1e-2 with a cosine to zero, prior on the
 weights), but 600 steps of 128 samples, a tenth of the price, and sizes that move 0.75 units a step towards the
@@ -236,11 +236,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few units, steps and seeds, to see that it runs")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--seeds", type=int, default=Options.seeds, help="seeds, from 0")
+    parser.add_argument("--steps", type=int, default=Options.steps, help="steps; half as many after pruning")
     parser.add_argument("--scales", type=float, nargs="+", default=Options.scales, help="factors on the price")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here as well, task by task")
     arguments = parser.parse_args()
     quick = {"seeds": 2, "width": 24, "steps": 100, "tuning": 20, "rounds": 5}
-    quick = quick if arguments.quick else {"seeds": arguments.seeds}
+    quick = (
+        quick
+        if arguments.quick
+        else {"seeds": arguments.seeds, "steps": arguments.steps, "tuning": arguments.steps // 2}
+    )
     options = Options(**quick, scales=tuple(sorted(arguments.scales)))
     tasks = arguments.tasks[:1] if arguments.quick else arguments.tasks
     facts = {

@@ -6,7 +6,7 @@ One hidden layer, method information's preset (Adam 1e-2 with a cosine to zero, 
 steps of 128 samples, and sizes that move a tenth of a unit a step: as many units a run as in the preset. One
 stratified split for all seeds (three quarters train). Contenders:
 
-* `growing`: to each of five budgets of active parameters (`--information.budget`), from half a unit on;
+* `growing`: to each of five budgets of active parameters (`--budget`), from half a unit on;
 * `equal-size`: the same widths, seed by seed, drawn anew;
 * `static`: five widths set by hand.
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
@@ -35,3 +37,10 @@ def test_every_link_leads_somewhere():
 def test_ci_runs_the_readmes_test_command():
     (command,) = re.findall(r"uv run --group test pytest", (ROOT / ".ci" / "run").read_text())
     assert command in TEXT
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+)
+def test_flags_are_written_as_the_command_takes_them(page):
+    assert not re.findall(r"--[a-z]+\.[a-z-]+", page.read_text())  # flags have no prefix of their part

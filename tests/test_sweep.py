@@ -149,9 +149,13 @@ def test_records_are_those_of_the_stops():
     np.testing.assert_allclose(few.records.test_loss[:, 1], many.records.test_loss[:, 2], rtol=1e-6)
 
 
-def test_a_sweep_goes_on_from_where_another_ended():
+def test_a_sweep_goes_on_from_where_another_ended_and_compiles_nothing_anew(caplog):
     whole, first = run(3, stops=np.array([0, 30, 60])), run(3, stops=np.array([0, 30]))
-    onward = run(3, stops=np.array([30, 60, 60]), start=(30, first.state))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        onward = run(3, stops=np.array([30, 60, 60]), start=(30, first.state))
+    compiled = [record.getMessage() for record in caplog.records if "XLA compilation" in record.getMessage()]
+    assert compiled  # small operations, so that the log is known to speak
+    assert not any("onward" in message for message in compiled)
     assert np.array_equal(onward.records.test_loss, whole.records.test_loss[:, [1, 2, 2]])
     assert np.array_equal(onward.state.net.readout.weight, whole.state.net.readout.weight)
     assert np.isfinite(first.state.net.readout.weight).all()  # what is given is not used up

@@ -91,7 +91,7 @@ def sweep(
     block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
     padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
-    *arguments, whole = jax.tree.map(lambda leaf: jax.device_put(leaf, _sharding(leaf, mesh)), padded)
+    *arguments, whole = _on_devices(padded, mesh)
     began = time.perf_counter()
     if given is None:
         drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
@@ -194,17 +194,13 @@ def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.nd
 
 
 def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree with what lies on the host shared out by runs."""
+    """The tree shared out by runs, as programs return it: an empty leaf lies on every device."""
 
     def placed(leaf: Array | np.ndarray) -> Array:
-        return jax.device_put(leaf, _sharding(leaf, mesh)) if isinstance(leaf, np.ndarray) else leaf
+        own = PartitionSpec("runs") if leaf.size else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, own))
 
     return jax.tree.map(placed, tree)
-
-
-def _sharding(leaf: Array | np.ndarray, mesh: Mesh) -> NamedSharding:
-    """By runs; an empty leaf lies on every device, as programs return it."""
-    return NamedSharding(mesh, PartitionSpec("runs") if leaf.size else PartitionSpec())
 
 
 def _padded(leaf: Array, total: int) -> Array:

@@ -128,7 +128,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
-    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.asarray(-1), drive)
+    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.full((), -1, jnp.int32), drive)
 
 
 def step(

@@ -61,6 +61,7 @@ UNUSUAL = Experiment(
     information=InformationConfig(
         price="chi-square",
         price_scale=0.5,
+        price_start=0.1,
         select="best",
         budget=70,
         look_ahead=3,

@@ -44,7 +44,7 @@ def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(
         "reversed by control",
         "-",
     }
-    assert told["cost"]["trainings"] == 10
+    assert told["cost"]["trainings"] == 12  # five arms and automatic sizing, two trials each
     assert {"rescaled", "warmup", "equal-size"} == set(told["verdicts"][0]["controls"])
     assert (folder / "verdict.txt").read_text() in said.out
     sums = json.loads((folder / "manifest.json").read_text())["sha256"]

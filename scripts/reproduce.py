@@ -41,6 +41,8 @@ class Arguments:
     computing: tyro.conf.OmitArgPrefixes[Computing]
     trials: int | None = None
     """Trials (seeds) of each arm; None: as many as published."""
+    samples: int | None = None
+    """Training samples of each run, and test samples in proportion; None: as many as published."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Cut steps, samples, cells and trials so far that all works and nothing is learnt."""
 
@@ -56,8 +58,10 @@ def run(name: str, arguments: Arguments) -> None:
     from n3.report import report, text
     from n3.verdicts import verdicts
 
-    made, options = reproduction(name, trials=arguments.trials, quick=arguments.quick), arguments.computing
-    kind = ("-quick" if arguments.quick else "") + (f"-{arguments.trials}" if arguments.trials else "")
+    trials, samples, options = arguments.trials, arguments.samples, arguments.computing
+    made = reproduction(name, trials=trials, samples=samples, quick=arguments.quick)
+    kind = ("-quick" if arguments.quick else "") + (f"-{trials}" if trials else "")
+    kind += f"-{samples}-samples" if samples else ""
     folder, results = RunDirectory(options.out / f"{name}{kind}"), []
     for part in made.parts:
         base = replace(part.study.base, run=replace(part.study.base.run, device=options.device))

@@ -40,7 +40,9 @@ class Study:
     widths: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     """Static grid."""
     seeds: int = 5
-    """Seeds, from 0."""
+    """Number of seeds."""
+    first_seed: int = 0
+    """The first of them."""
     ablations: bool = True
     """Run the ablations too."""
     earlier: Path | None = None
@@ -62,14 +64,13 @@ def trained(
     """Median size, median loss, every seed's numbers and the CPU seconds of each arm of one experiment."""
     import n3
 
+    seeds = tuple(range(study.first_seed, study.first_seed + study.seeds))
     experiment = n3.Experiment(
         task=n3.TaskConfig(task=task),
         network=n3.NetworkConfig(method="information", capacity=None if capacity is None else (capacity,)),
         training=n3.TrainingConfig(weight_prior=weight_prior),
         information=dataclasses.replace(n3.InformationConfig(), **settings),
-        run=n3.RunConfig(
-            arms=arms, seeds=tuple(range(study.seeds)), records=10, out=str(study.out), name=f"{task}-{name}"
-        ),
+        run=n3.RunConfig(arms=arms, seeds=seeds, records=10, out=str(study.out), name=f"{task}-{name}"),
     )
     results = n3.run(experiment, quiet=True).results
     last = results.isel(step=-1)

@@ -157,6 +157,28 @@ def test_trials_beyond_the_published_are_refused(trials):
         reproduction("figure-2", trials=trials)
 
 
+def test_fewer_samples_leave_all_else_and_the_title_says_so():
+    full, made = (reproduction("scaling-bessel", **own) for own in ({}, {"samples": 2048}))
+    assert "only 2,048 samples" in made.title
+    for own, part in zip(full.parts, made.parts, strict=True):
+        assert (part.study.base.task.samples, part.study.base.task.test_samples) == (2048, 512)
+        back = dataclasses.replace(part.study.base, task=own.study.base.task)
+        assert dataclasses.replace(part.study, base=back) == own.study
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "message"),
+    [
+        ("figure-2", 33, r"`samples` must lie in \[2, 32\]; got 33"),
+        ("scaling-bessel", 1, r"`samples` must lie in \[2, 26214\]; got 1"),
+        ("sizes-mnist1d", 100, "`samples` cannot be given for `mnist1d`"),
+    ],
+)
+def test_samples_beyond_the_published_are_refused(name, samples, message):
+    with pytest.raises(ValueError, match=message):
+        reproduction(name, samples=samples)
+
+
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'figure-2'"):
         reproduction("figure2")

@@ -18,16 +18,20 @@ QUICK_TRIALS, QUICK_STEPS, QUICK_SAMPLES, QUICK_UNITS = 6, 200, 256, 32
 """What is left at most of trials, steps, samples and units where an experiment is cut short."""
 
 
-def reproduction(name: str, *, trials: int | None = None, quick: bool = False) -> Reproduction:
+def reproduction(
+    name: str, *, trials: int | None = None, samples: int | None = None, quick: bool = False
+) -> Reproduction:
     """A published experiment by its name.
 
     Args:
         name: One of `NAMES`.
         trials: Trials (seeds) of each arm, at most the full number; None: the full number, or few if `quick`.
+        samples: Training samples of each run, at most the full number, and test samples in proportion; None: the
+            full number, or few if `quick`.
         quick: Whether to cut steps, samples and cells so far that all works and nothing is learnt.
 
     Raises:
-        ValueError: If there is no such experiment, or `trials` is not in its range.
+        ValueError: If there is no such experiment, or `trials` or `samples` is not in its range.
     """
     if name not in NAMES:
         near = validation.suggestion(name, NAMES)
@@ -36,10 +40,13 @@ def reproduction(name: str, *, trials: int | None = None, quick: bool = False) -
     full = 1 + max(part.study.base.run.seeds[-1] for part in made.parts)
     if trials is not None and not 1 <= trials <= full:
         raise ValueError(f"`trials` must lie in [1, {full}]; got {trials}.")
-    kept = trials or (min(QUICK_TRIALS, full) if quick else full)
-    parts = (_with_trials(_shortened(part) if quick else part, kept) for part in made.parts)
-    title = f"{made.title}; CUT SHORT, so no verdict counts" if quick else made.title
-    return replace(made, title=title, parts=tuple(part for part in parts if part is not None))
+    kept, title, parts = trials or (min(QUICK_TRIALS, full) if quick else full), made.title, made.parts
+    if quick:
+        title, parts = f"{title}; CUT SHORT, so no verdict counts", map(_shortened, parts)
+    if samples is not None:
+        title, parts = f"{title}; only {samples:,} samples", [_with_samples(own, samples) for own in parts]
+    few = (_with_trials(part, kept) for part in parts)
+    return replace(made, title=title, parts=tuple(part for part in few if part is not None))
 
 
 def _auxiliary(task: str, *, steps: int, **run: Any) -> Experiment:
@@ -227,6 +234,18 @@ def _with_trials(part: Part, trials: int) -> Part | None:
     seeds = tuple(seed for seed in run.seeds if seed < trials)
     base = replace(part.study.base, run=replace(run, seeds=seeds)) if seeds else None
     return replace(part, study=replace(part.study, base=base)) if base else None
+
+
+def _with_samples(part: Part, samples: int) -> Part:
+    """The part with so many training samples, and test samples in proportion."""
+    base = part.study.base
+    full, tests = base.task.samples, base.task.test_samples
+    if full is None or tests is None:
+        raise ValueError(f"`samples` cannot be given for `{base.task.task}`, which comes with its own.")
+    if not 2 <= samples <= full:
+        raise ValueError(f"`samples` must lie in [2, {full}]; got {samples}.")
+    task = replace(base.task, samples=samples, test_samples=max(1, round(tests * samples / full)))
+    return replace(part, study=replace(part.study, base=replace(base, task=task)))
 
 
 def _shortened(part: Part) -> Part:

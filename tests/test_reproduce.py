@@ -82,7 +82,9 @@ def test_a_run_of_fewer_samples_has_a_folder_of_its_own(command, tmp_path):
     code, said = command("controller-bessel", *words)
     assert code == 0
     assert "only 64 samples" in said.out
-    written = json.loads((tmp_path / "controller-bessel-quick-2-64-samples" / "main" / "study.json").read_text())
+    written = json.loads(
+        (tmp_path / "controller-bessel-quick-2-64-samples" / "main" / "study.json").read_text()
+    )
     assert written["base"]["task"]["samples"] == 64
 
 

@@ -26,8 +26,8 @@ def reproduction(
     Args:
         name: One of `NAMES`.
         trials: Trials (seeds) of each arm, at most the full number; None: the full number, or few if `quick`.
-        samples: Training samples of each run, at most the full number, and test samples in proportion; None: the
-            full number, or few if `quick`.
+        samples: Training samples of each run, at most the full number, and test samples in proportion; None:
+            the full number, or few if `quick`.
         quick: Whether to cut steps, samples and cells so far that all works and nothing is learnt.
 
     Raises:

@@ -58,6 +58,22 @@ UNUSUAL = Experiment(
         choice_end=1.0,
         gumbel=True,
     ),
+    information=InformationConfig(psi="generation"),
+    run=RunConfig(
+        arms=tuple(arm for arm in ARMS if arm != "shrinking"),
+        seeds=(5, 0, 3),
+        records=9,
+        monitor=("structure", "gap"),
+        log_dir="logs",
+        out="there",
+        name="a-name_1.0",
+        device="cpu",
+    ),
+)
+
+
+STAGED = Experiment(
+    network=NetworkConfig(method="information"),
     information=InformationConfig(
         price="chi-square",
         price_scale=0.5,
@@ -79,21 +95,6 @@ UNUSUAL = Experiment(
         structure=0.3,
         features=True,
     ),
-    run=RunConfig(
-        arms=tuple(arm for arm in ARMS if arm != "shrinking"),
-        seeds=(5, 0, 3),
-        records=9,
-        monitor=("structure", "gap"),
-        log_dir="logs",
-        out="there",
-        name="a-name_1.0",
-        device="cpu",
-    ),
-)
-
-
-STAGED = Experiment(
-    network=NetworkConfig(method="information"),
     structure=StructureConfig(
         structure_every=7,
         prune="importance < 0.01 and layer.gain < 1",
@@ -145,7 +146,7 @@ def in_stages(every=10, *, method="information", steps=None, arms=("growing",), 
     return Experiment(
         network=NetworkConfig(method=method, **network),
         training=TrainingConfig(steps=steps),
-        information=InformationConfig(price=price),
+        information=InformationConfig(**({"price": price} if method == "information" else {})),
         structure=StructureConfig(structure_every=every),
         run=RunConfig(arms=arms),
     )
@@ -153,7 +154,7 @@ def in_stages(every=10, *, method="information", steps=None, arms=("growing",), 
 
 def test_the_unusual_experiment_differs_from_the_default_in_every_field():
     for part in dataclasses.fields(Experiment):
-        whole = STAGED if part.name == "structure" else UNUSUAL  # which has depth gates
+        whole = STAGED if part.name in ("structure", "information") else UNUSUAL  # which has depth gates
         ours, usual = getattr(whole, part.name), getattr(Experiment(), part.name)
         for entry in dataclasses.fields(ours):
             assert getattr(ours, entry.name) != getattr(usual, entry.name), entry.name
@@ -330,7 +331,11 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: InformationConfig(price_start=0.0), "`price_start` must be positive"),
         (
             lambda: of_price("0.1:1:3", method="controller"),
-            r"a path needs `method` information; got controller",
+            r"`price`: only with `method` information; got controller",
+        ),
+        (
+            lambda: of_method("auxiliary", information=InformationConfig(budget=9, psi=2.0, settle=0.5)),
+            r"^`budget`, `settle`: only with `method` information; got auxiliary\.$",
         ),
         (lambda: of_price("0.1:1:3", arms=("static",)), r"a path needs growing among `arms`"),
         (lambda: InformationConfig(look_ahead=0), r"`look_ahead` must be positive and finite; got 0"),

@@ -91,8 +91,10 @@ class Experiment:
                 raise ValueError(
                     "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
                 )
-        if self.information.path and self.network.method != "information":
-            raise ValueError(f"`price` as a path needs `method` information; got {self.network.method}.")
+        idle = self.information.changed() if self.network.method != "information" else ()
+        if idle:
+            named = ", ".join(f"`{name}`" for name in idle)
+            raise ValueError(f"{named}: only with `method` information; got {self.network.method}.")
         if self.information.path and "growing" not in self.run.arms:
             raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
         if self.training.gumbel and not self.network.choices:

@@ -1,7 +1,7 @@
 """Settings: task, network, training and information of an experiment, as frozen data that validates itself."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -168,7 +168,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InformationConfig:
-    """Information: what moves the size of method `information`, and its terms; other methods ignore these."""
+    """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
 
     price: Price = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
@@ -228,6 +228,11 @@ class InformationConfig:
             validation.share(name, getattr(self, name))
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
+
+    def changed(self) -> tuple[str, ...]:
+        """The settings of method `information` alone, not monitor's `psi`, that are not as they come."""
+        own = (each for each in fields(self) if each.name != "psi")
+        return tuple(each.name for each in own if getattr(self, each.name) != each.default)
 
     @property
     def path(self) -> tuple[float, ...]:

@@ -29,7 +29,7 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
         unit: Unit of the losses.
     """
     rates = list(dict.fromkeys(curve.rate for curve in curves))
-    figure = titled(title, 1.8 + max(5.5, 3.7 * len(rates)), 4.6)  # one panel has room for its legend
+    figure = titled(title, 1.8 + max(5.5, 3.7 * len(rates)), 5.4)  # one panel has room for its legend
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for axes, rate in zip(panels, rates, strict=True):
         for curve in (curve for curve in curves if curve.rate == rate):
@@ -37,7 +37,7 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
         axes.set(xlabel="capacity (units)", title=f"learning rate {rate:g}", yscale="log")
         axes.set_xscale("log", base=2)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7, loc="lower left", frameon=False)
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     panels[0].set_ylabel(f"final test loss ({unit})")
     names = dict.fromkeys(curve.contender for curve in curves)
     marks = [

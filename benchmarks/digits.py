@@ -32,7 +32,8 @@ from n3.columns import aligned
 from n3.curves import accuracy_curve
 from n3.experiment import load_data
 from n3.plotting_scaling import plot_parameters
-from runs import Outcome, estimate, spelled, trained
+from n3.resampling import Estimate
+from runs import Outcome, estimate, trained
 
 BUDGETS = (400, 800, 1_700, 3_466, 6_000)
 WIDTHS = (4, 8, 16, 32, 64)
@@ -91,10 +92,10 @@ def table(report: dict[str, Any]) -> str:
     for arm, rows in report.items():
         for row in rows:
             own, less = row["mean_accuracy"], row.get("less_equal_size")
-            told = spelled(less["value"], less["ci95"], 4) if less else ""
+            accuracy = Estimate(own["value"], *own["ci95"]).told(".4f")
+            told = Estimate(less["value"], *less["ci95"]).told(".4f") if less else ""
             lines.append(
-                f"{arm}|{np.median(row['parameters']):g}|{spelled(own['value'], own['ci95'], 4)}|{told}"
-                f"|{np.mean(row['test_loss']):.4f}"
+                f"{arm}|{np.median(row['parameters']):g}|{accuracy}|{told}|{np.mean(row['test_loss']):.4f}"
             )
     return aligned(lines)
 

@@ -70,8 +70,3 @@ def trained(experiment: n3.Experiment, data: list, hypers: list, *, arm: str) ->
 def estimate(values: np.ndarray) -> dict[str, Any]:
     """The mean over seeds with its 95 % interval."""
     return {"value": float(np.mean(values)), "ci95": n3.bootstrap_interval(values, np.mean)}
-
-
-def spelled(value: float, interval: tuple[float, float], digits: int = 3) -> str:
-    """A number and its interval, as `0.1 [0.0, 0.2]`."""
-    return f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"

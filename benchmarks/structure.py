@@ -47,8 +47,9 @@ from n3.columns import aligned
 from n3.experiment import load_data
 from n3.path import held_out
 from n3.prices import pick_price
+from n3.resampling import Estimate
 from n3.train import advance
-from runs import Outcome, estimate, outcome, spelled, together, trained
+from runs import Outcome, estimate, outcome, together, trained
 
 TASKS = ("digits", "breast-cancer", "spirals", "mnist1d")
 ONE_SPLIT = ("digits",)
@@ -218,7 +219,7 @@ def table(task: str, report: dict[str, Any]) -> str:
             arm,
             f"{own['parameters']['median']:g}",
             f"{own['flops']['median']:g}",
-            spelled(means["test_loss"], own["test_loss"]["mean"]["ci95"]),
+            Estimate(means["test_loss"], *own["test_loss"]["mean"]["ci95"]).told(".3f"),
             "",
             f"{means['accuracy']:.4f}",
             f"{means['gap']:.4f}",
@@ -227,8 +228,8 @@ def table(task: str, report: dict[str, Any]) -> str:
         ]
         if arm != "full":
             pair, less = own["test loss over full"], own["gap less full"]
-            cells[4] = spelled(np.exp(pair["median_log_ratio"]), np.exp(pair["ci95"]))
-            cells[7] = spelled(less["value"], less["ci95"])
+            cells[4] = Estimate(*np.exp([pair["median_log_ratio"], *pair["ci95"]])).told(".3f")
+            cells[7] = Estimate(less["value"], *less["ci95"]).told(".3f")
         lines.append("|".join(cells))
     told = [f"{arm}: {own}" for arm, own in report["verdicts"].items()]
     return "\n".join([f"{task} (price x {report['price_scale']:g})", aligned(lines), *told])

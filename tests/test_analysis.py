@@ -66,9 +66,15 @@ def test_interval_moves_and_scales_with_the_values():
     assert bootstrap_interval(3 * values + 1) == pytest.approx((3 * low + 1, 3 * high + 1), rel=1e-9)
 
 
-@pytest.mark.parametrize("values", [[2.0], [2.0, 2.0, 2.0]])
-def test_interval_of_equal_values_has_no_width(values):
-    assert bootstrap_interval(np.array(values)) == (2.0, 2.0)
+def test_interval_of_equal_values_has_no_width():
+    assert bootstrap_interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
+
+
+def test_one_value_or_one_pair_has_no_interval():
+    assert np.isnan(bootstrap_interval(np.array([2.0]))).all()
+    found = compare(np.array([1.0, np.nan]), np.array([2.0, 1.0]))
+    assert (found.ratio_of_means, found.ratio_of_medians) == (0.5, 0.5)
+    assert np.isnan([*found.ci95, *found.ratio_of_means_ci95, *found.ratio_of_medians_ci95]).all()
 
 
 def test_interval_under_ties_is_the_percentile_interval():

@@ -79,7 +79,8 @@ def test_the_report_is_plain_data(parts):
     found = verdicts(MADE, parts)
     told = report(MADE, parts, found, cost=COST)
     back = json.loads(json.dumps(told))
-    assert back["verdicts"][0]["verdict"] == "reversed by control" or back["verdicts"][0]["controls"]
+    assert back["verdicts"][0]["verdict"] == "reproduced"
+    assert back["verdicts"][0]["controls"]["growing"]["growing"] == "no difference"
     assert back["verdicts"][0]["reference"]["value"] == 1.9
     assert back["verdicts"][2]["reference"] is None
     assert back["parts"]["main"] == {
@@ -107,16 +108,23 @@ def test_the_text_has_a_row_a_claim_and_one_under_it_a_control(parts):
 def test_the_text_says_what_controls_mean():
     found = [
         Verdict(claim=MADE.claims[0], ours=Estimate(2, 1.5, 3), controls={"growing": own}, word="reproduced")
-        for own in (Estimate(2, 1.5, 3), Estimate(1, 0.5, 2), Estimate(0.5, 0.2, 0.9))
+        for own in (
+            Estimate(2, 1.5, 3),
+            Estimate(1, 0.5, 2),
+            Estimate(0.5, 0.2, 0.9),
+            Estimate(2, math.nan, math.nan),
+        )
     ]
     lines = text(
         {"name": "n", "title": "t", "loss_unit": "nats", "contenders": [], "cost": COST}, found
     ).splitlines()
-    assert [line.rstrip().split("  ")[-1].strip() for line in lines[4:9:2]] == [
+    assert [line.rstrip().split("  ")[-1].strip() for line in lines[4:11:2]] == [
         "growing ahead",
         "no difference",
         "growing behind",
+        "-",
     ]
+    assert lines[10].split() == ["growing", "in", "the", "baseline's", "place", "2", "-"]
 
 
 def test_the_cost_says_that_the_loop_is_extrapolated(parts):

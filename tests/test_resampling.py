@@ -1,11 +1,13 @@
 """Resampling: intervals that stay within their strata, cover the truth and repeat."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.random import default_rng
 from scipy import stats
 
-from n3.resampling import stratified_bootstrap
+from n3.resampling import Estimate, stratified_bootstrap
 
 
 def mean_of_means(strata):
@@ -56,3 +58,17 @@ def test_equal_calls_give_equal_intervals_and_other_seeds_others():
 def test_what_cannot_be_drawn_is_refused(strata, level, message):
     with pytest.raises(ValueError, match=message):
         stratified_bootstrap(strata, mean_of_means, level=level)
+
+
+def test_one_run_says_nothing_of_its_spread():
+    """The statistic over a stratum of one run would not move, and its interval would claim certainty."""
+    low, high = stratified_bootstrap(
+        [np.arange(9.0), np.ones(1)], lambda s: np.array([s[0].mean(), s[1].mean()])
+    )
+    assert low.shape == high.shape == (2,)
+    assert np.isnan([low, high]).all()
+
+
+def test_an_estimate_is_told_with_its_interval_where_it_has_one():
+    assert Estimate(0.12345, 0.1, 0.2).told() == "0.123 [0.1, 0.2]"
+    assert Estimate(0.12345, math.nan, math.nan).told(".1e") == "1.2e-01"

@@ -148,7 +148,12 @@ AHEAD, LEVEL, BEHIND = Estimate(2.0, 1.5, 3.0), Estimate(1.0, 0.8, 1.2), Estimat
         (Reference(value=1.05), AHEAD, "reproduced"),
         (Reference(value=1.05), LEVEL, "not reproduced"),
         (Reference(value=0.95), AHEAD, "not reproduced"),
-        (Reference(value=2.0, low=1.5, high=3.0), Estimate(np.nan, np.nan, np.nan), "not reproduced"),
+        (
+            Reference(value=2.0, low=1.5, high=3.0),
+            Estimate(np.nan, np.nan, np.nan),
+            "not reproduced",
+        ),  # all diverged
+        (Reference(value=2.0, low=1.5, high=3.0), Estimate(2.0, np.nan, np.nan), "-"),
     ],
 )
 def test_the_word_by_reference(reference, ours, word):
@@ -198,6 +203,19 @@ def test_growing_is_ahead_on_the_right_side_of_each_measure(measure, of, ahead):
     assert side(asked, Estimate(neutral, neutral - 0.1, neutral + 0.1)) == 0
     mirrored = Estimate(*(2 * neutral - end for end in (ahead.value, ahead.high, ahead.low)))
     assert side(asked, mirrored) == -1
+
+
+@pytest.mark.parametrize("measure", ["ratio of means", "ratio of medians", "probability", "mean"])
+def test_one_trial_decides_nothing(measure):
+    """Without a spread between trials there is no interval, and neither a verdict nor a side."""
+    asked = claim(measure, reference=Reference(value=0.5))
+    found = measured(
+        asked,
+        [trained({"growing": np.array([1.0]), "grown": np.array([2.0])})],
+        asked.of[: 1 + (measure != "mean")],
+    )
+    assert np.isnan([found.low, found.high]).all()
+    assert (judge(asked, found, {}), side(asked, found)) == ("-", 0)
 
 
 def test_a_mean_has_no_side():

@@ -13,6 +13,7 @@ from scipy import stats
 
 from n3 import columns, prices, winners
 from n3.records import RunRecord, versions
+from n3.resampling import Estimate
 
 FLOOR = float(np.finfo(np.float32).tiny)
 """Least loss that enters a logarithm or a ratio: a loss of zero counts as the least normal float32."""
@@ -32,7 +33,7 @@ def bootstrap_interval(
     """Bias-corrected and accelerated (BCa) bootstrap interval of a statistic.
 
     Where ties leave BCa undefined (leaving out any one value changes nothing), it is the percentile interval
-    of the same resamples. Equal values give an interval of no width.
+    of the same resamples. Equal values give an interval of no width, and one value alone none: NaN.
 
     Args:
         values: Independent values, all finite.
@@ -64,7 +65,8 @@ def interquartile_mean(values: Float[np.ndarray, " values"]) -> float:
 class Comparison:
     """Losses of arm a over losses of arm b, paired; a is better below 0 (logarithms) or 1 (ratios).
 
-    Intervals are BCa over resampled pairs; 95 % unless another level was asked for. Of no pairs all is NaN.
+    Intervals are BCa over resampled pairs; 95 % unless another level was asked for. Of no pairs all is
+    NaN, of one pair the intervals are.
     """
 
     median_log_ratio: float
@@ -179,15 +181,15 @@ def table(summary: dict[str, Any]) -> str:
     for name, arm in summary["arms"].items():
         loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
         rows += [
-            f"{name}|{loss['median']:.3e} [{loss['ci95'][0]:.3e}, {loss['ci95'][1]:.3e}]"
+            f"{name}|{Estimate(loss['median'], *loss['ci95']).told('.3e')}"
             f"|{medians['test_metric']:.4g}|{medians['final_size']:.2f}|{medians['active_parameters']:g}"
             f"|{len(arm['diverged_seeds'])}/{seeds}"
         ]
     pairs = ["test loss of|median ratio [95 % interval]|lower in|p-value|mean / mean|excluded"]
     for pair in summary["comparisons"]:
-        ratio, low, high = np.exp([pair["median_log_ratio"], *pair["ci95"]])
+        ratio = Estimate(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
         pairs += [
-            f"{pair['a']} / {pair['b']}|{ratio:.3g} [{low:.3g}, {high:.3g}]|{pair['wins']}/{pair['pairs']}"
+            f"{pair['a']} / {pair['b']}|{ratio.told()}|{pair['wins']}/{pair['pairs']}"
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
@@ -252,6 +254,8 @@ def _estimate(statistic, *samples: np.ndarray, level=0.95, resamples=2000, seed=
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie in (0, 1); got {level}.")
     point = float(statistic(*samples, axis=-1)) if samples[0].size else np.nan
+    if len(samples[0]) < 2:
+        return point, (np.nan, np.nan)
     if all(len(np.unique(sample)) < 2 for sample in samples):
         return point, (point, point)
     options = {"confidence_level": level, "paired": len(samples) > 1, "vectorized": True}

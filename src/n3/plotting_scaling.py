@@ -167,5 +167,5 @@ def _draw_curve(axes, curve):
         ("exponent", law.exponent, law.loss(sizes), "-"),
         ("slope", law.slope, law.line(sizes), ":"),
     ):
-        told = f"{curve.contender}: {kind} {own.value:.2f} [{own.low:.2f}, {own.high:.2f}]"
+        told = f"{curve.contender}: {kind} {own.told('.2f')}"
         axes.plot(sizes, loss, color=colour, linestyle=style, label=told)

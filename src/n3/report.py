@@ -72,9 +72,9 @@ def text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
     lines = ["claim|reference|ours [95 % interval]|verdict"]
     for verdict in found:
         claim = verdict.claim
-        lines.append(f"{claim.quantity}|{_of_reference(claim.reference)}|{_of(verdict.ours)}|{verdict.word}")
+        lines.append(f"{claim.quantity}|{_of_reference(claim.reference)}|{verdict.ours.told()}|{verdict.word}")
         for name, own in verdict.controls.items():
-            lines.append(f"    {name} in the baseline's place||{_of(own)}|{_word(verdict, own)}")
+            lines.append(f"    {name} in the baseline's place||{own.told()}|{_word(verdict, own)}")
     rows = ["contender|runs|median loss|mean|trimmed|geometric|stuck|size|parameters|diverged"]
     for row in content["contenders"]:
         rows.append(
@@ -130,10 +130,6 @@ def _told(cell):
     return "".join(f"{part}: " for part in parts)
 
 
-def _of(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
-
-
 def _of_reference(reference: Reference | None) -> str:
     if reference is None:
         return "none"
@@ -144,6 +140,8 @@ def _of_reference(reference: Reference | None) -> str:
 
 
 def _word(verdict: Verdict, control: Estimate) -> str:
+    if math.isnan(control.low):
+        return "-"
     return {1: "growing ahead", 0: "no difference", -1: "growing behind"}[side(verdict.claim, control)]
 
 

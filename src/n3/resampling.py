@@ -1,5 +1,6 @@
 """Resampling: how far a statistic over several groups of runs would move with other runs of each group."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,16 @@ from numpy.random import default_rng
 
 
 class Estimate(NamedTuple):
-    """A number and the ends of its interval, in one unit."""
+    """A number and the ends of its interval, in one unit; of one run alone the ends are NaN."""
 
     value: float
     low: float
     high: float
+
+    def told(self, form: str = ".3g") -> str:
+        """`value [low, high]`, each number in a form of `format`; the value alone where it has no interval."""
+        ends = "" if math.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
+        return f"{self.value:{form}}{ends}"
 
 
 def stratified_bootstrap(
@@ -34,7 +40,8 @@ def stratified_bootstrap(
         seed: Seed of the resampling: equal calls give equal intervals.
 
     Returns:
-        Lower and upper end, in the unit and the shape of the statistic.
+        Lower and upper end, in the unit and the shape of the statistic; NaN where a stratum holds one run,
+        which says nothing of its spread.
 
     Raises:
         ValueError: If a stratum is empty, or `level` lies outside `(0, 1)`.
@@ -47,6 +54,9 @@ def stratified_bootstrap(
         raise ValueError(f"`strata` must hold one run or more each; got {[len(runs) for runs in strata]} runs.")
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie in (0, 1); got {level}.")
+    if min(map(len, strata)) < 2:
+        unknown = np.full(np.shape(statistic(list(strata))), np.nan)
+        return unknown, unknown
     rng = default_rng(seed)
     found = [statistic([_drawn(rng, runs) for runs in strata]) for _ in range(resamples)]
     ends = np.quantile(np.array(found, float), [(1 - level) / 2, (1 + level) / 2], axis=0)

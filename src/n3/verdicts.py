@@ -36,7 +36,7 @@ def verdicts(reproduction: Reproduction, trained: Sequence[Trained]) -> list[Ver
     behind, ours must show it too. Where the reference has no interval, a comparison must be significant on the
     reference's side, and any other quantity must hold the reference in its interval. Where it has no number,
     growing must be significantly ahead. A claim is reversed by a control where it is reproduced, growing is
-    ahead of the baseline, and a control is significantly ahead of growing.
+    ahead of the baseline, and a control is significantly ahead of growing. One trial alone decides nothing.
 
     Args:
         reproduction: The experiment.
@@ -61,8 +61,8 @@ def measured(claim: Claim, trained: Sequence[Trained], of: tuple[str, ...]) -> E
 
 
 def judge(claim: Claim, ours: Estimate, controls: Mapping[str, Estimate]) -> Word:
-    """One word for a claim, by the rule of `verdicts`; a dash where there is no reference."""
-    if claim.reference is None:
+    """One word for a claim, by the rule of `verdicts`; a dash where there is no reference or one run alone."""
+    if claim.reference is None or (math.isfinite(ours.value) and math.isnan(ours.low)):
         return "-"
     neutral = NEUTRAL.get(claim.measure)
     if not _agrees(claim.reference, ours, side(claim, ours), neutral, claim.favours_growing_above):

@@ -159,7 +159,7 @@ def test_trials_beyond_the_published_are_refused(trials):
 
 def test_fewer_samples_leave_all_else_and_the_title_says_so():
     full, made = (reproduction("scaling-bessel", **own) for own in ({}, {"samples": 2048}))
-    assert "only 2,048 samples" in made.title
+    assert "cut to 2,048 samples" in made.title
     for own, part in zip(full.parts, made.parts, strict=True):
         assert (part.study.base.task.samples, part.study.base.task.test_samples) == (2048, 512)
         back = dataclasses.replace(part.study.base, task=own.study.base.task)

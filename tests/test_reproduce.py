@@ -81,7 +81,7 @@ def test_a_run_of_fewer_samples_has_a_folder_of_its_own(command, tmp_path):
     words = ("--quick", "--trials", 2, "--samples", 64, "--out", tmp_path, "--quiet", "--no-loop")
     code, said = command("controller-bessel", *words)
     assert code == 0
-    assert "only 64 samples" in said.out
+    assert "cut to 64 samples" in said.out
     written = json.loads(
         (tmp_path / "controller-bessel-quick-2-64-samples" / "main" / "study.json").read_text()
     )

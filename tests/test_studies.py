@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import n3
 from n3 import groups, studies
 from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 from n3.grid import Axis, Study, product
@@ -53,6 +54,12 @@ def test_labels_belong_to_their_numbers(folder):
             np.testing.assert_allclose(
                 there["train_loss"], expected["train_loss"], rtol=1e-6, err_msg=str(place)
             )
+
+
+def test_a_sweeps_folder_is_read_by_its_path_and_is_no_experiment(folder):
+    assert n3.read_results(str(folder)).identical(studies.collect(folder))
+    with pytest.raises(ValueError, match=r"holds a sweep, not one experiment: take `n3\.read_results`"):
+        n3.read(folder)
 
 
 def test_the_folder_holds_results_and_a_manifest(folder):

@@ -76,6 +76,7 @@ from .pruning import Removal as Removal
 from .pruning import prune as prune
 from .records import RunRecord as RunRecord
 from .records import read as read
+from .records import read_results as read_results
 from .resampling import Estimate as Estimate
 from .resampling import stratified_bootstrap as stratified_bootstrap
 from .scaling import PowerLaw as PowerLaw

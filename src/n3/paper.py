@@ -44,7 +44,7 @@ def reproduction(
     if quick:
         title, parts = f"{title}; CUT SHORT, so no verdict counts", map(_shortened, parts)
     if samples is not None:
-        title, parts = f"{title}; only {samples:,} samples", [_with_samples(own, samples) for own in parts]
+        title, parts = f"{title}; cut to {samples:,} samples", [_with_samples(own, samples) for own in parts]
     few = (_with_trials(part, kept) for part in parts)
     return replace(made, title=title, parts=tuple(part for part in few if part is not None))
 

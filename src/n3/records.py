@@ -243,23 +243,25 @@ def read(directory: str | Path) -> RunRecord:
     """The record of a finished experiment.
 
     Args:
-        directory: A run directory.
+        directory: A run directory of one experiment; of a sweep see `read_results`.
 
     Returns:
         Its resolved experiment and its results, in memory.
 
     Raises:
         FileNotFoundError: If the folder lacks `config.json` or `results.nc`.
-        ValueError: If its configuration is not valid.
+        ValueError: If its configuration is not valid, or the folder is a sweep's.
     """
     directory = Path(directory)
+    if (directory / "study.json").exists():
+        raise ValueError(f"`directory` {directory} holds a sweep, not one experiment: take `n3.read_results`.")
     experiment = Experiment.load(directory / "config.json")
     return RunRecord(experiment=experiment, results=read_results(directory), directory=RunDirectory(directory))
 
 
-def read_results(directory: Path) -> Results:
-    """The contents of a folder's `results.nc`, in memory; a missing file raises FileNotFoundError."""
-    with xr.open_dataset(directory / "results.nc", engine="h5netcdf") as results:
+def read_results(directory: str | Path) -> Results:
+    """What an experiment or a sweep left in its folder's `results.nc`, in memory; else FileNotFoundError."""
+    with xr.open_dataset(Path(directory) / "results.nc", engine="h5netcdf") as results:
         return results.load()
 
 

@@ -28,11 +28,10 @@ import numpy as np
 
 import n3
 from n3.arms import hypers_of
-from n3.columns import aligned
+from n3.columns import aligned, with_interval
 from n3.curves import accuracy_curve
 from n3.experiment import load_data
 from n3.plotting_scaling import plot_parameters
-from n3.resampling import Estimate
 from runs import Outcome, estimate, trained
 
 BUDGETS = (400, 800, 1_700, 3_466, 6_000)
@@ -92,8 +91,8 @@ def table(report: dict[str, Any]) -> str:
     for arm, rows in report.items():
         for row in rows:
             own, less = row["mean_accuracy"], row.get("less_equal_size")
-            accuracy = Estimate(own["value"], *own["ci95"]).told(".4f")
-            told = Estimate(less["value"], *less["ci95"]).told(".4f") if less else ""
+            accuracy = with_interval(own["value"], *own["ci95"], form=".4f")
+            told = with_interval(less["value"], *less["ci95"], form=".4f") if less else ""
             lines.append(
                 f"{arm}|{np.median(row['parameters']):g}|{accuracy}|{told}|{np.mean(row['test_loss']):.4f}"
             )

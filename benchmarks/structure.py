@@ -43,11 +43,10 @@ import numpy as np
 import n3
 from latency import milliseconds
 from n3.arms import hypers_of, price_of, recipe_of, stack
-from n3.columns import aligned
+from n3.columns import aligned, with_interval
 from n3.experiment import load_data
 from n3.path import held_out
 from n3.prices import pick_price
-from n3.resampling import Estimate
 from n3.train import advance
 from runs import Outcome, estimate, outcome, together, trained
 
@@ -219,7 +218,7 @@ def table(task: str, report: dict[str, Any]) -> str:
             arm,
             f"{own['parameters']['median']:g}",
             f"{own['flops']['median']:g}",
-            Estimate(means["test_loss"], *own["test_loss"]["mean"]["ci95"]).told(".3f"),
+            with_interval(means["test_loss"], *own["test_loss"]["mean"]["ci95"], form=".3f"),
             "",
             f"{means['accuracy']:.4f}",
             f"{means['gap']:.4f}",
@@ -228,8 +227,8 @@ def table(task: str, report: dict[str, Any]) -> str:
         ]
         if arm != "full":
             pair, less = own["test loss over full"], own["gap less full"]
-            cells[4] = Estimate(*np.exp([pair["median_log_ratio"], *pair["ci95"]])).told(".3f")
-            cells[7] = Estimate(less["value"], *less["ci95"]).told(".3f")
+            cells[4] = with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]), form=".3f")
+            cells[7] = with_interval(less["value"], *less["ci95"], form=".3f")
         lines.append("|".join(cells))
     told = [f"{arm}: {own}" for arm, own in report["verdicts"].items()]
     return "\n".join([f"{task} (price x {report['price_scale']:g})", aligned(lines), *told])

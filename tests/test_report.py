@@ -107,12 +107,14 @@ def test_the_text_has_a_row_a_claim_and_one_under_it_a_control(parts):
 
 def test_the_text_says_what_controls_mean():
     found = [
-        Verdict(claim=MADE.claims[0], ours=Estimate(2, 1.5, 3), controls={"growing": own}, word="reproduced")
+        Verdict(
+            claim=MADE.claims[0], ours=Estimate(2.0, 1.5, 3.0), controls={"growing": own}, word="reproduced"
+        )
         for own in (
-            Estimate(2, 1.5, 3),
-            Estimate(1, 0.5, 2),
+            Estimate(2.0, 1.5, 3.0),
+            Estimate(1.0, 0.5, 2.0),
             Estimate(0.5, 0.2, 0.9),
-            Estimate(2, math.nan, math.nan),
+            Estimate(2.0, math.nan, math.nan),
         )
     ]
     lines = text(

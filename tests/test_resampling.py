@@ -1,13 +1,11 @@
 """Resampling: intervals that stay within their strata, cover the truth and repeat."""
 
-import math
-
 import numpy as np
 import pytest
 from numpy.random import default_rng
 from scipy import stats
 
-from n3.resampling import Estimate, stratified_bootstrap
+from n3.resampling import stratified_bootstrap
 
 
 def mean_of_means(strata):
@@ -67,8 +65,3 @@ def test_one_run_says_nothing_of_its_spread():
     )
     assert low.shape == high.shape == (2,)
     assert np.isnan([low, high]).all()
-
-
-def test_an_estimate_is_told_with_its_interval_where_it_has_one():
-    assert Estimate(0.12345, 0.1, 0.2).told() == "0.123 [0.1, 0.2]"
-    assert Estimate(0.12345, math.nan, math.nan).told(".1e") == "1.2e-01"

@@ -13,7 +13,6 @@ from scipy import stats
 
 from n3 import columns, prices, winners
 from n3.records import RunRecord, versions
-from n3.resampling import Estimate
 
 FLOOR = float(np.finfo(np.float32).tiny)
 """Least loss that enters a logarithm or a ratio: a loss of zero counts as the least normal float32."""
@@ -181,15 +180,15 @@ def table(summary: dict[str, Any]) -> str:
     for name, arm in summary["arms"].items():
         loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
         rows += [
-            f"{name}|{Estimate(loss['median'], *loss['ci95']).told('.3e')}"
+            f"{name}|{columns.with_interval(loss['median'], *loss['ci95'], form='.3e')}"
             f"|{medians['test_metric']:.4g}|{medians['final_size']:.2f}|{medians['active_parameters']:g}"
             f"|{len(arm['diverged_seeds'])}/{seeds}"
         ]
     pairs = ["test loss of|median ratio [95 % interval]|lower in|p-value|mean / mean|excluded"]
     for pair in summary["comparisons"]:
-        ratio = Estimate(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
+        ratio = columns.with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
         pairs += [
-            f"{pair['a']} / {pair['b']}|{ratio.told()}|{pair['wins']}/{pair['pairs']}"
+            f"{pair['a']} / {pair['b']}|{ratio}|{pair['wins']}/{pair['pairs']}"
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."

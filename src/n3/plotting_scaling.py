@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from n3.columns import with_interval
 from n3.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint, loss_ratio
 from n3.plotting import COLOURS, Figure, Line2D, add_legend, band_key, titled
 
@@ -167,5 +168,5 @@ def _draw_curve(axes, curve):
         ("exponent", law.exponent, law.loss(sizes), "-"),
         ("slope", law.slope, law.line(sizes), ":"),
     ):
-        told = f"{curve.contender}: {kind} {own.told('.2f')}"
+        told = f"{curve.contender}: {kind} {with_interval(*own, form='.2f')}"
         axes.plot(sizes, loss, color=colour, linestyle=style, label=told)

@@ -9,7 +9,7 @@ import numpy as np
 
 from n3.analysis import bootstrap_interval
 from n3.claims import Reference, Reproduction
-from n3.columns import aligned
+from n3.columns import aligned, with_interval
 from n3.contenders import Trained, gathered
 from n3.grid import label
 from n3.resampling import Estimate
@@ -72,9 +72,11 @@ def text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
     lines = ["claim|reference|ours [95 % interval]|verdict"]
     for verdict in found:
         claim = verdict.claim
-        lines.append(f"{claim.quantity}|{_of_reference(claim.reference)}|{verdict.ours.told()}|{verdict.word}")
+        lines.append(
+            f"{claim.quantity}|{_of_reference(claim.reference)}|{with_interval(*verdict.ours)}|{verdict.word}"
+        )
         for name, own in verdict.controls.items():
-            lines.append(f"    {name} in the baseline's place||{own.told()}|{_word(verdict, own)}")
+            lines.append(f"    {name} in the baseline's place||{with_interval(*own)}|{_word(verdict, own)}")
     rows = ["contender|runs|median loss|mean|trimmed|geometric|stuck|size|parameters|diverged"]
     for row in content["contenders"]:
         rows.append(

@@ -1,6 +1,5 @@
 """Resampling: how far a statistic over several groups of runs would move with other runs of each group."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,6 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-
-    def told(self, form: str = ".3g") -> str:
-        """`value [low, high]`, each number in a form of `format`; the value alone where it has no interval."""
-        ends = "" if math.isnan(self.low) else f" [{self.low:{form}}, {self.high:{form}}]"
-        return f"{self.value:{form}}{ends}"
 
 
 def stratified_bootstrap(

@@ -32,6 +32,8 @@ class Arguments:
     """An earlier run's `config.json` to start from; flags win over it."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print shapes, parameters, memory and planned runs; compile and write nothing."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show no progress."""
 
     def experiment(self) -> Experiment:
         """The experiment of these flags; a bad value raises ValueError."""
@@ -43,12 +45,12 @@ T = TypeVar("T", bound=Arguments)
 R = TypeVar("R")
 
 
-def parse(description: str | None) -> tuple[Experiment, bool]:
-    """The experiment that the command line asks for, and whether to only describe it.
+def parse(description: str | None) -> tuple[Experiment, Arguments]:
+    """The experiment that the command line asks for, and all its flags.
 
     Ends the process with code 2 and one sentence where a flag or value is wrong.
     """
-    return read(Arguments, description, lambda parsed: (parsed.experiment().resolved(), parsed.dry_run))
+    return read(Arguments, description, lambda parsed: (parsed.experiment().resolved(), parsed))
 
 
 def read(kind: type[T], description: str | None, made: Callable[[T], R]) -> R:

@@ -86,17 +86,17 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
     return not jobs
 
 
-def run(study: Study, launch: Launch, *, is_dry_run: bool) -> int:
+def run(study: Study, arguments: SweepArguments) -> int:
     """Describe, submit or train the sweep, then print its table."""
     from n3 import groups, studies
 
-    if is_dry_run:
+    if arguments.dry_run:
         print(f"{groups.describe(study)}\nfolder {folder_of(study)}")
         return 0
     folder = folder_of(study)
-    if launch.launcher != "here" and not submit(study, folder, launch):
+    if arguments.launch.launcher != "here" and not submit(study, folder, arguments.launch):
         return 0
-    results = studies.run(study, folder)
+    results = studies.run(study, folder, quiet=arguments.quiet)
     print(
         f"\nMedians over {results.sizes['seed']} seeds:\n\n{studies.table(results, study)}\n\nresults: {folder}"
     )
@@ -105,9 +105,9 @@ def run(study: Study, launch: Launch, *, is_dry_run: bool) -> int:
 
 def main() -> int:
     """Parse, run, print the table; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
-    study, launch, is_dry_run = read(SweepArguments, __doc__, lambda a: (a.study(), a.launch, a.dry_run))
+    study, arguments = read(SweepArguments, __doc__, lambda parsed: (parsed.study(), parsed))
     try:
-        return run(study, launch, is_dry_run=is_dry_run)
+        return run(study, arguments)
     except (ValueError, ModuleNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,14 +14,14 @@ def main() -> int:
 
     2: a bad value. 4: every run diverged. 65: data that cannot be learnt from. 73: cannot write.
     """
-    experiment, is_dry_run = parse(__doc__)
+    experiment, arguments = parse(__doc__)
     import n3
 
     try:
-        if is_dry_run:
+        if arguments.dry_run:
             print(n3.describe(experiment))
             return 0
-        record = n3.run(experiment)
+        record = n3.run(experiment, quiet=arguments.quiet)
     except (ValueError, ModuleNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 65 if isinstance(error, n3.DataError) else 2

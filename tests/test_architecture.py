@@ -96,7 +96,7 @@ MAY_IMPORT = {
     "watching": "arms config experiment train",
     "plotting_stages": "config decisions plotting",
     "plotting_trials": "curves plotting profiles",
-    "plotting_scaling": "curves plotting",
+    "plotting_scaling": "columns curves plotting",
     "plotting_growth": "plotting watching",
     "plotting_units": "fitting plotting",
     "plotting_paper": "analysis claims contenders curves plotting plotting_growth plotting_scaling"

@@ -414,6 +414,11 @@ def test_a_file_from_the_command_line(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_quiet_command_shows_no_progress(tmp_path):
+    done = command(tmp_path, "--steps", "5", "--samples", "8", "--seeds", "0", "--arms", "static", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_flags_win_over_the_file(tmp_path):
     (tmp_path / "c.json").write_text(small("x", steps=7).resolved().to_json())
     done = command(tmp_path, "--config", tmp_path / "c.json", "--seeds", "0:4", "--dry-run")

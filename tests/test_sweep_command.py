@@ -79,6 +79,13 @@ def test_a_sweep_ends_in_labelled_results_and_the_same_command_finds_them(comman
     assert command(*SMALL, *GRID, "--out", tmp_path)[1].out == said.out
 
 
+def test_a_quiet_sweep_shows_no_progress(command, tmp_path):
+    settings = (*SMALL, "--grid", "learning_rate=1e-3", "--capacity", 2, "--out", tmp_path)
+    loud, quiet = (command(*settings, "--name", name, *more)[1] for name, *more in (("a",), ("b", "--quiet")))
+    assert "step 5/5" in loud.err
+    assert not quiet.err
+
+
 def test_a_job_trains_what_is_missing_and_the_results_are_joined(tmp_path):
     """The same job array as on a cluster, as processes of this machine; a finished group gets no job."""
     pytest.importorskip("submitit", reason="the extra slurm is not installed")

@@ -36,7 +36,8 @@ def verdicts(reproduction: Reproduction, trained: Sequence[Trained]) -> list[Ver
     behind, ours must show it too. Where the reference has no interval, a comparison must be significant on the
     reference's side, and any other quantity must hold the reference in its interval. Where it has no number,
     growing must be significantly ahead. A claim is reversed by a control where it is reproduced, growing is
-    ahead of the baseline, and a control is significantly ahead of growing. One trial alone decides nothing.
+    ahead of the baseline, and a control is significantly ahead of growing. One trial alone has no
+    interval and decides nothing, but for shares of trials, whose intervals are binomial.
 
     Args:
         reproduction: The experiment.

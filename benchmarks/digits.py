@@ -27,11 +27,11 @@ import jax
 import numpy as np
 
 import n3
-from n3.arms import hypers_of
-from n3.columns import aligned, with_interval
-from n3.curves import accuracy_curve
-from n3.experiment import load_data
-from n3.plotting_scaling import plot_parameters
+from n3.experiments.arms import hypers_of
+from n3.experiments.run import load_data
+from n3.plotting.scaling import plot_parameters
+from n3.stats.columns import aligned, with_interval
+from n3.stats.curves import accuracy_curve
 from runs import Outcome, estimate, trained
 
 BUDGETS = (400, 800, 1_700, 3_466, 6_000)

@@ -8,7 +8,7 @@ them, 26,214 samples, Adam. `auxiliary`: 9 tanh units that are told their own nu
 * `loop`: the structure of a usual research script, one process a seed: `eqx.nn.Linear` layers, the network
   vmapped over samples, one `eqx.filter_jit` step an iteration, the loss fetched every 100 steps.
 * `bare`: the same mathematics by hand, in the layout that is fastest on CPU, with nothing of n3.
-* `n3`: the compiled stages of `n3.sweep`, called as `sweep` calls them, with two records in each run.
+* `n3`: the compiled stages of `n3.training.sweep`, called as `sweep` calls them, with two records in each run.
 
 All of them start from the same weights and must end at the same weights, else the benchmark stops. They are
 compiled and run once first, then measured in turn within each round; the cost of one is its median over rounds,
@@ -35,9 +35,9 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from n3.losses import LossWeights, Samples
-from n3.sweep import _block, _chunks, _program, sweep
-from n3.train import Hypers, Problem, Recipe, init
+from n3.nn.losses import LossWeights, Samples
+from n3.training.step import Hypers, Problem, Recipe, init
+from n3.training.sweep import _block, _chunks, _program, sweep
 
 RATE = 1e-3
 FETCH_EVERY = 100

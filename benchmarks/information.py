@@ -19,11 +19,11 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from n3.drive import DriveHypers, InformationDrive
-from n3.losses import LossWeights, Samples
-from n3.monitor import LayerMonitor
-from n3.sweep import _block, _program
-from n3.train import Hypers, Problem, Recipe
+from n3.information.monitor import LayerMonitor
+from n3.information.sizing import DriveHypers, InformationDrive
+from n3.nn.losses import LossWeights, Samples
+from n3.training.step import Hypers, Problem, Recipe
+from n3.training.sweep import _block, _program
 
 RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 500, 5
 PLAIN = Recipe(in_size=INPUTS, out_size=1, capacity=(UNITS,), controller="information")

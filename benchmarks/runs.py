@@ -10,10 +10,10 @@ import jax.random as jr
 import numpy as np
 
 import n3
-from n3 import metrics
-from n3.arms import recipe_of, stack, stops_of
-from n3.sweep import sweep
-from n3.train import TrainState
+from n3.experiments.arms import recipe_of, stack, stops_of
+from n3.nn import metrics
+from n3.training.step import TrainState
+from n3.training.sweep import sweep
 
 
 class Outcome(eqx.Module):

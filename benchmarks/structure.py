@@ -14,7 +14,7 @@ best within 12 units, looked for every 50 steps, so that 256 units can come or g
   rate, moments carried along;
 * `X from scratch`: the final shape of X drawn anew and trained like `full`.
 
-Where `--scales` names several factors on the price, each task takes the one of least median loss (`n3.prices`,
+Where `--scales` names several factors on the price, each task takes the one of least median loss (`n3.stats.prices`,
 rule `best`) over a fifth of the training samples, held out of the shrinking runs of two seeds. Intervals are
 BCa over the seeds. Digits has one split for all seeds (drawn by the first of them) and so has mnist1d, the
 others have a draw or a split for each.
@@ -42,12 +42,12 @@ import numpy as np
 
 import n3
 from latency import milliseconds
-from n3.arms import hypers_of, price_of, recipe_of, stack
-from n3.columns import aligned, with_interval
-from n3.experiment import load_data
-from n3.path import held_out
-from n3.prices import pick_price
-from n3.train import advance
+from n3.experiments.arms import hypers_of, price_of, recipe_of, stack
+from n3.experiments.path import held_out
+from n3.experiments.run import load_data
+from n3.stats.columns import aligned, with_interval
+from n3.stats.prices import pick_price
+from n3.training.step import advance
 from runs import Outcome, estimate, outcome, together, trained
 
 TASKS = ("digits", "breast-cancer", "spirals", "mnist1d")

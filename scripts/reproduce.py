@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from n3.paper import NAMES, reproduction
+from n3.paper.experiments import NAMES, reproduction
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
@@ -49,14 +49,15 @@ class Arguments:
 
 def run(name: str, arguments: Arguments) -> None:
     """Train what is missing of an experiment, then write and print what it says."""
-    from n3 import studies, watching
-    from n3.contenders import Trained
-    from n3.cost import cost_of
-    from n3.plotting_growth import animate_growth
-    from n3.plotting_paper import paper_figure
-    from n3.records import RunDirectory
-    from n3.report import report, text
-    from n3.verdicts import verdicts
+    from n3.experiments import study as studies
+    from n3.experiments.results import RunDirectory
+    from n3.paper import watching
+    from n3.paper.contenders import Trained
+    from n3.paper.cost import cost_of
+    from n3.paper.figures import paper_figure
+    from n3.paper.report import report, text
+    from n3.paper.verdicts import verdicts
+    from n3.plotting.animation import animate_growth
 
     trials, samples, options = arguments.trials, arguments.samples, arguments.computing
     made = reproduction(name, trials=trials, samples=samples, quick=arguments.quick)

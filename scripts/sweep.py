@@ -11,8 +11,8 @@ from typing import Literal
 import tyro
 
 from command_line import Arguments, read
-from n3 import grid
-from n3.grid import Study
+from n3.config import grid
+from n3.config.grid import Study
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
@@ -65,9 +65,10 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
     except ModuleNotFoundError as error:
         advice = "install it with `uv sync --extra slurm` (or `pip install submitit`)"
         raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
-    from n3 import studies
+    from n3.experiments import study as studies
+    from n3.experiments.study import is_finished, prepare, table, train_group
 
-    left = [n for n in range(studies.prepare(study, folder)) if not studies.is_finished(folder, n)]
+    left = [n for n in range(prepare(study, folder)) if not is_finished(folder, n)]
     executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
     settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
     if launch.launcher == "slurm":
@@ -75,7 +76,7 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
     executor.update_parameters(
         name="n3-sweep", **{n: value for n, value in settings.items() if value is not None}
     )
-    train = partial(studies.train_group, str(folder.resolve()), device=study.base.run.device, quiet=True)
+    train = partial(train_group, str(folder.resolve()), device=study.base.run.device, quiet=True)
     jobs = executor.map_array(train, left) if left else []
     if launch.launcher == "local":
         for job in jobs:
@@ -88,7 +89,9 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
 
 def run(study: Study, arguments: SweepArguments) -> int:
     """Describe, submit or train the sweep, then print its table."""
-    from n3 import groups, studies
+    from n3.experiments import groups
+    from n3.experiments import study as studies
+    from n3.experiments.study import is_finished, prepare, table, train_group
 
     if arguments.dry_run:
         print(f"{groups.describe(study)}\nfolder {folder_of(study)}")
@@ -97,9 +100,7 @@ def run(study: Study, arguments: SweepArguments) -> int:
     if arguments.launch.launcher != "here" and not submit(study, folder, arguments.launch):
         return 0
     results = studies.run(study, folder, quiet=arguments.quiet)
-    print(
-        f"\nMedians over {results.sizes['seed']} seeds:\n\n{studies.table(results, study)}\n\nresults: {folder}"
-    )
+    print(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table(results, study)}\n\nresults: {folder}")
     return 0
 
 

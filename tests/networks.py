@@ -9,11 +9,11 @@ import optax
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from n3.choices import Choice
-from n3.compaction import CompactMLP
-from n3.controllers import CONTROLLERS
-from n3.losses import Samples
-from n3.model import GrowingMLP, make_controller
+from n3.nn.choices import Choice
+from n3.nn.controllers import CONTROLLERS
+from n3.nn.losses import Samples
+from n3.nn.mlp import GrowingMLP, make_controller
+from n3.surgery.compact import CompactMLP
 
 KINDS = (*CONTROLLERS, "layerwise controller", "layerwise released")
 BY_HAND = {"tanh": np.tanh, "softplus": lambda x: np.log1p(np.exp(x)), "identity": lambda x: x}

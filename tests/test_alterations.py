@@ -7,10 +7,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import alterations
-from n3.drive import InformationDrive
-from n3.settings import StructureConfig
-from n3.train import Recipe, TrainState
+from n3.config.settings import StructureConfig
+from n3.information.sizing import InformationDrive
+from n3.training import alterations
+from n3.training.step import Recipe, TrainState
 from networks import CLOSE, network, reference, task, trained
 
 KEY = jr.key(8)

@@ -7,7 +7,9 @@ import pytest
 import xarray as xr
 from numpy.random import default_rng
 
-from n3.analysis import (
+from n3.config.experiment import Experiment, RunConfig
+from n3.experiments.results import RunRecord
+from n3.stats.summary import (
     FLOOR,
     bands,
     bootstrap_interval,
@@ -20,8 +22,6 @@ from n3.analysis import (
     summarise,
     table,
 )
-from n3.config import Experiment, RunConfig
-from n3.records import RunRecord
 
 ARMS, SEEDS, STEPS = ("growing", "static", "warmup"), (3, 5, 8, 9), (0, 10, 100)
 FINAL_LOSSES = np.array([[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, np.nan, 8.0], [np.nan] * 4])

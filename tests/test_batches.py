@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.batches import ArraySource, IterableSource, checked, epoch_rows, is_arrays, source_of
+from n3.training.batches import ArraySource, IterableSource, checked, epoch_rows, is_arrays, source_of
 
 KEY = jr.key(4)
 INPUTS = np.arange(20, dtype=np.float32).reshape(10, 2)

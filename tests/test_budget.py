@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from n3.budget import LARGEST_STEP, ascended, met, parameters
+from n3.information.price import LARGEST_STEP, ascended, met, parameters
 
 ENDS = {"in_size": 64, "out_size": 10}
 

@@ -7,9 +7,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.checkpoint import from_bytes, to_bytes
-from n3.controllers import CONTROLLERS
-from n3.model import GrowingMLP
+from n3.nn.controllers import CONTROLLERS
+from n3.nn.mlp import GrowingMLP
+from n3.training.checkpoint import from_bytes, to_bytes
 
 
 def network(key, *, kind="auxiliary", capacity=(4, 4), size_input=True, depth=True):

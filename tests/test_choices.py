@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import settings
-from n3.choices import ACTIVATIONS, Annealing, Choice, undecided
+from n3.config import settings
+from n3.nn.choices import ACTIVATIONS, Annealing, Choice, undecided
 
 LOGITS = jnp.array([[0.0, 1.0, -2.0], [0.5, 0.5, 0.3]])
 NAMES = ("tanh", "relu", "sin")

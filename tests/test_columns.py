@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from n3.columns import aligned, with_interval
+from n3.stats.columns import aligned, with_interval
 
 
 def test_the_first_column_is_to_the_left_and_the_others_to_the_right():

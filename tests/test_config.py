@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from n3.config import (
+from n3.config.experiment import (
     ARMS,
     METHODS,
     Experiment,
@@ -20,8 +20,8 @@ from n3.config import (
     TaskConfig,
     TrainingConfig,
 )
-from n3.presets import PRESETS
-from n3.validation import suggestion
+from n3.config.presets import PRESETS
+from n3.config.validation import suggestion
 
 UNUSUAL = Experiment(
     task=TaskConfig(
@@ -505,19 +505,21 @@ def test_configurations_are_frozen():
 
 
 def test_importing_the_configuration_leaves_jax_alone():
-    code = "import sys, n3.config; n3.config.Experiment().resolved(); sys.exit('jax' in sys.modules)"
+    code = "import sys, n3.config.experiment; n3.config.experiment.Experiment().resolved(); sys.exit('jax' in sys.modules)"
     assert run_without_checks(code) == 0
 
 
 def test_json_may_write_a_whole_number_for_a_real_one():
     text = '{"training": {"target_size": 3}}'
-    code = f"from n3.config import *; assert Experiment.from_json({text!r}).training.target_size == 3.0"
+    code = (
+        f"from n3.config.experiment import *; assert Experiment.from_json({text!r}).training.target_size == 3.0"
+    )
     assert run_without_checks(code) == 0
 
 
 def test_one_target_is_a_tuple_too():
     code = (
-        "from n3.config import *\n"
+        "from n3.config.experiment import *\n"
         "try: TaskConfig(data='a.csv', target='price')\n"
         "except ValueError as error: assert 'must be a tuple of names' in str(error)\n"
         "else: raise SystemExit(3)"

@@ -5,12 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from n3 import contenders, groups
-from n3.claims import Part
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.contenders import Trained, by_size, gathered, law_of
-from n3.grid import Study
-from n3.scaling import power_law
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config.grid import Study
+from n3.experiments import groups
+from n3.paper import contenders
+from n3.paper.claims import Part
+from n3.paper.contenders import Trained, by_size, gathered, law_of
+from n3.stats.scaling_laws import power_law
 
 
 @pytest.fixture(autouse=True)

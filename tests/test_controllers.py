@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import masks
-from n3.controllers import (
+from n3.nn import masks
+from n3.nn.controllers import (
     CONTROLLERS,
     JITTER,
     Auxiliary,
@@ -19,7 +19,7 @@ from n3.controllers import (
     Warmup,
     layerwise,
 )
-from n3.masks import output_for_share, share
+from n3.nn.masks import output_for_share, share
 
 MAKERS = {
     **CONTROLLERS,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3 import cost
-from n3.claims import Part
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.cost import LoopCost, cost_of, loop_cost
-from n3.grid import Study
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config.grid import Study
+from n3.paper import cost
+from n3.paper.claims import Part
+from n3.paper.cost import LoopCost, cost_of, loop_cost
 
 BASE = Experiment(
     task=TaskConfig(samples=12, test_samples=6),

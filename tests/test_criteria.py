@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.criteria import LAYER, OPERATORS, UNIT, Comparison, Joined, parse
+from n3.config.criteria import LAYER, OPERATORS, UNIT, Comparison, Joined, parse
 from networks import quick
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3 import contenders
-from n3.curves import (
+from n3.paper import contenders
+from n3.stats.curves import (
     accuracy_curve,
     confusions,
     histogram,
@@ -18,7 +18,7 @@ from n3.curves import (
     scaling_curves,
     size_points,
 )
-from n3.scaling import power_law
+from n3.stats.scaling_laws import power_law
 from test_verdicts import trained
 
 

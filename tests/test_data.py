@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.config import TaskConfig
-from n3.data import DATASETS, build_dataset, draw_rows, load_dataset, load_task, split, told
-from n3.generators import RECIPES, draw_sine_classes
-from n3.scalers import range_scaler
-from n3.tables import Samples, Table, mnist1d_tables
+from n3.config.experiment import TaskConfig
+from n3.data.bundled import Samples, Table, mnist1d_tables
+from n3.data.dataset import DATASETS, build_dataset, draw_rows, load_dataset, load_task, split, told
+from n3.data.scalers import range_scaler
+from n3.data.sources import RECIPES, draw_sine_classes
 
 CURVES = [name for name, recipe in RECIPES.items() if recipe.targets == ("y",)]
 BUNDLED = [name for name in DATASETS if name not in RECIPES and name != "mnist1d"]

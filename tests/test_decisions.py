@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.decisions import Decision, Track, counts, decide, followed
-from n3.settings import StructureConfig
+from n3.config.settings import StructureConfig
+from n3.training.decisions import Decision, Track, counts, decide, followed
 
 CONFIG = StructureConfig(structure_every=10, cooldown=1, plateau=0.01, margin=0.1)
 UNITS = {"prune": (-2,), "expand": (4,), "wait": (0,), "rollback": (0,)}

@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import norms
-from n3.dependence import find_structure, layers_in
+from n3.nn import norms
+from n3.tracing.trace import find_structure, layers_in
 
 KEYS = jr.split(jr.key(0), 8)
 Lambda, Sequential, Linear, Conv2d = eqx.nn.Lambda, eqx.nn.Sequential, eqx.nn.Linear, eqx.nn.Conv2d

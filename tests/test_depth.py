@@ -9,13 +9,14 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import arms, depth
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig
-from n3.drive import DriveHypers, InformationDrive
-from n3.experiment import load_data
-from n3.losses import LossWeights, Samples, description
-from n3.metrics import active_parameters, active_units, effective_size
-from n3.train import Hypers, Problem, Recipe, init, train
+from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig
+from n3.experiments import arms
+from n3.experiments.run import load_data
+from n3.information import depth
+from n3.information.sizing import DriveHypers, InformationDrive
+from n3.nn.losses import LossWeights, Samples, description
+from n3.nn.metrics import active_parameters, active_units, effective_size
+from n3.training.step import Hypers, Problem, Recipe, init, train
 
 DRIVE = InformationDrive(is_classes=False, until=300, birth_until=150)
 RECIPE = Recipe(

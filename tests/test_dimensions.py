@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from n3.dimensions import Dimension, Layout, align, layout_of
+from n3.tracing.axes import Dimension, Layout, align, layout_of
 
 
 def sizes(dimensions):

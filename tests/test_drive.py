@@ -10,15 +10,22 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import arms
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.drive import DriveHypers, DriveState, InformationDrive
-from n3.experiment import load_data
-from n3.losses import LossWeights, Samples
-from n3.sweep import sweep
-from n3.train import Hypers, Problem, Recipe, train
-from n3.train import init as eager_init
-from n3.train import step as eager_step
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from n3.experiments import arms
+from n3.experiments.run import load_data
+from n3.information.sizing import DriveHypers, DriveState, InformationDrive
+from n3.nn.losses import LossWeights, Samples
+from n3.training.step import Hypers, Problem, Recipe, train
+from n3.training.step import init as eager_init
+from n3.training.step import step as eager_step
+from n3.training.sweep import sweep
 
 DRIVE = InformationDrive(is_classes=False, until=600, birth_until=300)
 UNITS = 12

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from n3.epochs import drawn, shuffled
-from n3.losses import Samples
+from n3.nn.losses import Samples
+from n3.training.epochs import drawn, shuffled
 
 KEY = jr.key(0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.config import Experiment, NetworkConfig, RunConfig
-from n3.events import SCALARS, check_log_dir, write_events
-from n3.records import RunRecord
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig
+from n3.experiments.results import RunRecord
+from n3.experiments.tensorboard import SCALARS, check_log_dir, write_events
 
 STEPS = (0, 5, 10)
 pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n3.compaction import compact
-from n3.controllers import Layerwise
-from n3.expansion import expand
-from n3.surgery import full_units
+from n3.nn.controllers import Layerwise
+from n3.surgery.compact import compact
+from n3.surgery.edit import full_units
+from n3.surgery.expand import expand
 from networks import (
     CLOSE,
     KINDS,

@@ -14,11 +14,19 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import arms, information
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.data import load_dataset
-from n3.experiment import grid_of, load_data
-from n3.train import init, observe
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from n3.data.dataset import load_dataset
+from n3.experiments import arms
+from n3.experiments.run import grid_of, load_data
+from n3.information import gaussian
+from n3.training.step import init, observe
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,7 +199,7 @@ def test_a_users_importance_is_monitored_in_every_arm(tmp_path):
     np.testing.assert_allclose(results["importance"], 2.0 * results["size"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("psi", "expected"), [(0.5, 0.5), *information.PSI.items()])
+@pytest.mark.parametrize(("psi", "expected"), [(0.5, 0.5), *gaussian.PSI.items()])
 def test_psi_by_number_and_by_name(psi, expected):
     experiment = small("x", network=NetworkConfig(method="information", capacity=(5,)), monitor=("importance",))
     experiment = replace(experiment, information=InformationConfig(psi=psi)).resolved()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from n3.files import DataError, infer_kind, read_table
+from n3.data.tables import DataError, infer_kind, read_table
 
 FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
 

@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import n3
-from n3.batches import epoch_rows
-from n3.fitting import fit
-from n3.grown import grow
-from n3.settings import InformationConfig
+from n3.config.settings import InformationConfig
+from n3.tracing.grow import grow
+from n3.training.batches import epoch_rows
+from n3.training.fit import fit
 
 KEYS = jr.split(jr.key(9), 6)
 SAMPLES = 96
@@ -117,7 +117,7 @@ def test_validation_goes_by_pieces_and_without_dropout(monkeypatch):
     expected = np.mean((np.asarray(jax.vmap(eqx.nn.inference_mode(model))(X)) - LINE) ** 2)
     np.testing.assert_allclose(whole.validation_loss[-1], expected, rtol=1e-5)
     assert abs(whole.train_loss[-1] - expected) > 1e-3
-    monkeypatch.setattr("n3.fitting.EVALUATED", 40)
+    monkeypatch.setattr("n3.training.fit.EVALUATED", 40)
     _, pieces = quiet(with_dropout(), (X, LINE), [(X[:90], LINE[:90]), (X[90:], LINE[90:])], **settings)
     np.testing.assert_allclose(pieces.validation_loss, whole.validation_loss, rtol=1e-5)
 
@@ -142,7 +142,7 @@ def test_information_finds_the_size_of_a_line():
     assert 1.0 <= history.sizes[-1, 0] <= 4.0
     assert history.sizes[-1, 0] == np.round(history.sizes[-1, 0])
     assert history.validation_loss[-1] < 0.01
-    compacted = n3.grown.compact_model(model)
+    compacted = n3.tracing.grow.compact_model(model)
     np.testing.assert_allclose(jax.vmap(compacted)(X), jax.vmap(model)(X), rtol=1e-5, atol=1e-6)
     assert compacted.layers[0].out_features == int(history.sizes[-1, 0])
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import jv
 
-from n3.generators import RECIPES, bessel, draw_curve, draw_moons, draw_spirals, gaussian_mixture
+from n3.data.sources import RECIPES, bessel, draw_curve, draw_moons, draw_spirals, gaussian_mixture
 
 
 def function_of(name):

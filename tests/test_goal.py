@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.goal import Goal, check_targets, goal_of
+from n3.training.goal import Goal, check_targets, goal_of
 
 MODEL = eqx.nn.MLP(2, 3, 4, 1, key=jr.key(5))
 INPUTS = jr.normal(jr.key(6), (5, 2))

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
-from n3.grid import SECTIONS, Axis, Study, label, labels, parse_axis, product, section_of, varied
+from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
+from n3.config.grid import SECTIONS, Axis, Study, label, labels, parse_axis, product, section_of, varied
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import groups
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.grid import Axis, Study, product
-from n3.groups import Group, describe, plan, train
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from n3.config.grid import Axis, Study, product
+from n3.experiments import groups
+from n3.experiments.groups import Group, describe, plan, train
 
 
 def base_of(*, method="controller", arms=("growing", "static"), seeds=(3, 5), samples=12, task="bessel", **run):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import n3
-from n3.controllers import Auxiliary, Controller, Information
-from n3.grown import compact_model, grow
-from n3.norms import ParticipatingNorm
+from n3.nn.controllers import Auxiliary, Controller, Information
+from n3.nn.norms import ParticipatingNorm
+from n3.tracing.grow import compact_model, grow
 
 KEYS = jr.split(jr.key(2), 8)
 Linear, Conv2d, Lambda, Sequential = eqx.nn.Linear, eqx.nn.Conv2d, eqx.nn.Lambda, eqx.nn.Sequential

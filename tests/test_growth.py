@@ -7,9 +7,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.grown import grow
-from n3.growth import GrowthState, Pool, Prices, growth_of, permuted, prices_of
-from n3.settings import InformationConfig
+from n3.config.settings import InformationConfig
+from n3.information.growth import GrowthState, Pool, Prices, growth_of, permuted, prices_of
+from n3.tracing.grow import grow
 
 KEYS = jr.split(jr.key(7), 6)
 SETTINGS = InformationConfig(price=0.05)

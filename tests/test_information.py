@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from n3 import information as n3i
+from n3.information import gaussian as n3i
 
 MONITORING = {"floor": n3i.MONITORING_FLOOR, "resolution": n3i.MONITORING_RESOLUTION}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3 import logbook
-from n3.decisions import Decision
-from n3.logbook import Staged
-from n3.settings import StructureConfig
-from n3.train import Recipe
+from n3.config.settings import StructureConfig
+from n3.experiments import logbook
+from n3.experiments.logbook import Staged
+from n3.training.decisions import Decision
+from n3.training.step import Recipe
 
 LOOKS = np.array([10, 20])
 RECIPES = {units: Recipe(in_size=1, out_size=1, capacity=(units,)) for units in (8, 12)}

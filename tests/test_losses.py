@@ -9,8 +9,8 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import log_softmax
 
-from n3.controllers import Auxiliary, Controller
-from n3.losses import (
+from n3.nn.controllers import Auxiliary, Controller
+from n3.nn.losses import (
     LOSSES,
     LossWeights,
     Samples,
@@ -21,7 +21,7 @@ from n3.losses import (
     squared_error,
     task_loss,
 )
-from n3.model import GrowingMLP
+from n3.nn.mlp import GrowingMLP
 
 TERMS = ("task", "size", "depth", "prior")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from n3.masks import MASKS, hard, linear, participation, sine
+from n3.nn.masks import MASKS, hard, linear, participation, sine
 
 SMOOTH = ["sine", "linear"]
 BESIDE_KINKS = (-1.3, -1e-3, 1e-3, 0.25, 0.5, 0.8, 1 - 1e-3, 1 + 1e-3, 2.7)

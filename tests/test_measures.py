@@ -5,9 +5,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import information
-from n3.criteria import LAYER, UNIT
-from n3.measures import measured
+from n3.config.criteria import LAYER, UNIT
+from n3.information import gaussian
+from n3.information.measures import measured
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def test_a_layer_s_quantities_are_the_estimators_own(layer, is_classes):
     targets = (targets > 0).astype(targets.dtype) if is_classes else targets
     mask = jnp.array([1.0, 1.0, 0.7, 1.0, 1.0])
     found = measured(active, targets, mask, jnp.ones(5), is_classes=is_classes)
-    own = information.layer_information(
+    own = gaussian.layer_information(
         active,
         targets,
         mask,
         is_classes=is_classes,
-        floor=information.MONITORING_FLOOR,
-        resolution=information.MONITORING_RESOLUTION,
+        floor=gaussian.MONITORING_FLOOR,
+        resolution=gaussian.MONITORING_RESOLUTION,
     )
     np.testing.assert_allclose(found.layer["layer.importance"], own.corrected_importance, rtol=1e-4)
     np.testing.assert_allclose(found.layer["layer.redundancy"], own.total_correlation, rtol=1e-4)

@@ -7,9 +7,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.choices import Choice
-from n3.controllers import Auxiliary, Fixed, Warmup
-from n3.metrics import (
+from n3.nn.choices import Choice
+from n3.nn.controllers import Auxiliary, Fixed, Warmup
+from n3.nn.metrics import (
     ACTIVE,
     accuracy,
     active_parameters,
@@ -22,7 +22,7 @@ from n3.metrics import (
     predicted_class,
     rmse,
 )
-from n3.model import GrowingMLP
+from n3.nn.mlp import GrowingMLP
 
 ONE_LOGIT = jnp.array([[2.0, -1.0, 0.0, 0.5, -3.0]])
 CLASSES = jnp.array([[1.0, 1.0, 0.0, 0.0, 0.0]])

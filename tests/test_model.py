@@ -9,9 +9,9 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import expit, ndtr
 
-from n3.choices import ACTIVATIONS, Choice
-from n3.controllers import CONTROLLERS, Auxiliary, Fixed, Warmup
-from n3.model import GrowingMLP
+from n3.nn.choices import ACTIVATIONS, Choice
+from n3.nn.controllers import CONTROLLERS, Auxiliary, Fixed, Warmup
+from n3.nn.mlp import GrowingMLP
 
 BY_HAND = {
     "tanh": np.tanh,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import models
-from n3.config import Experiment, RunConfig
-from n3.records import RunDirectory
-from n3.train import Recipe
+from n3.config.experiment import Experiment, RunConfig
+from n3.experiments import models
+from n3.experiments.results import RunDirectory
+from n3.training.step import Recipe
 from networks import inputs, network
 
 RECIPE = Recipe(in_size=2, out_size=3, capacity=(9, 9), controller="auxiliary", size_input=True)

@@ -9,11 +9,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import information
-from n3.controllers import Auxiliary
-from n3.losses import Samples
-from n3.model import GrowingMLP
-from n3.monitor import BLIND, LayerMonitor, blindness, gap
+from n3.information import gaussian
+from n3.information.monitor import BLIND, LayerMonitor, blindness, gap
+from n3.nn.controllers import Auxiliary
+from n3.nn.losses import Samples
+from n3.nn.mlp import GrowingMLP
 
 NAMES = ("entropy", "importance", "redundancy", "structure")
 SEEDS, SAMPLES = 8, 600
@@ -57,7 +57,7 @@ def test_the_entropy_of_a_layer_is_half_the_log_determinant_of_its_channel():
 def test_psi_prices_what_stays_uncertain():
     net, data = network(4.0), samples()
     plain = watched(net, data)["importance"]
-    entropy = information.entropy(data.targets, is_classes=True)
+    entropy = gaussian.entropy(data.targets, is_classes=True)
     priced = watched(net, data, psi=1.2)
     np.testing.assert_allclose(priced["importance"], entropy - 1.2 * (entropy - plain), rtol=1e-5)
     np.testing.assert_array_equal(priced["entropy"], watched(net, data)["entropy"])

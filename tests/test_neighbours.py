@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import digamma
 
-from n3.neighbours import kraskov, ross
+from n3.information.nearest_neighbours import kraskov, ross
 
 SEEDS, SAMPLES = 12, 400
 each_kraskov, each_ross = jax.jit(jax.vmap(kraskov)), jax.jit(jax.vmap(ross))

@@ -7,7 +7,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.norms import ParticipatingNorm, participating, simplified
+from n3.nn.norms import ParticipatingNorm, participating, simplified
 
 KINDS = {
     "layer": (lambda n: eqx.nn.LayerNorm(n), ()),

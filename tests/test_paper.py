@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from n3.paper import NAMES, reproduction
+from n3.paper.experiments import NAMES, reproduction
 
 FULL = {
     "figure-2": (40_000, 200, 1),

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import arms, path
-from n3 import experiment as pipeline
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.data import load_dataset
-from n3.experiment import describe, load_data, load_splits
-from n3.sweep import sweep
-from n3.train import train
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from n3.data.dataset import load_dataset
+from n3.experiments import arms, path
+from n3.experiments import run as pipeline
+from n3.experiments.run import describe, load_data, load_splits
+from n3.training.step import train
+from n3.training.sweep import sweep
 
 SEEDS, PRICES = (3, 1, 8), (0.004, 0.04, 0.4)
 ARMS = ("static", "growing", "shrinking", "equal-size")

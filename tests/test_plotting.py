@@ -7,9 +7,10 @@ import pytest
 import xarray as xr
 from numpy.random import default_rng
 
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig
-from n3.gallery import figures
-from n3.plotting import (
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig
+from n3.experiments.results import RunRecord
+from n3.plotting.gallery import figures
+from n3.plotting.runs import (
     COLOURS,
     plot_final_losses,
     plot_fit,
@@ -18,7 +19,6 @@ from n3.plotting import (
     plot_regions,
     plot_sizes,
 )
-from n3.records import RunRecord
 
 STEPS = np.arange(0, 5001, 100)
 

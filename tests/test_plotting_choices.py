@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.gallery import figures
-from n3.plotting_choices import plot_choices
+from n3.plotting.choices import plot_choices
+from n3.plotting.gallery import figures
 from test_plotting import record_of, texts
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from n3.plotting import Figure
-from n3.plotting_growth import BRIGHT, MOST, animate_growth, draw_fit, draw_frame, draw_network
-from n3.watching import Watched
+from n3.paper.watching import Watched
+from n3.plotting.animation import BRIGHT, MOST, animate_growth, draw_fit, draw_frame, draw_network
+from n3.plotting.runs import Figure
 from test_plotting_trials import no_text_outside
 
 FRAMES = 5

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.claims import Claim, Reproduction
-from n3.plotting_paper import paper_figure, plot_bands, plot_histories
-from n3.plotting_scaling import CONTENDER_COLOURS
-from n3.resampling import Estimate
-from n3.verdicts import Verdict
+from n3.paper.claims import Claim, Reproduction
+from n3.paper.figures import paper_figure, plot_bands, plot_histories
+from n3.paper.verdicts import Verdict
+from n3.plotting.scaling import CONTENDER_COLOURS
+from n3.stats.comparison import Estimate
 from test_plotting_growth import watched
 from test_plotting_trials import legend, no_text_outside
 from test_verdicts import trained

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint
-from n3.plotting_scaling import (
-    CONTENDER_COLOURS,
-    plot_parameters,
-    plot_penalty,
-    plot_scaling,
-    plot_sizes_found,
-)
-from n3.resampling import Estimate
-from n3.scaling import power_law
+from n3.plotting.scaling import CONTENDER_COLOURS, plot_parameters, plot_penalty, plot_scaling, plot_sizes_found
+from n3.stats.comparison import Estimate
+from n3.stats.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint
+from n3.stats.scaling_laws import power_law
 from test_plotting_trials import legend, no_text_outside
 
 SIZES = 2.0 ** np.arange(2, 8)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.config import Experiment
-from n3.plotting_stages import MARKS, plot_structure
-from n3.records import RunRecord
+from n3.config.experiment import Experiment
+from n3.experiments.results import RunRecord
+from n3.plotting.structure import MARKS, plot_structure
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.curves import histogram
-from n3.plotting import COLOURS
-from n3.plotting_trials import plot_classes, plot_confusion, plot_histograms, plot_profiles
-from n3.profiles import performance_profile
+from n3.plotting.runs import COLOURS
+from n3.plotting.studies import plot_classes, plot_confusion, plot_histograms, plot_profiles
+from n3.stats.curves import histogram
+from n3.stats.distributions import performance_profile
 
 LOSSES = {
     "growing": np.random.default_rng(0).lognormal(-7, 1, 500),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from n3.compaction import compact
-from n3.grown import grow
-from n3.portable import export, load_compact, save_compact
+from n3.surgery.compact import compact
+from n3.surgery.export import export, load_compact, save_compact
+from n3.tracing.grow import grow
 from networks import CLOSE, inputs, network, quick, shapes
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from n3.prices import path_curves, pick_price, runs_in, summarise_path, told
+from n3.stats.prices import path_curves, pick_price, runs_in, summarise_path, told
 
 NAN = np.nan
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n3.compaction import compact
-from n3.losses import Samples
-from n3.pruning import prune
+from n3.nn.losses import Samples
+from n3.surgery.compact import compact
+from n3.surgery.prune import prune
 from networks import (
     CLOSE,
     KINDS,

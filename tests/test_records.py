@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.config import Experiment, RunConfig
-from n3.records import RunDirectory, join, read, unfold, versions
+from n3.config.experiment import Experiment, RunConfig
+from n3.experiments.results import RunDirectory, join, read, unfold, versions
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from n3 import references
+from n3.paper import references
 
 
 def by_quantity(claims):

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from n3.claims import Claim, Reference, Reproduction
-from n3.report import CELLS, contenders, report, text
-from n3.resampling import Estimate
-from n3.verdicts import Verdict, verdicts
+from n3.paper.claims import Claim, Reference, Reproduction
+from n3.paper.report import CELLS, contenders, report, text
+from n3.paper.verdicts import Verdict, verdicts
+from n3.stats.comparison import Estimate
 from test_verdicts import trained
 
 COST = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from n3 import groups
-from n3.data import DATASETS
-from n3.paper import NAMES
+from n3.data.dataset import DATASETS
+from n3.experiments import groups
+from n3.paper.experiments import NAMES
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.random import default_rng
 from scipy import stats
 
-from n3.resampling import stratified_bootstrap
+from n3.stats.comparison import stratified_bootstrap
 
 
 def mean_of_means(strata):

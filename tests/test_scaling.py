@@ -5,7 +5,7 @@ import pytest
 from numpy.random import default_rng
 from scipy import optimize, stats
 
-from n3.scaling import power_law
+from n3.stats.scaling_laws import power_law
 
 SIZES = 2.0 ** np.arange(2, 11)
 

@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import arms, stages
-from n3 import experiment as pipeline
-from n3.config import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.experiment import describe, load_splits
-from n3.settings import StructureConfig
-from n3.sweep import sweep
-from n3.train import advance
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from n3.config.settings import StructureConfig
+from n3.experiments import arms
+from n3.experiments import run as pipeline
+from n3.experiments.run import describe, load_splits
+from n3.training import restructure
+from n3.training.step import advance
+from n3.training.sweep import sweep
 
 STEPS, EVERY, SEEDS = 80, 10, (3, 1, 8)
 SCRIPT = np.array(
@@ -61,9 +69,9 @@ def record(tmp_path_factory, seen):
         return advance(recipe, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "losses_of", lambda *_: next(looks))
-        patch.setattr(stages, "sweep", watched)
-        patch.setattr("n3.sweep.advance", traced)
+        patch.setattr(restructure, "losses_of", lambda *_: next(looks))
+        patch.setattr(restructure, "sweep", watched)
+        patch.setattr("n3.training.step.advance", traced)
         return pipeline.run(small(tmp_path_factory.mktemp("runs")), quiet=True)
 
 

@@ -7,11 +7,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import norms, structure
-from n3.dependence import find_structure
-from n3.dimensions import Layout
-from n3.program import activations, operands, takes_key, traced
-from n3.structure import Leaf, Structure, Tap
+from n3.nn import norms
+from n3.tracing import groups
+from n3.tracing.axes import Layout
+from n3.tracing.groups import Leaf, Structure, Tap
+from n3.tracing.program import activations, operands, takes_key, traced
+from n3.tracing.trace import find_structure
 
 KEYS = jr.split(jr.key(1), 6)
 UNITS, POSITIONS = Layout(3, group=0), Layout(2, role="position")
@@ -40,15 +41,15 @@ def convolutional():
 
 def test_masks_along_an_axis_by_hand():
     mask = {0: jnp.array([1.0, 0.5, 0.0])}
-    np.testing.assert_array_equal(structure.along(FLAT, mask), [1, 1, 0.5, 0.5, 0, 0])
-    np.testing.assert_array_equal(structure.along(CHAINED, mask), [1, 1, 0.5, 0.5, 0, 0, 1, 0.5, 0])
-    np.testing.assert_array_equal(structure.along(CHAINED, {}), np.ones(9))
+    np.testing.assert_array_equal(groups.along(FLAT, mask), [1, 1, 0.5, 0.5, 0, 0])
+    np.testing.assert_array_equal(groups.along(CHAINED, mask), [1, 1, 0.5, 0.5, 0, 0, 1, 0.5, 0])
+    np.testing.assert_array_equal(groups.along(CHAINED, {}), np.ones(9))
 
 
 def test_only_readers_are_multiplied(convolutional):
     model, found = convolutional
     shares = [jnp.linspace(1.0, 0.2, units) for units in found.capacity]
-    masked = structure.masked(model, found, shares)
+    masked = groups.masked(model, found, shares)
     np.testing.assert_array_equal(masked.layers[0].weight, model.layers[0].weight)
     expected = model.layers[2].weight * shares[0][None, :, None, None]
     np.testing.assert_allclose(masked.layers[2].weight, expected, rtol=1e-6)
@@ -63,12 +64,12 @@ def test_a_reader_keeps_its_data_type():
         eqx.nn.MLP(2, 1, 4, 1, key=KEYS[0]),
     )
     found = find_structure(model, [jax.ShapeDtypeStruct((2,), jnp.bfloat16)], None)
-    assert structure.masked(model, found, [jnp.full(4, 0.5)]).layers[1].weight.dtype == jnp.bfloat16
+    assert groups.masked(model, found, [jnp.full(4, 0.5)]).layers[1].weight.dtype == jnp.bfloat16
 
 
 def test_cuts_keep_what_takes_part_and_one_of_none(convolutional):
     model, found = convolutional
-    cut = structure.cut(model, found, [jnp.array([1.0, 0.0, 0.3, 0.0]), jnp.zeros(6), jnp.ones(5)])
+    cut = groups.cut(model, found, [jnp.array([1.0, 0.0, 0.3, 0.0]), jnp.zeros(6), jnp.ones(5)])
     assert cut.layers[0].weight.shape == (2, 2, 3, 3)
     np.testing.assert_array_equal(cut.layers[0].bias, model.layers[0].bias[jnp.array([0, 2])])
     assert cut.layers[2].weight.shape == (1, 2, 3, 3)
@@ -80,24 +81,24 @@ def test_a_permutation_changes_no_output_and_permutes_the_activations(convolutio
     model, found = convolutional
     order = jr.permutation(KEYS[4], found.capacity[group])
     x = jr.normal(KEYS[5], (2, 4, 4))
-    moved = structure.permuted(model, found, group, order)
+    moved = groups.permuted(model, found, group, order)
     np.testing.assert_allclose(moved(x), model(x), rtol=1e-5, atol=1e-6)
     seen = activations(model, found, [x])[group]
     np.testing.assert_allclose(activations(moved, found, [x])[group], seen[order], rtol=1e-5, atol=1e-6)
-    back = structure.permuted(moved, found, group, jnp.argsort(order))
+    back = groups.permuted(moved, found, group, jnp.argsort(order))
     assert eqx.tree_equal(back, model)
 
 
 def test_a_permutation_of_a_chain_moves_every_occurrence():
     found = Structure((), (Leaf("['w']", (CHAINED,), (frozenset(),), True),), (), ())
-    moved = structure.permuted({"w": jnp.arange(9)}, found, 0, jnp.array([2, 0, 1]))
+    moved = groups.permuted({"w": jnp.arange(9)}, found, 0, jnp.array([2, 0, 1]))
     np.testing.assert_array_equal(moved["w"], [4, 5, 0, 1, 2, 3, 8, 6, 7])
 
 
 def test_moments_that_lack_leaves_are_permuted_alike(convolutional):
     model, found = convolutional
     moments = eqx.filter(model, eqx.is_inexact_array)
-    moved = structure.permuted(moments, found, 2, jnp.array([4, 3, 2, 1, 0]))
+    moved = groups.permuted(moments, found, 2, jnp.array([4, 3, 2, 1, 0]))
     np.testing.assert_array_equal(moved.layers[5].bias, model.layers[5].bias[::-1])
     assert moved.layers[6].share is None
 
@@ -110,14 +111,14 @@ def test_parameters_by_hand(convolutional):
     expected += second * first * 3.0 + second
     expected += hidden * second * root(2) * root(2) + hidden + 2 * hidden
     expected += 3 * hidden
-    count = structure.parameters(found, jnp.array([first, second, hidden]), jnp.asarray(inputs))
+    count = groups.parameters(found, jnp.array([first, second, hidden]), jnp.asarray(inputs))
     np.testing.assert_allclose(count, expected, rtol=1e-6)
 
 
 def test_inputs_count_no_more_than_there_are(convolutional):
     _, found = convolutional
     sizes = jnp.array(found.capacity, jnp.float32)
-    many, all_of_them = (structure.parameters(found, sizes, jnp.asarray(inputs)) for inputs in (100.0, 2.0))
+    many, all_of_them = (groups.parameters(found, sizes, jnp.asarray(inputs)) for inputs in (100.0, 2.0))
     assert many == all_of_them
 
 
@@ -125,7 +126,7 @@ def test_the_mean_of_units_by_hand():
     tap = Tap(place=0, operand=0, axis=1, layout=CHAINED)
     value = jnp.stack([jnp.arange(9.0), jnp.arange(9.0) + 2.0])
     np.testing.assert_allclose(
-        structure.mean_of_units(value, tap, 0), [(1 + 2 + 7) / 3, (3 + 4 + 8) / 3, (5 + 6 + 9) / 3], rtol=1e-6
+        groups.mean_of_units(value, tap, 0), [(1 + 2 + 7) / 3, (3 + 4 + 8) / 3, (5 + 6 + 9) / 3], rtol=1e-6
     )
 
 
@@ -133,7 +134,7 @@ def test_a_gradient_of_makers_leaves_readers_out(convolutional):
     model, found = convolutional
     gradient = jax.tree.map(jnp.ones_like, eqx.filter(model, eqx.is_inexact_array))
     shares = [jnp.array([0.0, 0.0, 1.0, 1.0]), jnp.zeros(6), jnp.array([0.0, 0.0, 0.0, 0.0, 0.5])]
-    own = structure.made_by(gradient, found, shares)
+    own = groups.made_by(gradient, found, shares)
     np.testing.assert_array_equal(own.layers[0].bias.reshape(-1), [0, 0, 1, 1])
     assert not np.any(own.layers[2].weight)
     np.testing.assert_array_equal(own.layers[5].weight, np.outer([0, 0, 0, 0, 0.5], np.ones(24)))

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import n3
-from n3 import groups, studies
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.grid import Axis, Study, product
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config.grid import Axis, Study, product
+from n3.experiments import groups
+from n3.experiments import study as studies
+from n3.experiments.study import collect, prepare, table
 
 BASE = Experiment(
     task=TaskConfig(samples=12, test_samples=6),
@@ -32,7 +34,7 @@ def files(folder):
 
 
 def test_results_have_a_dimension_a_setting(folder):
-    results = studies.collect(folder)
+    results = collect(folder)
     order = ("arm", "capacity", "learning_rate", "seed", "step")
     assert results["test_loss"].dims == order
     assert results["capacity"].values.tolist() == [3, 2]
@@ -44,7 +46,7 @@ def test_results_have_a_dimension_a_setting(folder):
 
 
 def test_labels_belong_to_their_numbers(folder):
-    results = studies.collect(folder)
+    results = collect(folder)
     for place, group in enumerate(groups.plan(STUDY)):
         own = groups.train(STUDY, group, quiet=True)
         capacity = STUDY.cells[group.cells[0]]["capacity"][0]
@@ -57,7 +59,7 @@ def test_labels_belong_to_their_numbers(folder):
 
 
 def test_a_sweeps_folder_is_read_by_its_path_and_is_no_experiment(folder):
-    assert n3.read_results(str(folder)).identical(studies.collect(folder))
+    assert n3.read_results(str(folder)).identical(collect(folder))
     with pytest.raises(ValueError, match=r"holds a sweep, not one experiment: take `n3\.read_results`"):
         n3.read(folder)
 
@@ -72,7 +74,7 @@ def test_the_folder_holds_results_and_a_manifest(folder):
 
 def test_what_is_finished_is_not_trained_again(folder, monkeypatch):
     monkeypatch.setattr(groups, "train", lambda *_, **__: pytest.fail("trained again"))
-    before = studies.collect(folder)
+    before = collect(folder)
     assert studies.run(STUDY, folder, quiet=True).identical(before)
 
 
@@ -89,11 +91,11 @@ def test_what_is_missing_is_trained(folder, tmp_path, monkeypatch):
         groups, "train", lambda study, group, **k: trained.append(group) or train(study, group, **k)
     )
     with pytest.raises(FileNotFoundError, match=r"groups \[1\] are not finished"):
-        studies.collect(tmp_path)
+        collect(tmp_path)
     results = studies.run(STUDY, tmp_path, quiet=True)
     assert trained == [groups.plan(STUDY)[1]]
     names = ["test_loss", "size", "diverged_at"]
-    assert results[names].identical(studies.collect(folder)[names])
+    assert results[names].identical(collect(folder)[names])
 
 
 def test_damaged_results_are_named_and_not_used(folder, tmp_path):
@@ -107,7 +109,7 @@ def test_damaged_results_are_named_and_not_used(folder, tmp_path):
         studies.run(STUDY, tmp_path, quiet=True)
     damaged.unlink()
     with pytest.raises(ValueError, match=r"damaged or missing"):
-        studies.collect(tmp_path)
+        collect(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"points": 3}, {"cells": ({"steps": 6},), "axes": ()}])
@@ -121,7 +123,7 @@ def test_another_study_is_refused_and_nothing_is_written(folder, change):
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds something else"):
-        studies.prepare(STUDY, tmp_path)
+        prepare(STUDY, tmp_path)
 
 
 def test_a_bad_study_writes_nothing(tmp_path):
@@ -162,13 +164,13 @@ def test_numbers_of_steps_may_differ(tmp_path):
         1,
         0,
     ]
-    rows = studies.table(results, study).splitlines()
+    rows = table(results, study).splitlines()
     assert [row.split()[-1] for row in rows[1:]] == ["0/2", "0/2"]
 
 
 def test_the_table_has_a_row_a_cell_and_arm(folder):
-    results = studies.collect(folder)
-    rows = [row.split() for row in studies.table(results, STUDY).splitlines()]
+    results = collect(folder)
+    rows = [row.split() for row in table(results, STUDY).splitlines()]
     assert len(rows) == 1 + 12
     assert rows[2][:3] == ["3", "0.01", "growing"]
     last = results["test_loss"].isel(step=-1).sel(arm="static", capacity=2, learning_rate=1e-4)
@@ -176,9 +178,9 @@ def test_the_table_has_a_row_a_cell_and_arm(folder):
 
 
 def test_the_table_counts_the_diverged(folder):
-    results = studies.collect(folder)
+    results = collect(folder)
     results["diverged_at"].loc[{"arm": "static", "capacity": 2, "learning_rate": 1e-2}] = [4, -1]
     results["diverged_at"].loc[{"arm": "growing", "capacity": 2, "learning_rate": 1e-2}] = 4
-    rows = [row.split() for row in studies.table(results, STUDY).splitlines()]
+    rows = [row.split() for row in table(results, STUDY).splitlines()]
     assert (rows[7][-1], rows[8][-1]) == ("1/2", "2/2")
     assert rows[8][3] == "-"

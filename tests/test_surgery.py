@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from n3.controllers import AbstractController, Auxiliary, Layerwise
-from n3.model import GrowingMLP
-from n3.surgery import Edit, edited, full_units
+from n3.nn.controllers import AbstractController, Auxiliary, Layerwise
+from n3.nn.mlp import GrowingMLP
+from n3.surgery.edit import Edit, edited, full_units
 from networks import (
     CLOSE,
     KINDS,

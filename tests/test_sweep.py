@@ -8,10 +8,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import sweep as module
-from n3.losses import LossWeights, Samples
-from n3.sweep import sweep
-from n3.train import Hypers, Problem, Recipe, advance, train
+from n3.nn.losses import LossWeights, Samples
+from n3.training import sweep as module
+from n3.training.step import Hypers, Problem, Recipe, advance, train
+from n3.training.sweep import sweep
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 STOPS = np.array([0, 20, 60, 120])

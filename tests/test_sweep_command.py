@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from n3 import grid, groups, studies
-from n3.config import Experiment, RunConfig, TaskConfig, TrainingConfig
-from n3.records import read_results
+from n3.config import grid
+from n3.config.experiment import Experiment, RunConfig, TaskConfig, TrainingConfig
+from n3.experiments import groups
+from n3.experiments.results import read_results
+from n3.experiments.study import prepare, train_group
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -91,8 +93,8 @@ def test_a_job_trains_what_is_missing_and_the_results_are_joined(tmp_path):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     study = grid.product(BASE, [grid.parse_axis(text) for text in GRID[1:]])
     folder = tmp_path / "jobs"
-    studies.prepare(study, folder)
-    studies.train_group(str(folder), 0, quiet=True)
+    prepare(study, folder)
+    train_group(str(folder), 0, quiet=True)
     words = (*SMALL, *GRID, "--out", tmp_path, "--name", "jobs", "--launcher", "local", "--cpus", 1)
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "sweep.py", *map(str, words)],

@@ -9,12 +9,18 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import information
-from n3.controllers import Information
-from n3.drive import DriveHypers, InformationDrive
-from n3.losses import LossWeights, Samples, objective
-from n3.model import GrowingMLP
-from n3.terms import InformationTerms, TermWeights, check_importance, information_terms, masked_channel
+from n3.information import gaussian
+from n3.information.sizing import DriveHypers, InformationDrive
+from n3.information.terms import (
+    InformationTerms,
+    TermWeights,
+    check_importance,
+    information_terms,
+    masked_channel,
+)
+from n3.nn.controllers import Information
+from n3.nn.losses import LossWeights, Samples, objective
+from n3.nn.mlp import GrowingMLP
 
 UNITS, NAMES = (5, 4), ("importance", "redundancy", "structure", "price")
 SIDES = jr.normal(jr.key(0), (2, 60)), jr.normal(jr.key(1), (1, 60))
@@ -44,14 +50,14 @@ def gradient(net, own, **settings):
 
 def test_every_term_by_hand(net):
     own = terms(net, weights(importance=0.5, psi=1.2, redundancy=0.25, structure=2.0, price=0.1))
-    entropy = information.entropy(SIDES[1], is_classes=False)
+    entropy = gaussian.entropy(SIDES[1], is_classes=False)
     for layer, (active, mask) in enumerate(zip(net.activations(SIDES[0]), net.participation(), strict=True)):
         channel = masked_channel(active, SIDES[1], mask, is_classes=False)
-        gain = information.gaussian_information(channel)
+        gain = gaussian.gaussian_information(channel)
         known = {
             "importance": -0.5 * (entropy - 1.2 * (entropy - gain)),
-            "redundancy": 0.25 * information.total_correlation(channel),
-            "structure": 2.0 * information.structural_divergence(mask, BEFORE[layer]),
+            "redundancy": 0.25 * gaussian.total_correlation(channel),
+            "structure": 2.0 * gaussian.structural_divergence(mask, BEFORE[layer]),
             "price": 0.1 * jnp.sum(mask),
         }
         for name, value in known.items():

@@ -10,12 +10,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3 import sweep as module
-from n3 import tiers
-from n3.drive import DriveHypers, InformationDrive
-from n3.losses import LossWeights, Samples
-from n3.sweep import sweep
-from n3.train import Hypers, Problem, Recipe
+from n3.information.sizing import DriveHypers, InformationDrive
+from n3.nn.losses import LossWeights, Samples
+from n3.training import sweep as module
+from n3.training import tiers
+from n3.training.step import Hypers, Problem, Recipe
+from n3.training.sweep import sweep
 from networks import network
 
 DRIVE = InformationDrive(is_classes=False, every=10, look_ahead=2, until=80, birth_until=50)

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from n3.choices import Annealing
-from n3.compaction import compact
-from n3.losses import LossWeights, Samples, task_loss
-from n3.train import Hypers, Problem, Recipe, advance, train
-from n3.train import init as eager_init
-from n3.train import step as eager_step
+from n3.nn.choices import Annealing
+from n3.nn.losses import LossWeights, Samples, task_loss
+from n3.surgery.compact import compact
+from n3.training.step import Hypers, Problem, Recipe, advance, train
+from n3.training.step import init as eager_init
+from n3.training.step import step as eager_step
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 init, step = eqx.filter_jit(eager_init), eqx.filter_jit(eager_step)

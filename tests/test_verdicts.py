@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3 import contenders
-from n3.analysis import compare
-from n3.claims import Claim, Part, Reference, Reproduction
-from n3.config import Experiment, RunConfig
-from n3.contenders import Trained
-from n3.grid import Study
-from n3.resampling import Estimate
-from n3.scaling import power_law
-from n3.verdicts import judge, measured, side, verdicts
+from n3.config.experiment import Experiment, RunConfig
+from n3.config.grid import Study
+from n3.paper import contenders
+from n3.paper.claims import Claim, Part, Reference, Reproduction
+from n3.paper.contenders import Trained
+from n3.paper.verdicts import judge, measured, side, verdicts
+from n3.stats.comparison import Estimate
+from n3.stats.scaling_laws import power_law
+from n3.stats.summary import compare
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import n3
-from n3.config import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.watching import watch
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.paper.watching import watch
 
 BASE = Experiment(
     task=TaskConfig(samples=16, test_samples=8),

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from n3.winners import summarise_choices, told
+from n3.stats.winners import summarise_choices, told
 
 SHARES = np.zeros((2, 3, 2, 1, 2))
 SHARES[:, :, 0] = 0.5

@@ -23,9 +23,9 @@ import numpy as np
 import optax
 
 import n3
-from n3 import studies
-from n3.grid import Axis, product
-from n3.paper import reproduction
+from n3.config.grid import Axis, product
+from n3.experiments.study import run
+from n3.paper.experiments import reproduction
 
 FILE = Path(__file__).with_name("golden.json")
 SIZES = ("size", "sizes", "path_size")
@@ -313,7 +313,7 @@ def perceptron():
 def of_study(study):
     """The numbers of all cells of a study."""
     with tempfile.TemporaryDirectory() as folder:
-        return of_results(studies.run(study, Path(folder) / "study", quiet=True))
+        return of_results(run(study, Path(folder) / "study", quiet=True))
 
 
 def reproduced():

@@ -1,0 +1,1 @@
+"""Config: what an experiment is, as frozen data that validates itself; imports no JAX."""

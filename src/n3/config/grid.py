@@ -1,0 +1,214 @@
+"""Grid: settings by name, each with its values, and the experiments that differ in them and in nothing else."""
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from n3.config import validation
+from n3.config.experiment import Experiment
+
+SECTIONS = ("task", "network", "training", "information")
+"""Parts of an experiment whose fields a grid may vary."""
+
+Value = bool | int | float | str | None | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting and the values that it takes."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Experiments that share arms and seeds and differ in some settings: the cells, each with its settings."""
+
+    base: Experiment
+    cells: tuple[Mapping[str, Value], ...] = ({},)
+    """Settings by name, of each cell; every cell names the same ones."""
+    axes: tuple[Axis, ...] = ()
+    """Where the cells are all combinations of these (the last moves fastest); empty where they are not."""
+    points: int = 0
+    """Fresh samples on which the confusion matrix of every trained network is counted; 0: none."""
+
+    def __post_init__(self) -> None:
+        if not self.cells or len({frozenset(cell) for cell in self.cells}) > 1:
+            raise ValueError("`cells` must hold one cell or more, all with values for the same settings.")
+        if self.base.information.path or any(":" in str(cell.get("price")) for cell in self.cells):
+            raise ValueError("`price` as a path picks one price: give prices as a grid, price=LOW:HIGH:COUNT.")
+        if self.base.structure.structure_every is not None:
+            raise ValueError("`structure_every` takes one experiment, not a grid: leave it out.")
+        recorded = set(self.cells[0]) & set(self.base.run.monitor)
+        if recorded:
+            raise ValueError(f"`{recorded.pop()}` cannot be varied while `monitor` records what has its name.")
+
+    def experiments(self) -> tuple[Experiment, ...]:
+        """The resolved experiment of each cell.
+
+        Raises:
+            ValueError: If a setting is unknown or a value does not fit it.
+        """
+        return tuple(varied(self.base, cell).resolved() for cell in self.cells)
+
+    def to_json(self) -> str:
+        """The study as JSON text; where it runs and what its folder is called are left out."""
+        plain = dataclasses.replace(self.base.run, out="runs", name=None, log_dir=None, device="auto")
+        whole = dataclasses.replace(self, base=dataclasses.replace(self.base, run=plain))
+        return json.dumps(dataclasses.asdict(whole), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Study":
+        """The study that `to_json` wrote; of tuples as values JSON makes lists, which are turned back."""
+        data = json.loads(text)
+        return cls(
+            base=Experiment.from_json(json.dumps(data["base"])),
+            cells=tuple({name: _hashable(value) for name, value in cell.items()} for cell in data["cells"]),
+            axes=tuple(Axis(axis["name"], tuple(map(_hashable, axis["values"]))) for axis in data["axes"]),
+            points=data["points"],
+        )
+
+
+def product(base: Experiment, axes: Iterable[Axis]) -> Study:
+    """All combinations of the values of some settings.
+
+    Raises:
+        ValueError: If a setting appears twice, or the study is not valid.
+    """
+    axes = tuple(axes)
+    names = [axis.name for axis in axes]
+    if axes:
+        validation.distinct("grid", tuple(names))
+    combinations = itertools.product(*(axis.values for axis in axes))
+    return Study(
+        base=base, cells=tuple(dict(zip(names, each, strict=True)) for each in combinations), axes=axes
+    )
+
+
+def parse_axis(text: str) -> Axis:
+    """An axis written as `name=VALUES`.
+
+    Args:
+        text: VALUES are separated by commas. Each is a number, a word, `none`, `true`, `false`, layers of units
+            such as `16x8` (for `capacity`), or a range: `LOW:HIGH:xF` (factors of F), `LOW:HIGH:+S` (steps of
+            S), `LOW:HIGH:COUNT` (a geometric path). Ranges hold both ends where they meet them.
+
+    Raises:
+        ValueError: If the text is no axis, names no setting, or repeats a value.
+    """
+    name, equals, values = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not values:
+        raise ValueError(
+            f"`grid` must be written as name=VALUES, such as learning_rate=1e-4,1e-3; got {text!r}."
+        )
+    section_of(name)
+    if name == "activation":
+        found = _activations(values)
+    else:
+        found = tuple(value for part in values.split(",") for value in _values(part.strip(), name=name))
+    if name == "capacity":
+        found = tuple((value,) if isinstance(value, int) else _layers(value) for value in found)
+    validation.distinct(name, found)
+    return Axis(name, found)
+
+
+def section_of(name: str) -> str:
+    """The part of an experiment that has a setting.
+
+    Raises:
+        ValueError: If none of `SECTIONS` has it.
+    """
+    hints = {section: _fields(section) for section in SECTIONS}
+    for section, names in hints.items():
+        if name in names:
+            return section
+    near = validation.suggestion(name, tuple(itertools.chain(*hints.values())))
+    raise ValueError(f"`grid` varies a field of {', '.join(SECTIONS)}; got {name!r}.{near}")
+
+
+def varied(base: Experiment, settings: Mapping[str, Value]) -> Experiment:
+    """The experiment with other values of some settings.
+
+    Raises:
+        ValueError: If a setting is unknown or a value does not fit it.
+    """
+    data = dataclasses.asdict(base)
+    for name, value in settings.items():
+        data[section_of(name)][name] = value
+    told = ", ".join(f"{name}={label(value)}" for name, value in settings.items())
+    return Experiment.from_json(json.dumps(data), source=f"grid {told}") if settings else base
+
+
+def label(value: Value) -> bool | int | float | str:
+    """What a value is called in results: one layer by its units, several as `16x8`, no value `none`."""
+    if isinstance(value, tuple):
+        return value[0] if len(value) == 1 else "x".join(map(str, value))
+    return "none" if value is None else value
+
+
+def labels(values: Sequence[Value]) -> list[Any]:
+    """Labels of one kind: numbers where all are numbers, else words."""
+    found = [label(value) for value in values]
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in found)
+    return found if are_numbers else [str(value) for value in found]
+
+
+def _fields(section: str) -> tuple[str, ...]:
+    part = next(entry for entry in dataclasses.fields(Experiment) if entry.name == section)
+    return tuple(entry.name for entry in dataclasses.fields(part.default_factory))  # type: ignore[arg-type]
+
+
+def _values(text: str, *, name: str) -> Iterable[Value]:
+    low, _, rest = text.partition(":")
+    high, _, step = rest.partition(":")
+    if step[:1] in ("x", "+"):
+        return _range(_value(low), _value(high), step[0], _value(step[1:]), name=name)
+    ranges = ("LOW:HIGH:xF", "LOW:HIGH:+S")
+    return validation.geometric_path(name, text, names=ranges) if rest else [_value(text)]
+
+
+def _activations(text: str) -> tuple[str, ...]:
+    """Names one by one, and choices whole."""
+    plain, *choices = text.replace(" ", "").split(f"{validation.CHOOSE}:")
+    names = tuple(name for name in plain.split(",") if name)
+    return (*names, *(f"{validation.CHOOSE}:{own.rstrip(',')}" for own in choices))
+
+
+def _range(low: Value, high: Value, kind: str, by: Value, *, name: str) -> list[Value]:
+    wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
+    error = f"`{name}` must rise from LOW to HIGH by a {wanted}; got {low}:{high}:{kind}{by}."
+    if not (isinstance(low, (int, float)) and isinstance(high, (int, float)) and isinstance(by, (int, float))):
+        raise ValueError(error)
+    if not (low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
+        raise ValueError(error)
+    values: list[Value] = []
+    while (value := low + by * len(values) if kind == "+" else low * by ** len(values)) <= high * (1 + 1e-9):
+        values.append(value)
+    return values
+
+
+def _value(text: str) -> bool | int | float | str | None:
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _layers(value: Value) -> Value:
+    parts = str(value).split("x")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

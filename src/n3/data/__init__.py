@@ -1,0 +1,1 @@
+"""Data: samples from a seed, from packages and from the user's own tables."""

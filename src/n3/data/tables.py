@@ -1,0 +1,218 @@
+"""Files: the user's own samples as a table, from a .csv with a header or an .npz of two arrays.
+
+A .csv file is UTF-8 text with commas between its cells; its first row names the columns. Every column that is
+no target is an input: numbers as they are, text as one column of 0 and 1 for each category. Rows are counted as
+in an editor, the header as row 1. An .npz file holds `inputs` (rows, columns), numbers, and `targets`, numbers
+or text, in one column (rows) or, for regression, in several (rows, columns).
+"""
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from n3.config.settings import Kind
+from n3.config.validation import suggestion
+from n3.data.bundled import Samples, Table
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
+"""Cells that hold no value, in small or capital letters."""
+MOST_CATEGORIES = 256
+"""Different texts that a column may hold: with more it names its rows and does not describe them."""
+MOST_CLASSES = 20
+"""Different whole numbers up to which a target is taken for classes, where each is there twice on average."""
+LARGEST = 1e100
+"""Largest magnitude of a number: its square is still finite."""
+
+
+class DataError(ValueError):
+    """A file whose content cannot be learnt from."""
+
+
+class _Columns(NamedTuple):
+    """Inputs and targets by name; each holds numbers or text, and each target is a single column."""
+
+    inputs: dict[str, Float[np.ndarray, " rows"]]
+    targets: dict[str, Shaped[np.ndarray, " rows"]]
+
+
+def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | None = None) -> Table:
+    """The rows of a file, in their own units.
+
+    Args:
+        path: A `.csv` or `.npz` file, as the first lines of this module describe.
+        target: Columns of a `.csv` file that are to be learnt; several for regression only.
+        kind: What the target is; None: as `infer_kind` takes it.
+
+    Raises:
+        ValueError: If there is no such file or column, or the target is not of that kind.
+        DataError: If the content is malformed, incomplete or constant.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"`data` must name a file; there is none at {str(path)!r}.")
+    inputs, targets = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path, target)
+    for name, values in targets.items():
+        if np.all(values == values[0]):
+            raise DataError(f"{path}: `{name}` must hold two different values or more; got {values[0]} alone.")
+    names, columns = tuple(targets), list(targets.values())
+    kind = kind or infer_kind(columns)
+    if kind == "classification" and len(columns) > 1:
+        raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
+    if kind == "classification":
+        labels, names = _labels(path, names[0], columns[0])
+        samples = Samples(np.stack(list(inputs.values()), axis=1), labels)
+        return Table(samples, tuple(inputs), names)
+    for name, values in targets.items():
+        if values.dtype.kind == "U":
+            raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
+    samples = Samples(np.stack(list(inputs.values()), axis=1), np.stack(columns, axis=1))
+    return Table(samples, tuple(inputs), names)
+
+
+def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
+    """What targets are taken for: one column of text, or of few different whole numbers, holds classes.
+
+    Few are `MOST_CLASSES` at most, each there twice on average. All else is regression.
+    """
+    values, rows = np.unique(targets[0]), len(targets[0])
+    if len(targets) > 1 or values.dtype.kind == "U":
+        return "regression" if len(targets) > 1 else "classification"
+    is_few = len(values) <= min(MOST_CLASSES, rows / 2)
+    return "classification" if is_few and np.all(values == np.round(values)) else "regression"
+
+
+def _labels(path: Path, name: str, values: Shaped[np.ndarray, " rows"]):
+    """The number of each row's class, and the classes in rising order."""
+    classes, labels = np.unique(values, return_inverse=True)
+    if len(classes) > MOST_CATEGORIES:
+        raise DataError(f"{path}: `{name}` must hold {MOST_CATEGORIES} classes at most; got {len(classes)}.")
+    whole = values.dtype.kind != "U" and np.all(classes == np.round(classes))
+    return labels, tuple(str(int(value)) if whole else str(value) for value in classes)
+
+
+def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
+    lines, cells = _cells(path)
+    for name in target:
+        if name not in cells:
+            hint = suggestion(name, tuple(cells))
+            raise ValueError(f"`target` must name a column of {path}, {', '.join(cells)}; got {name!r}.{hint}")
+    inputs = {}
+    for name in (name for name in cells if name not in target):
+        inputs |= _encoded(path, name, _values(path, name, cells[name], lines))
+    if not inputs:
+        raise DataError(f"{path} must hold a column beside `target` to learn from.")
+    return _Columns(inputs, {name: _values(path, name, cells[name], lines) for name in target})
+
+
+def _cells(path: Path) -> tuple[list[int], dict[str, tuple[str, ...]]]:
+    """The row number of each sample, and the cells of each column by its name."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} must be UTF-8 text; byte {error.start} is not.") from error
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as comma-separated values: {error}.") from error
+    header = rows[0][1] if rows else []
+    _check_header(path, header)
+    if len(rows) < 3:
+        raise DataError(f"{path} must hold two rows or more below its header; it holds {len(rows) - 1}.")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
+    columns = zip(*(row for _, row in rows[1:]), strict=True)
+    return [line for line, _ in rows[1:]], dict(zip(header, columns, strict=True))
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if not header or all(_number(name) is not None for name in header):
+        got = ", ".join(header[:3]) or "nothing"
+        raise DataError(f"{path} must begin with a header that names its columns; got {got}.")
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        raise DataError(f"{path} must have commas between its cells; its header is {header[0]!r}.")
+    for place, name in enumerate(header, 1):
+        if not name:
+            raise DataError(f"{path}: column {place} must have a name in the header.")
+        if name in header[: place - 1]:
+            raise DataError(f"{path}: the names of the columns must differ; {name!r} appears more than once.")
+
+
+def _values(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> Shaped[np.ndarray, " rows"]:
+    """A column as numbers, if every cell is one, else as text."""
+    numbers = [_number(cell) for cell in cells]
+    share = sum(number is not None for number in numbers) / len(cells)
+    for line, cell, number in zip(lines, cells, numbers, strict=True):
+        where = f"{path}: row {line}, column `{name}`"
+        if cell.lower() in MISSING:
+            raise DataError(f"{where} must have a value; got {cell!r}.")
+        if number is None and 0.5 < share < 1:
+            raise DataError(f"{where} must be a number, as most of the column is; got {cell!r}.")
+        if number is not None and not abs(number) <= LARGEST:
+            raise DataError(f"{where} must lie within -{LARGEST:g} and {LARGEST:g}; got {cell}.")
+    return np.array(numbers, float) if share == 1 else np.array(cells)
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+    """The input columns that one column of a file makes."""
+    if values.dtype.kind != "U":
+        return {name: values}
+    categories, first = np.unique(values, return_index=True)
+    if len(categories) > MOST_CATEGORIES:
+        raise DataError(
+            f"{path}: column `{name}` must hold numbers, or text of {MOST_CATEGORIES} categories at most; "
+            f"got {len(categories)}, such as {str(values[first.min()])!r}."
+        )
+    return {f"{name}={category}": (values == category).astype(float) for category in categories}
+
+
+def _read_npz(path: Path) -> _Columns:
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} must be an archive as `numpy.savez` writes it.")
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            arrays = {name: held[name] for name in ("inputs", "targets") if name in held.files}
+            names = ", ".join(held.files)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if len(arrays) < 2:
+        raise DataError(f"{path} must hold the arrays `inputs` and `targets`; it holds {names or 'none'}.")
+    inputs, targets = arrays["inputs"], arrays["targets"]
+    for name, values, axes, kinds in (("inputs", inputs, (2,), "biuf"), ("targets", targets, (1, 2), "biufU")):
+        if values.ndim not in axes or 0 in values.shape or values.dtype.kind not in kinds:
+            shape = "[rows, columns]" if name == "inputs" else "[rows] or [rows, columns]"
+            got = f"{values.dtype} of shape {values.shape}"
+            raise DataError(f"{path}: `{name}` must be numbers of shape {shape}, not empty; got {got}.")
+    if len(inputs) != len(targets) or len(inputs) < 2:
+        got = f"{len(inputs)} and {len(targets)}"
+        raise DataError(f"{path}: `inputs` and `targets` must hold as many rows, two or more; got {got}.")
+    targets = targets[:, None] if targets.ndim == 1 else targets
+    return _Columns(_named(path, "x", "inputs", inputs), _named(path, "y", "targets", targets))
+
+
+def _named(path: Path, letter: str, array: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of an array as `x0`, `x1` and so on, or by the letter alone where there is one."""
+    if values.dtype.kind != "U":
+        values = values.astype(float)
+        bad = np.argwhere(~(np.abs(values) <= LARGEST))
+        if len(bad):
+            row, column = bad[0]
+            raise DataError(
+                f"{path}: `{array}` must lie within -{LARGEST:g} and {LARGEST:g}; got {values[row, column]} in "
+                f"row {row}, column {column}, counted from 0."
+            )
+    names = [letter] if values.shape[1] == 1 else [f"{letter}{place}" for place in range(values.shape[1])]
+    return dict(zip(names, values.T, strict=True))

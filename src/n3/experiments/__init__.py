@@ -1,0 +1,1 @@
+"""Experiments: a study from its configuration to a run directory."""

@@ -1,0 +1,213 @@
+"""Groups: the cells of a study that one compiled program trains side by side."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from n3.config import grid
+from n3.config.experiment import Experiment
+from n3.config.grid import Study
+from n3.data.dataset import Dataset, load_dataset
+from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
+from n3.experiments.results import ArmRecord, Results, device_name, label, unfold
+from n3.experiments.run import find_devices, load_data
+from n3.nn import metrics
+from n3.training.progress import Progress
+from n3.training.sweep import Swept, sweep
+
+MOST_RUNS = 5_000
+"""Runs of an arm that a group trains at most: what a killed study loses."""
+MOST_BYTES = 2**28
+"""Bytes of samples that an arm of a group holds at most."""
+SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
+"""What training took, by arm: wall seconds of compiling and of running, CPU seconds of both."""
+FRESH = 2**31 - 1
+"""Seed of the samples on which confusion matrices are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cells whose programs and shapes agree, or some seeds of one cell."""
+
+    cells: tuple[int, ...]
+    """Places in the study."""
+    seeds: tuple[int, ...]
+
+
+def plan(study: Study) -> list[Group]:
+    """The groups of a study, as few as its programs and the bounds on runs and bytes allow.
+
+    Cells share a group where every arm has the same program, the same shapes of samples and the same steps to
+    record: they may differ in learning rates, penalties, prices, sizes at the start, and data of equal shape.
+    Nothing is compiled.
+
+    Raises:
+        ValueError: If a setting or a data set is not valid.
+    """
+    seeds, groups, alike = study.base.run.seeds, [], {}
+    for index, cell in enumerate(study.experiments()):
+        alike.setdefault(_program_of(cell), []).append(index)
+    for (*_, size), cells in alike.items():
+        most = max(1, min(MOST_RUNS, MOST_BYTES // size))
+        if len(seeds) > most:
+            parts = [((cell,), part) for cell in cells for part in _parts(seeds, most)]
+        else:
+            parts = [(part, seeds) for part in _parts(tuple(cells), most // len(seeds))]
+        groups += [Group(cells=each, seeds=own) for each, own in parts]
+    return groups
+
+
+def describe(study: Study) -> str:
+    """What training a study would do, as text: every group with its settings, and the programs to compile."""
+    groups, arms, seeds = plan(study), study.base.run.arms, study.base.run.seeds
+    cells, experiments, programs = len(study.cells), study.experiments(), set()
+    for group in groups:
+        shapes, own, *_ = _program_of(experiments[group.cells[0]])
+        programs |= {(shapes, arm, len(group.cells) * len(group.seeds)) for arm in own}
+    runs = cells * len(arms) * len(seeds)
+    lines = [f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"]
+    lines += [f"group {index:04d}  {_told(study, group)}" for index, group in enumerate(groups)]
+    return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+
+
+def train(study: Study, group: Group, *, device: str = "auto", quiet: bool = False) -> Results:
+    """Train all arms of a group.
+
+    Args:
+        study: The study.
+        group: One of its groups.
+        device: Device to compute on, as in `RunConfig`.
+        quiet: Whether to show no progress.
+
+    Returns:
+        Records of the runs over `cell`, `arm`, `seed`, `step` and `layer`; `confusion` where the study counts
+        it; compile, run and CPU seconds over `arm`.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    experiments, devices = study.experiments(), find_devices(device)
+    cells = [
+        replace(one, run=replace(one.run, seeds=group.seeds)) for one in (experiments[c] for c in group.cells)
+    ]
+    loaded = {cell.task: cell for cell in cells}
+    loaded = {task: load_data(cell) for task, cell in loaded.items()}
+    data, problems = [loaded[cell.task] for cell in cells], {task: stack(own) for task, own in loaded.items()}
+    problem = _concatenated([problems[cell.task] for cell in cells])
+    keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(group.seeds))] * len(cells))
+    stops, arms = stops_of(cells[0]), cells[0].run.arms
+    swept, seconds = {}, {}
+    for arm in sorted(arms, key="equal-size".__eq__):  # it needs the growing arm's final sizes
+        started, recipe = time.process_time(), recipe_of(cells[0], arm, data[0][0])
+        active = _rows(_active_units(swept.get("growing")), len(cells))
+        rows = zip(cells, data, active, strict=True)
+        hypers = _concatenated([hypers_of(cell, arm, data=own, active=units) for cell, own, units in rows])
+        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+            settings = {"stops": stops, "devices": devices, "progress": report}
+            swept[arm] = sweep(recipe, hypers, problem, keys=keys, **settings)
+        seconds[arm] = time.process_time() - started
+    swept = {arm: swept[arm] for arm in arms}
+    results = _labelled(group, swept, stops)
+    if study.points:
+        results["confusion"] = _confusions(cells, data, swept, study.points)
+    for name in SECONDS[:2]:
+        results[name] = ("arm", [getattr(swept[arm], name) for arm in arms])
+    results["cpu_seconds"] = ("arm", [seconds[arm] for arm in arms])
+    return results.assign_attrs(device=device_name())
+
+
+def _program_of(cell: Experiment) -> tuple[Any, ...]:
+    """What decides the program of a cell, hashable: shapes, arms, stops; and the bytes of a run's samples."""
+    one = replace(cell, run=replace(cell.run, seeds=cell.run.seeds[:1]))
+    data = load_data(one)
+    problem, units = jax.eval_shape(lambda: stack(data)), np.ones((1, len(cell.network.capacity)), int)
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(problem))
+    arms = tuple(
+        (recipe_of(one, arm, data[0]), jax.tree.structure(hypers_of(one, arm, data=data, active=units)))
+        for arm in cell.run.arms
+    )
+    size = sum(4 * int(np.prod(shape)) for shape in shapes)
+    return shapes, arms, tuple(stops_of(cell).tolist()), size
+
+
+def _parts(whole: tuple, most: int) -> list[tuple]:
+    """The tuple in as few parts as `most` items each allow, nearly equal in length."""
+    count = -(-len(whole) // most)
+    return [tuple(part.tolist()) for part in np.array_split(np.array(whole), count)]
+
+
+def _told(study: Study, group: Group) -> str:
+    experiment = study.experiments()[group.cells[0]]
+    found = {
+        name: sorted({str(grid.label(study.cells[c][name])) for c in group.cells}) for name in study.cells[0]
+    }
+    told = [
+        f"{name} {values[0]}" if len(values) == 1 else f"{len(values)} of {name}"
+        for name, values in found.items()
+    ]
+    runs = f"{len(group.cells)} cells x {len(group.seeds)} seeds x {experiment.training.steps} steps"
+    return "; ".join([runs, *told])
+
+
+def _concatenated(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
+def _active_units(swept: Swept | None) -> Int[np.ndarray, "runs depth"] | None:
+    return None if swept is None else np.asarray(_count_units(swept.state.net))
+
+
+def _rows(values: np.ndarray | None, cells: int) -> Sequence[np.ndarray | None]:
+    return [None] * cells if values is None else np.split(values, cells)
+
+
+def _labelled(group: Group, swept: dict[str, Swept], stops: Int[np.ndarray, " records"]) -> Results:
+    """The records of all arms over cells and seeds."""
+    arms = {
+        arm: ArmRecord(
+            history=own.records,
+            active_parameters=np.asarray(_count_parameters(own.state.net)),
+            diverged_at=np.asarray(own.state.diverged_at),
+            predictions=np.zeros((0, 1, 0)),
+            compile_seconds=own.compile_seconds,
+            run_seconds=own.run_seconds,
+        )
+        for arm, own in swept.items()
+    }
+    rows = range(len(group.cells) * len(group.seeds))
+    return unfold(label(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds})
+
+
+def _confusions(
+    cells: Sequence[Experiment], data: Sequence[Sequence[Dataset]], swept: dict[str, Swept], points: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Counts of the trained networks by true and predicted class, on fresh samples that all seeds share."""
+    inputs, targets = [], []
+    for cell, own in zip(cells, data, strict=True):
+        if own[0].kind == "regression":
+            raise ValueError(f"`points` counts classes, and `{cell.task.task}` has none.")
+        fresh = load_dataset(cell.task.task, test_samples=points, seed=FRESH)
+        plain = fresh.input_scaler.inverse(fresh.test_inputs)
+        inputs += [one.input_scaler.transform(plain).T for one in own]
+        targets += [fresh.test_targets.T] * len(own)
+    samples = jnp.asarray(np.stack(inputs), jnp.float32), jnp.asarray(np.stack(targets))
+    counts = np.stack([_count_classes(own.state.net, *samples) for own in swept.values()])
+    shape = (len(swept), len(cells), -1, *counts.shape[-2:])
+    return ("arm", "cell", "seed", "true_class", "predicted_class"), counts.reshape(shape)
+
+
+def _count(row: PyTree) -> Int[Array, "classes classes"]:
+    net, x, y = row
+    return metrics.confusion_matrix(net.batch(x), y)
+
+
+_count_units = jax.jit(jax.vmap(metrics.active_units))
+_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
+_count_classes = jax.jit(lambda *rows: jax.lax.map(_count, rows, batch_size=64))

@@ -1,0 +1,283 @@
+"""Experiment: from a configuration to a run directory, the whole way from top to bottom."""
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import Device
+from jaxtyping import Array, Float, Int, Key
+
+from n3.config.experiment import SIZED, Experiment
+from n3.data.dataset import Dataset, load_task, told
+from n3.experiments import logbook, models, path
+from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
+from n3.experiments.logbook import Staged
+from n3.experiments.results import ArmRecord, Results, RunDirectory, RunRecord, assemble, device_name
+from n3.experiments.tensorboard import check_log_dir, write_events
+from n3.information.monitor import blindness
+from n3.information.terms import Importance, check_importance
+from n3.nn import metrics
+from n3.training.progress import Progress
+from n3.training.restructure import Rules, train_in_stages
+from n3.training.step import Hypers, Problem, Recipe
+from n3.training.sweep import Swept, sweep
+
+SHOWN = 20
+"""Seeds whose networks are evaluated on a grid for the figures."""
+
+
+def run(experiment: Experiment, *, importance: Importance | None = None, quiet: bool = False) -> RunRecord:
+    """Train every arm of an experiment and leave a run directory.
+
+    Args:
+        experiment: What to run; fields at `None` take the method's usual values.
+        importance: A function of a layer's activations `[units, samples]` and the targets `[out_size, samples]`
+            that returns each unit's importance, in the price's unit: by it method `information` sizes, and
+            `monitor` importance sums it over the participating units of every arm, and `prune` judges units;
+            None: the information that a unit adds about the target.
+        quiet: Whether to show no progress.
+
+    Returns:
+        The labelled results, with the run directory in which they lie.
+
+    Raises:
+        ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
+            run of a path of prices diverged.
+        ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
+        FileExistsError: If the run directory, or an arm's folder in `log_dir`, holds anything already.
+    """
+    started = time.perf_counter(), time.process_time()
+    experiment = experiment.resolved()
+    devices = find_devices(experiment.run.device)
+    if experiment.run.log_dir is not None:
+        check_log_dir(experiment.run.log_dir, experiment.run.arms)
+    data, held = load_splits(experiment)
+    if importance is not None:
+        first = jnp.asarray(data[0].train_inputs.T), jnp.asarray(data[0].train_targets.T)
+        check_importance(importance, *first)
+    recipes = {arm: recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms}
+    directory = RunDirectory.create(experiment)
+    if experiment.task.data is not None and not quiet:
+        print(f"{experiment.task.data}: {told(experiment.task, data[0])}", file=sys.stderr)
+
+    problem, stops = stack(data), stops_of(experiment)
+    keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
+    staged: dict[str, Staged] = {}
+
+    def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
+        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+            settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
+            if experiment.structure.structure_every is None or arm not in SIZED:
+                return sweep(recipes[arm], hypers, problem, **settings)
+            settings["rules"] = _rules_of(experiment, arm, data[0], held, importance)
+            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, **settings)
+        if not quiet:
+            print(staged[arm].told(), file=sys.stderr)
+        return whole
+
+    swept, tried, settled = {}, None, experiment
+    if experiment.information.path:
+        whole = trained("growing", *path.along(experiment, data, problem, keys))
+        swept["growing"], tried = path.picked(experiment, whole, held, loss=recipes["growing"].loss)
+        settled = path.at_price(experiment, tried.prices[tried.pick.index])
+    last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
+    for arm in (arm for arm in last if arm not in swept):
+        hypers = hypers_of(settled, arm, data=data, active=_active_units(swept.get("growing")))
+        swept[arm] = trained(arm, hypers, problem, keys)
+
+    grid = grid_of(data[0])
+    arms = {arm: _arm_record(swept[arm], data, grid) for arm in recipes}
+    seconds = {
+        "wall": time.perf_counter() - started[0],
+        "compile": sum(record.compile_seconds for record in arms.values()),
+        "cpu": time.process_time() - started[1],
+    }
+    facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
+    results = assemble(experiment, arms, steps=stops, grid=grid, samples=_own_units(data[0]), attributes=facts)
+    results = results.assign_coords(inputs_feature=list(data[0].input_names))
+    if tried is not None:
+        results = results.assign(tried.variables()).assign_attrs(tried.attributes())
+    results = logbook.added(results, staged, experiment.network.capacity or ())
+    _write(directory, results, recipes, swept, staged)
+    _warn_of_blindness(swept)
+    directory.seal({"device": facts["device"], "seconds": seconds})
+    record = RunRecord(experiment=experiment, results=results, directory=directory)
+    if experiment.run.log_dir is not None:
+        write_events(record, experiment.run.log_dir)
+    return record
+
+
+def describe(experiment: Experiment) -> str:
+    """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
+    experiment = experiment.resolved()
+    data = load_data(experiment)
+    seeds, steps, prices = len(data), experiment.training.steps, experiment.information.path
+    one = path.at_price(experiment, prices[0]) if prices else experiment
+    runs = {arm: seeds * max(1, len(prices) * (arm == "growing")) for arm in experiment.run.arms}
+    tried = f", growing at {len(prices)} prices" if prices else ""
+    problem = jax.eval_shape(lambda: stack(data[:1]))
+    lines = [
+        f"task        {told(experiment.task, data[0])}, {data[0].in_size} inputs, "
+        f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
+        f"{len(data[0].test_inputs)} test samples a seed",
+        f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
+    ]
+    if chosen := experiment.network.choices:
+        hard = math.ceil(experiment.training.choice_end * (steps or 0))
+        lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
+    total = _bytes(problem) * max(runs.values())
+    for arm in experiment.run.arms:
+        recipe = recipe_of(experiment, arm, data[0])
+        state = eqx.filter_eval_shape(
+            models.init_one, recipe, hypers_of(one, arm, data=data, active=None), problem
+        )
+        weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
+        total += _bytes(state) * runs[arm]
+        lines.append(
+            f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
+            f"controller {recipe.controller}, {weights} weights allocated a run"
+        )
+    if experiment.structure.structure_every is not None:
+        capacity = experiment.network.capacity or ()
+        lines.append(logbook.planned(experiment.structure, steps or 0, capacity, experiment.run.arms))
+    lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
+    return "\n".join(lines)
+
+
+def find_devices(name: str) -> Sequence[Device]:
+    """The devices to compute on: `auto` takes JAX's default kind.
+
+    Raises:
+        ValueError: If no such device is there.
+    """
+    try:
+        return jax.devices(None if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`device` is {name}, but JAX finds none here: install its support once with "
+            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`."
+        ) from error
+
+
+def load_data(experiment: Experiment) -> list[Dataset]:
+    """The data set of each seed, drawn from that seed or from `data_seed`: what it trains and tests with."""
+    return load_splits(experiment)[0]
+
+
+def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
+    """The data set of each seed, and the same with the samples that are held out in place of the test's.
+
+    Without a path of prices or changes of structure nothing is held out, and the second list is empty.
+    """
+    task = experiment.task
+    seeds = experiment.run.seeds if task.data_seed is None else (task.data_seed,)
+    data, held = load_task(task, seeds), []
+    if experiment.information.path or experiment.structure.structure_every is not None:
+        splits = [path.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
+        data, held = ([split[part] for split in splits] for part in (0, 1))
+    batch, samples = experiment.training.batch, len(data[0].train_inputs)
+    if batch != "full" and batch > samples:
+        raise ValueError(f"`batch` must lie in [1, {samples}], the training samples; got {batch}.")
+    copies = 1 if task.data_seed is None else len(experiment.run.seeds)
+    return data * copies, held * copies
+
+
+def grid_of(data: Dataset) -> Float[np.ndarray, "in_size points"]:
+    """Inputs for figures, in their own units: a line or a square over the training inputs, else no points."""
+    if data.in_size > 2:
+        return np.zeros((data.in_size, 0))
+    own = data.input_scaler.inverse(data.train_inputs)
+    side = {1: 256, 2: 64}[data.in_size]
+    axes = [np.linspace(column.min(), column.max(), side) for column in own.T]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="xy")])
+
+
+def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "in_size points"]) -> ArmRecord:
+    shown = data[:SHOWN]
+    scaled = jnp.stack([jnp.asarray(d.input_scaler.transform(grid.T).T, jnp.float32) for d in shown])
+    nets = jax.tree.map(lambda leaf: leaf[: len(shown)], swept.state.net)
+    outputs = np.asarray(eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x)))(nets, scaled))
+    own = [o * d.target_scale[:, None] + d.target_offset[:, None] for o, d in zip(outputs, shown, strict=True)]
+    counts = jax.jit(jax.vmap(metrics.active_parameters))(swept.state.net)
+    return ArmRecord(
+        history=swept.records,
+        active_parameters=np.asarray(counts),
+        diverged_at=np.asarray(swept.state.diverged_at),
+        predictions=np.stack(own),
+        compile_seconds=swept.compile_seconds,
+        run_seconds=swept.run_seconds,
+    )
+
+
+def _rules_of(
+    experiment: Experiment, arm: str, data: Dataset, held: Sequence[Dataset], importance: Importance | None
+) -> Rules:
+    return Rules(
+        config=experiment.structure,
+        arm=arm,
+        seeds=experiment.run.seeds,
+        held=stack(held).test,
+        is_classes=data.kind == "classification",
+        importance=importance,
+    )
+
+
+def _active_units(swept: Swept | None) -> Int[np.ndarray, "seeds depth"] | None:
+    return None if swept is None else np.asarray(jax.vmap(metrics.active_units)(swept.state.net))
+
+
+def _write(
+    directory: RunDirectory,
+    results: Results,
+    recipes: Mapping[str, Recipe],
+    swept: Mapping[str, Swept],
+    staged: Mapping[str, Staged],
+) -> None:
+    """Write what was found, and the networks."""
+    directory.write_results(results)
+    for arm, recipe in recipes.items():
+        models.write(directory, arm, recipe, swept[arm].state.net)
+    if staged:
+        directory.write_json("structure.json", logbook.log(staged))
+
+
+def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
+    monitors = {arm: own.records.monitor for arm, own in swept.items()}
+    found = blindness({arm: own["gap"][:, -1] for arm, own in monitors.items() if "gap" in own})
+    if found:
+        print(f"warning: {found}", file=sys.stderr)
+
+
+def _own_units(data: Dataset) -> dict[str, Float[np.ndarray, "samples features"]]:
+    def targets(values: np.ndarray) -> np.ndarray:
+        if data.kind == "regression":
+            return data.target_scaler.inverse(values)
+        return (values if values.shape[1] == 1 else values.argmax(1)[:, None]).astype(float)
+
+    return {
+        "train_inputs": data.input_scaler.inverse(np.float64(data.train_inputs)),
+        "train_targets": targets(data.train_targets),
+        "test_inputs": data.input_scaler.inverse(np.float64(data.test_inputs)),
+        "test_targets": targets(data.test_targets),
+    }
+
+
+def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float]:
+    return {
+        "task": experiment.task.task,
+        "kind": data.kind,
+        "metric": "rmse" if data.kind == "regression" else "accuracy",
+        "num_classes": data.num_classes or 0,
+        "target_name": data.target_names[0],
+        "device": device_name(),
+    }
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(tree))

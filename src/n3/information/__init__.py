@@ -1,0 +1,1 @@
+"""Information: what units say about the target, and the size that follows."""

@@ -1,0 +1,291 @@
+"""Drive: information moves a size that has no target, and keeps the least useful unit at the frontier.
+
+At a cadence the drive looks at the activations of every layer. It puts the units that take part fully into
+greedy order of what each adds about the target, so that the frontier is always the cheapest unit to lose; finds
+the number of units `N*` that is worth the most,
+
+    N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
+
+and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
+born are trained to add information (`n3.information.births`). Depth gates, all open at first, are drawn to the number of
+layers worth most once births are over (`n3.information.depth`). After `until` steps nothing is looked at any more, and
+sizes and depth come to rest at the last best ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from n3.information import births, depth, gaussian
+from n3.information.price import ascended, met
+from n3.information.terms import Importance, InformationTerms, TermWeights, information_terms
+from n3.nn.controllers import Information
+from n3.nn.losses import Samples
+from n3.nn.mlp import GrowingMLP, permuted
+
+
+class DriveHypers(eqx.Module):
+    """Numbers of the drive, all traced."""
+
+    price: Float[Array, "*runs"]
+    """Information that a further unit must bring to a network of one hidden layer, nats per sample."""
+    link_price: Float[Array, "*runs"]
+    """What each link of a unit to a unit of another hidden layer adds to that, nats per sample."""
+    log_start: Float[Array, "*runs"]
+    """Logarithm of the factor on the price at the first step; it goes to 0, evenly, by the last look."""
+    budget: Float[Array, "*runs"]
+    """Active parameters to be met by adapting the price (dual ascent); 0: the price stays."""
+    birth: Float[Array, "*runs"]
+    """Weight of the information of the units about to be born, at the start."""
+    prior: Float[Array, "*runs"]
+    """Weight of the description of unborn units' weights, beside that information (as `LossWeights.prior`)."""
+    rate: Float[Array, "*runs"]
+    """Units by which a step moves the size, at most: the learning rate of its plain gradient descent."""
+    importance: Float[Array, "*runs"]
+    """Weight `alpha` of the information of all masked units, whose gradient goes to the masks."""
+    psi: Float[Array, "*runs"]
+    """Price of what stays uncertain in that information: the gradient is so many times as large."""
+    redundancy: Float[Array, "*runs"]
+    """Weight `rho` of the total correlation of the masked units."""
+    structure: Float[Array, "*runs"]
+    """Weight `gamma` of the divergence of the masks from what they were at the last look."""
+
+
+class DriveState(eqx.Module):
+    """What the drive keeps between two looks: its gradient, and the masks and the price at the last one."""
+
+    gradient: GrowingMLP
+    best: Float[Array, " depth"]
+    """Units `N*` that each layer is drawn to."""
+    masks: tuple[Float[Array, " _capacity"], ...]
+    log_price: Float[Array, ""]
+    """Logarithm of the budget's factor on the price."""
+    prices: Float[Array, " depth"]
+    """Nats that a further unit of each layer cost at the last look; 0 before the first."""
+    depth: Float[Array, ""] | None
+    """Layers `D*` that depth gates are drawn to; None without gates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationDrive:
+    """What of the drive fixes the program; hashable, static under `jit`."""
+
+    is_classes: bool
+    every: int = 25
+    """Steps between two looks."""
+    look_ahead: int = 8
+    """Units beyond the size whose promise counts: features often pay only together."""
+    reorder: bool = True
+    """Whether units are put into greedy order of what they add (the function does not change)."""
+    until: int = 3_000
+    """Step from which nothing is looked at any more (but for the objective's own terms)."""
+    birth_until: int = 1_650
+    """Step at which the birth term has fallen to zero; 0: units about to be born are not trained."""
+    redundancy_aware: bool = True
+    """Whether a unit counts for what it adds to those before it, or (an ablation) for what it says alone."""
+    correct: bool = True
+    """Whether the bias of the estimate is taken off."""
+    terms: bool = False
+    """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
+    features: bool = False
+    """Whether importance and redundancy train the features as well as the masks."""
+    custom: Importance | None = None
+    """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
+
+    def start(self, net: GrowingMLP) -> DriveState:
+        """The state before the first look: no gradient."""
+        none, unpriced = jax.tree.map(jnp.zeros_like, net), jnp.zeros(())
+        free = jnp.zeros_like(_weight(net))
+        return DriveState(none, _weight(net), net.participation(), unpriced, free, net.depth_weight)
+
+    def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
+        """Whether the step after `count` steps begins with a look."""
+        return (count % self.every == 0) & (self.terms | (count < self.until))
+
+    def look(
+        self,
+        net: GrowingMLP,
+        moments: PyTree,
+        state: DriveState,
+        hypers: DriveHypers,
+        samples: Samples,
+        count: Int[Array, ""],
+    ) -> tuple[GrowingMLP, PyTree, DriveState]:
+        """Reorder the units, and find the gradient that holds until the next look.
+
+        Args:
+            net: The network.
+            moments: The optimiser's moments, permuted as the network is.
+            state: What the last look left.
+            hypers: The numbers.
+            samples: Training samples.
+            count: Steps taken so far, the same for all runs.
+
+        Returns:
+            The same function as a network in greedy order, its moments, and the state.
+        """
+        is_live, sizes = count < self.until, net.controller.sizes()
+        ends = {"in_size": samples.inputs.shape[0], "out_size": samples.targets.shape[0]}
+        log_price = ascended(state.log_price, sizes, hypers.budget, **ends)
+        gates = net.gates()
+        free = jnp.where(is_live & depth.is_calm(gates), sizes, 0.0)
+        layers = zip(net.activations(samples.inputs), free, strict=True)
+        seen = [self.worth_of(active, samples.targets, size) for active, size in layers]
+        orders, worths = zip(*seen, strict=True)
+        net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
+        masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
+        start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / self.until, 0.0, 1.0)
+        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price + start)
+        best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
+        best = jnp.where(depth.is_in_sight(gates), best, sizes)
+        deep = state.depth
+        if deep is not None:
+            values = depth.values(worths, best, hypers.price, hypers.link_price, ends["out_size"])
+            is_due = is_live & (count >= self.birth_until)
+            deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
+        best = jnp.where(is_live, met(best, hypers.budget, **ends), state.best)
+        gradient = self._gradient(net, masks, hypers, samples, count)
+        return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
+
+    def best_size(
+        self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """`N*`: the number of units in sight that is worth most after its price.
+
+        Args:
+            size: Effective units `N`.
+            worth: Information of the first `0 ... capacity` units, nats.
+            price: Nats per unit.
+        """
+        units = jnp.arange(worth.size, dtype=worth.dtype)
+        is_seen = units <= jnp.ceil(size) + self.look_ahead
+        return jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf)).astype(size.dtype)
+
+    def worth_of(
+        self,
+        active: Float[Array, "units samples"],
+        targets: Float[Array, "out_size samples"],
+        size: Float[Array, ""],
+    ) -> tuple[Int[Array, " units"], Float[Array, " choices"]]:
+        """The order of a layer's units, and what the first `0 ... units` of them say of the target.
+
+        Args:
+            active: Activations before the mask.
+            targets: Targets of the same samples.
+            size: Effective units; those that take part fully may change places.
+
+        Returns:
+            Old index of the unit at each place, and nats, bias taken off, beginning with 0.
+        """
+        units, samples = active.shape
+        is_full = jnp.arange(units, dtype=size.dtype) + 1.0 <= jnp.where(self.reorder, size, 0.0)
+        if self.custom:
+            return _additive(self.custom(active, targets), is_full)
+        moments = gaussian.statistics(active, targets, is_classes=self.is_classes)
+        noise = jnp.full(units, gaussian.MONITORING_FLOOR)
+        seen = {"resolution": gaussian.MONITORING_RESOLUTION}
+        if self.redundancy_aware:
+            order, gains = gaussian.greedy_order(moments, noise, is_full, **seen)
+            worth = jnp.pad(jnp.cumsum(gains), (1, 0))
+        else:
+            alone = gaussian.marginal_importance(gaussian.open_channel(moments, noise, **seen))
+            order, worth = _additive(alone, is_full)
+        if self.correct:
+            outputs, degrees = moments.cross.shape[1] - self.is_classes, jnp.arange(units + 1.0)
+            worth = gaussian.corrected(worth, degrees, samples, outputs)
+        return order, worth
+
+    def added(self, gradient: GrowingMLP, net: GrowingMLP, state: DriveState) -> GrowingMLP:
+        """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
+        gradient = jax.tree.map(jnp.add, gradient, state.gradient)
+        pull = jnp.clip(_weight(net) - state.best, -1.0, 1.0)
+        gradient = eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
+        if net.depth_weight is None:
+            return gradient
+        return eqx.tree_at(_depth, gradient, depth.pull(net.depth_weight, state.depth))
+
+    def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
+        """The optimiser's updates, but for size and depth: plain descent, at most `rate` units a step."""
+        updates = eqx.tree_at(_weight, updates, -hypers.rate * jnp.clip(_weight(gradient), -1.0, 1.0))
+        if gradient.depth_weight is None:
+            return updates
+        return eqx.tree_at(_depth, updates, -depth.RATE * hypers.rate * gradient.depth_weight)
+
+    def sight(self, sizes: np.ndarray, best: np.ndarray, rate: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Units that can take part or be trained from one step to a later one, at most; any one shape."""
+        if start >= self.until:
+            return np.ceil(np.maximum(sizes, best))
+        return np.ceil(sizes + rate * (stop - start)) + self.look_ahead + 1.0
+
+    def recorded(
+        self, net: GrowingMLP, state: DriveState, hypers: DriveHypers, samples: Samples
+    ) -> InformationTerms:
+        """The objective's information terms as they stand, and what the units of each layer cost, in nats.
+
+        The price is that of the last look, and is not descended: a look holds it against the information of all
+        numbers of units in sight.
+        """
+        cost = state.prices * net.controller.sizes() * net.gates()
+        zero = jnp.zeros_like(cost)
+        own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 4)
+        return eqx.tree_at(lambda terms: terms.price, own, cost)
+
+    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples) -> InformationTerms:
+        weights = TermWeights(
+            importance=hypers.importance,
+            psi=hypers.psi,
+            redundancy=hypers.redundancy,
+            structure=hypers.structure,
+            price=jnp.zeros_like(hypers.price),
+        )
+        settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
+        return information_terms(net, samples.inputs, samples.targets, weights, before=masks, **settings)
+
+    def _gradient(
+        self,
+        net: GrowingMLP,
+        masks: tuple[Float[Array, " _capacity"], ...],
+        hypers: DriveHypers,
+        samples: Samples,
+        count: Int[Array, ""],
+    ) -> GrowingMLP:
+        """Gradient of the information terms, and of the birth term for the units not yet born alone."""
+        gradient = jax.tree.map(jnp.zeros_like, net)
+        if self.terms:
+            gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, samples).total())(net)
+        if self.birth_until == 0:
+            return gradient
+        fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
+        settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
+        with_births = partial(births.added, net=net, samples=samples, weight=fade, **settings)
+        return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
+
+
+def _weight(net: GrowingMLP):
+    return cast(Information, net.controller).weight
+
+
+def _depth(net: GrowingMLP):
+    return net.depth_weight
+
+
+def _reordered(tree: PyTree, orders: Sequence[Int[Array, " _units"]], gates: Float[Array, " depth"]) -> PyTree:
+    """The same function with the units of every layer in another order; the read-out sees the last open one."""
+    *hidden, last = orders
+    for layer, order in enumerate(hidden):
+        tree = permuted(tree, layer, order)
+    read = last if len(set(map(len, orders))) > 1 else jnp.stack(orders)[depth.number_open(gates) - 1]
+    return permuted(tree, len(hidden), last, read=read)
+
+
+def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):
+    """Order and worth where each unit counts for itself: the candidates by what they say, then the rest."""
+    order = jnp.argsort(jnp.where(candidates, -own, jnp.inf), stable=True)
+    return order, jnp.pad(jnp.cumsum(own[order]), (1, 0))

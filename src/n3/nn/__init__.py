@@ -1,0 +1,1 @@
+"""Networks: masks, controllers, the growing MLP, and what networks are judged by."""

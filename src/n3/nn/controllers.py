@@ -1,0 +1,300 @@
+"""Controllers: how a trainable size weight becomes the participation of every hidden unit."""
+
+import abc
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from n3.nn import masks
+
+JITTER = 1e-5
+"""Standard deviation of a bounded controller's output around its first value."""
+
+
+class AbstractController(eqx.Module):
+    """Decides how much each unit of a network takes part; it lives inside the network and trains with it."""
+
+    capacity: eqx.AbstractVar[tuple[int, ...]]
+    mask: eqx.AbstractVar[str]
+
+    @abc.abstractmethod
+    def sizes(self) -> Float[Array, " depth"]:
+        """Effective size of each hidden layer, in `[0, capacity]`."""
+
+    @abc.abstractmethod
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """Participation of each unit of each hidden layer, in `[0, 1]`, non-increasing in the index."""
+
+    @abc.abstractmethod
+    def gain(self) -> Float[Array, ""]:
+        """Factor on the network's output, in `[0, 1]`."""
+
+    @abc.abstractmethod
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """Squared distance of the size weight from its value at `target_size` units; 0 or more."""
+
+
+class Auxiliary(AbstractController):
+    """The size is the weight itself: `N = w`, trained by the task and by `(w - target)**2`.
+
+    References:
+        arXiv 2501.18012, the auxiliary-weight algorithm.
+    """
+
+    weight: Float[Array, ""]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The weight, cut to `[0, capacity]` of each layer."""
+        return jnp.stack([jnp.clip(self.weight, 0.0, float(units)) for units in self.capacity])
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """The ramp at the weight, in every layer."""
+        return tuple(masks.participation(self.weight, units, self.mask) for units in self.capacity)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.weight)
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """`(w - target_size)**2`, in squared units."""
+        return (self.weight - target_size) ** 2
+
+
+class Controller(AbstractController):
+    """A bounded size: `N = H sin(pi c / 2)**2`, trained by the task and by `(c - c_target)**2`.
+
+    References:
+        arXiv 2501.18012, the controller-mask algorithm, as described there.
+    """
+
+    weight: Float[Array, ""]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The same share of each layer's capacity."""
+        return jnp.array(self.capacity, self.weight.dtype) * masks.share(self.weight)
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """The ramp at each layer's size."""
+        return _ramps(self.sizes(), self.capacity, self.mask)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.weight)
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
+        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
+
+
+class Released(AbstractController):
+    """One scalar gain `sin(pi c / 2)**2` on the whole layer, trained by the penalty alone.
+
+    All units are always active and the task's gradient never reaches `c`: this is what the code published with
+    the paper computes, kept for comparison.
+    """
+
+    weight: Float[Array, ""]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The gain times each layer's capacity."""
+        return jnp.array(self.capacity, self.weight.dtype) * _open_loop(self.weight)
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """The gain, for every unit alike."""
+        return tuple(jnp.full(units, _open_loop(self.weight)) for units in self.capacity)
+
+    def gain(self) -> Float[Array, ""]:
+        """One: the gain acts on the hidden layers."""
+        return jnp.ones_like(self.weight)
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
+        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
+
+
+class Warmup(AbstractController):
+    """All units take part from the start; the network's output is scaled by `sin(pi t / 2)**2`.
+
+    The time `t` goes from 0 to 1 under the penalty alone, `(t - 1)**2`: with the growing arm's optimiser and
+    cost it follows that arm's schedule in open loop, so it separates growth from a slow start.
+    """
+
+    weight: Float[Array, ""]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The capacity of each layer."""
+        return jnp.array(self.capacity, self.weight.dtype)
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """One for every unit."""
+        return tuple(jnp.ones(units, self.weight.dtype) for units in self.capacity)
+
+    def gain(self) -> Float[Array, ""]:
+        """`sin(pi t / 2)**2`, without a gradient."""
+        return _open_loop(self.weight)
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """`(t - 1)**2`, whatever the target size."""
+        del target_size
+        return (self.weight - 1.0) ** 2
+
+
+class Information(AbstractController):
+    """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.information.sizing`)."""
+
+    weight: Float[Array, " depth"]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The weights, cut to `[0, capacity]`."""
+        return jnp.clip(self.weight, 0.0, jnp.array(self.capacity, self.weight.dtype))
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """The ramp at each layer's weight."""
+        return _ramps(self.weight, self.capacity, self.mask)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.weight[0])
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """Zero: there is no target."""
+        del target_size
+        return jnp.zeros_like(self.weight[0])
+
+
+class Fixed(AbstractController):
+    """A constant size in each layer, which nothing trains: the static baseline."""
+
+    size: Float[Array, " depth"]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """The constants, without a gradient."""
+        return jax.lax.stop_gradient(self.size)
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """The ramp at each layer's size."""
+        return _ramps(self.sizes(), self.capacity, self.mask)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.size[0])
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """Zero."""
+        del target_size
+        return jnp.zeros_like(self.size[0])
+
+
+class Layerwise(AbstractController):
+    """One controller of a chosen kind for each hidden layer, so that each layer finds its own size."""
+
+    layers: tuple[AbstractController, ...]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+    def sizes(self) -> Float[Array, " depth"]:
+        """Each layer's own size."""
+        return jnp.concatenate([layer.sizes() for layer in self.layers])
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """Each layer's own participation."""
+        return tuple(layer.participation()[0] for layer in self.layers)
+
+    def gain(self) -> Float[Array, ""]:
+        """The product of the layers' gains."""
+        return jnp.prod(jnp.stack([layer.gain() for layer in self.layers]))
+
+    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
+        """The sum of the layers' penalties."""
+        return jnp.sum(jnp.stack([layer.penalty(target_size) for layer in self.layers]))
+
+
+@runtime_checkable
+class Maker(Protocol):
+    """The contract of `CONTROLLERS`: builds a controller whose layers start at given sizes."""
+
+    def __call__(
+        self,
+        capacity: tuple[int, ...],
+        *,
+        initial_size: Float[Array, " depth"],
+        key: PRNGKeyArray,
+        mask: str = "sine",
+    ) -> AbstractController:
+        """A controller of layers of `capacity` units, each starting at `initial_size`, in `[0, capacity]`.
+
+        A controller with one weight for all takes the first; the key is for the bounded kinds' jitter.
+        """
+        ...
+
+
+def _auxiliary(capacity, *, initial_size, key, mask="sine"):
+    del key
+    return Auxiliary(weight=initial_size[0], capacity=capacity, mask=mask)
+
+
+def _per_layer(capacity, *, initial_size, key, mask="sine", kind):
+    del key
+    return kind(initial_size, capacity=capacity, mask=mask)
+
+
+def _bounded(capacity, *, initial_size, key, mask="sine", kind):
+    first = masks.output_for_share(initial_size[0] / capacity[0])
+    return kind(weight=first + JITTER * jr.normal(key, dtype=first.dtype), capacity=capacity, mask=mask)
+
+
+def _layers(capacity, *, initial_size, key, mask="sine", kind):
+    parts = zip(capacity, initial_size[:, None], jr.split(key, len(capacity)), strict=True)
+    layers = tuple(
+        CONTROLLERS[kind]((units,), initial_size=size, key=layer_key, mask=mask)
+        for units, size, layer_key in parts
+    )
+    return Layerwise(layers=layers, capacity=capacity, mask=mask)
+
+
+def layerwise(kind: str) -> Maker:
+    """Maker of a `Layerwise` controller whose layers are each of `kind`, a name in `CONTROLLERS`."""
+    return partial(_layers, kind=kind)
+
+
+CONTROLLERS: Mapping[str, Maker] = MappingProxyType(
+    {
+        "auxiliary": _auxiliary,
+        "controller": partial(_bounded, kind=Controller),
+        "released": partial(_bounded, kind=Released),
+        "warmup": partial(_bounded, kind=Warmup),
+        "information": partial(_per_layer, kind=Information),
+        "fixed": partial(_per_layer, kind=Fixed),
+        "layerwise": layerwise("auxiliary"),
+    }
+)
+"""Makers of controllers by name."""
+
+
+def _open_loop(weight: Float[Array, ""]) -> Float[Array, ""]:
+    return masks.share(jax.lax.stop_gradient(weight))
+
+
+def _ramps(
+    sizes: Float[Array, " depth"], capacity: tuple[int, ...], mask: str
+) -> tuple[Float[Array, " _capacity"], ...]:
+    return tuple(masks.participation(sizes[layer], units, mask) for layer, units in enumerate(capacity))

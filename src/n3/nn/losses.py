@@ -1,0 +1,225 @@
+"""Losses: the task's loss and the price of size, every term with its name and its traced weight."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from n3.nn.mlp import GrowingMLP
+
+type_of_loss = Callable[
+    [Float[Array, "out_size samples"], Float[Array, "out_size samples"]], Float[Array, " samples"]
+]
+
+
+class Samples(eqx.Module):
+    """Samples in the layout of training, one a column, each with its share of the mean."""
+
+    inputs: Float[Array, "*runs in_size samples"]
+    targets: Float[Array, "*runs out_size samples"]
+    shares: Float[Array, "*runs samples"]
+
+
+class LossWeights(eqx.Module):
+    """Weights of the terms beside the task's loss; traced, and zero switches a term off exactly."""
+
+    size: Float[Array, "*runs"]
+    depth: Float[Array, "*runs"]
+    prior: Float[Array, "*runs"] | None = None
+    """Weight of the weights' description, one over the samples for a whole one; None leaves the term out."""
+
+
+class LossTerms(eqx.Module):
+    """The terms of an objective, each already weighted: `total` is the sum of them all."""
+
+    total: Float[Array, ""]
+    task: Float[Array, ""]
+    size: Float[Array, ""]
+    depth: Float[Array, ""]
+    prior: Float[Array, ""]
+    further: PyTree = None
+    """What `objective` was given beside these, such as the `n3.InformationTerms` of every layer."""
+
+
+def squared_error(
+    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
+) -> Float[Array, " samples"]:
+    """Squared error of each sample, mean over outputs, in squared units of the (scaled) target."""
+    return jnp.mean((outputs - targets) ** 2, axis=0)
+
+
+def cross_entropy(
+    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
+) -> Float[Array, " samples"]:
+    """Cross-entropy of each sample, in nats.
+
+    Args:
+        outputs: One row: the logit of class 1 of two. More rows: a logit for each class.
+        targets: One row: 0 or 1. More rows: the class as one-hot.
+
+    Returns:
+        `-ln p(class)` of each sample, 0 or more.
+    """
+    if outputs.shape[0] == 1:
+        return jax.nn.softplus(outputs[0]) - targets[0] * outputs[0]
+    return jax.nn.logsumexp(outputs, axis=0) - jnp.sum(targets * outputs, axis=0)
+
+
+LOSSES: Mapping[str, type_of_loss] = MappingProxyType(
+    {"squared-error": squared_error, "cross-entropy": cross_entropy}
+)
+"""Task losses of each sample, by name."""
+
+
+def task_loss(net: GrowingMLP, samples: Samples, loss: str | type_of_loss) -> Float[Array, ""]:
+    """The task's loss, summed over samples by their shares (the mean where they sum to one).
+
+    Args:
+        net: The network.
+        samples: What to evaluate it on.
+        loss: A name in `LOSSES`, or a function of outputs and targets that returns each sample's loss.
+
+    Returns:
+        Squared units of the scaled target, nats, or the unit of the given function.
+
+    Raises:
+        ValueError: If `LOSSES` has no such name.
+    """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
+    each = LOSSES[loss] if isinstance(loss, str) else loss
+    return jnp.sum(each(net.batch(samples.inputs), samples.targets) * samples.shares)
+
+
+def penalties(
+    net: GrowingMLP,
+    weights: LossWeights,
+    *,
+    target_size: Float[Array, ""],
+    target_depth: Float[Array, ""],
+    task: Float[Array, ""],
+    loss: str | type_of_loss,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """The weighted penalties on size, on depth and on the weights.
+
+    The weights' description counts in the unit of the task's loss. A cross-entropy is in nats already. The nats
+    of a squared error `E` are `ln(E) / 2`, the noise being unknown, with the gradient `1 / 2E`: there the
+    description is multiplied by `2E`, and presses the less the better the fit.
+
+    Args:
+        net: The network.
+        weights: Loss units per squared unit of size, and per squared layer.
+        target_size: Units at which the size penalty vanishes.
+        target_depth: Layers at which the depth penalty vanishes.
+        task: The task's loss as it stands; no gradient is taken of it.
+        loss: Task loss, as in `task_loss`.
+
+    Returns:
+        `weights.size * controller.penalty(target_size)`; `weights.depth * (D - target_depth)**2`, zero without
+        depth gates; and `weights.prior * description(net)` in the loss's unit.
+    """
+    size = weights.size * net.controller.penalty(target_size)
+    zero = jnp.zeros_like(size)
+    depth = zero if net.depth_weight is None else weights.depth * (net.depth_weight - target_depth) ** 2
+    if weights.prior is None:
+        return size, depth, zero
+    unit = 2.0 * jax.lax.stop_gradient(task) if loss == "squared-error" else 1.0
+    return size, depth, weights.prior * unit * description(net)
+
+
+def description(net: GrowingMLP) -> Float[Array, ""]:
+    """Nats that the weights of the participating units take under a Gaussian prior of each matrix's own scale.
+
+    `sum over matrices of k/2 * (v if v < 1 else 1 + ln v)`, where `v` is the mean square of the matrix's `k`
+    weights, each counted by the participation of its two units. The prior's variance is `max(v, 1)`: the
+    evidence's own choice, but never less than one. Biases are free, and participation gets no gradient.
+
+    References:
+        MacKay, "Bayesian interpolation" (1992), with all weights taken as well determined.
+    """
+
+    def nats(square: Float[Array, ""], number: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * number * jnp.where(square < 1.0, square, 1.0 + jnp.log(jnp.maximum(square, 1.0)))
+
+    return jnp.sum(jnp.stack([nats(*pair) for pair in mean_squares(net)]))
+
+
+def mean_squares(net: GrowingMLP) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Mean square of each matrix and the number of its weights, counted by their units' participation."""
+    masks, gates = jax.lax.stop_gradient((net.participation(), net.gates()))
+    matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
+    afters = [*(gate * mask for gate, mask in zip(gates, masks, strict=True)), jnp.ones(matrices[-1].shape[0])]
+    befores = [jnp.ones(matrices[0].shape[1]), masks[0]]
+    for gate, mask in zip(gates[1:], masks[1:], strict=True):
+        is_gated = net.depth_weight is not None
+        befores.append((1.0 - gate) * befores[-1] + gate * mask if is_gated else mask)
+    found = []
+    for matrix, before, after in zip(matrices, befores, afters, strict=True):
+        number = jnp.sum(after) * jnp.sum(before)
+        square = (after @ matrix**2 @ before) / jnp.maximum(number, 1e-6)
+        found.append((square, number))
+    return found
+
+
+def objective(
+    net: GrowingMLP,
+    samples: Samples,
+    weights: LossWeights,
+    *,
+    loss: str | type_of_loss,
+    target_size: Float[Array, ""],
+    target_depth: Float[Array, ""],
+    further: Callable[[GrowingMLP], PyTree] | None = None,
+) -> tuple[Float[Array, ""], LossTerms]:
+    """What training descends: task loss + size penalty + depth penalty + the weights' description + what else.
+
+    Args:
+        net: The network.
+        samples: Samples whose shares sum to one.
+        weights: Weights of the penalties.
+        loss: Task loss, as in `task_loss`.
+        target_size: Units at which the size penalty vanishes.
+        target_depth: Layers at which the depth penalty vanishes.
+        further: Terms of the network, already weighted, that join the sum: a tree of arrays, such as
+            `n3.information_terms` gives.
+
+    Returns:
+        The total, and every term by name.
+    """
+    task = task_loss(net, samples, loss)
+    size, depth, prior = penalties(
+        net, weights, target_size=target_size, target_depth=target_depth, task=task, loss=loss
+    )
+    own = None if further is None else further(net)
+    total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(own)), task + size + depth + prior)
+    return total, LossTerms(total, task, size, depth, prior, own)
+
+
+def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile: int) -> PyTree:
+    """Sum of `function` over tiles of the samples, the last filled up with samples of no share.
+
+    Args:
+        function: Returns arrays that add up over samples, such as a loss weighted by shares, or its gradient.
+        samples: What to cut.
+        tile: Samples in a tile, at most.
+    """
+    total = samples.shares.shape[0]
+    if total <= tile:
+        return function(samples)
+    tiles = -(-total // tile)
+    width = -(-total // tiles)
+
+    def cut(leaf: Array):
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)])
+        return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
+
+    pieces = jax.tree.map(cut, samples)
+    zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
+
+    def add(running: PyTree, piece: Samples):
+        return jax.tree.map(jnp.add, running, function(piece)), None
+
+    return jax.lax.scan(add, zero, pieces)[0]

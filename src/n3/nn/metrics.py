@@ -1,0 +1,103 @@
+"""Metrics: how good a network is, and how much of it takes part."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from n3.nn.mlp import GrowingMLP
+
+ACTIVE = 1e-3
+"""Participation from which a unit counts as active."""
+
+
+def hits(
+    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
+) -> Float[Array, " samples"]:
+    """1 for each sample whose class is predicted, else 0; logits and classes as in `losses.cross_entropy`."""
+    return (predicted_class(outputs) == _class(targets)).astype(outputs.dtype)
+
+
+def predicted_class(outputs: Float[Array, "out_size samples"]) -> Int[Array, " samples"]:
+    """The class with the largest logit; of one logit, class 1 where it is positive."""
+    return (outputs[0] > 0).astype(int) if outputs.shape[0] == 1 else jnp.argmax(outputs, axis=0)
+
+
+def accuracy(
+    outputs: Float[Array, "out_size samples"],
+    targets: Float[Array, "out_size samples"],
+    shares: Float[Array, " samples"],
+) -> Float[Array, ""]:
+    """Share of samples whose class is predicted, in `[0, 1]` where the shares sum to one."""
+    return jnp.sum(hits(outputs, targets) * shares)
+
+
+def rmse(
+    outputs: Float[Array, "out_size samples"],
+    targets: Float[Array, "out_size samples"],
+    shares: Float[Array, " samples"],
+    unit: Float[Array, " out_size"],
+) -> Float[Array, ""]:
+    """Root of the mean squared error, in the target's own unit.
+
+    Args:
+        outputs: Outputs of the network, scaled.
+        targets: Targets, scaled alike.
+        shares: Share of each sample in the mean.
+        unit: The target's own units in one scaled unit, of each output.
+
+    Returns:
+        0 or more; the squares are averaged over outputs as well.
+    """
+    squares = jnp.sum(((outputs - targets) * unit[:, None]) ** 2 * shares[None], axis=1)
+    return jnp.sqrt(jnp.mean(squares))
+
+
+def confusion_matrix(
+    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
+) -> Int[Array, "classes classes"]:
+    """Counts of samples by true class (row) and predicted class (column)."""
+    classes = max(2, outputs.shape[0])
+    cells = classes * _class(targets) + predicted_class(outputs)
+    return jnp.bincount(cells, length=classes**2).reshape(classes, classes)
+
+
+def effective_size(net: GrowingMLP) -> Float[Array, " depth"]:
+    """Effective units of each hidden layer, as far as its gate is open, in `[0, capacity]`."""
+    return net.controller.sizes() * net.gates()
+
+
+def active_units(net: GrowingMLP) -> Int[Array, " depth"]:
+    """Units of each hidden layer whose participation, times the layer's gate, is `ACTIVE` or more."""
+    layers = zip(net.participation(), net.gates(), strict=True)
+    return jnp.stack([jnp.sum(own * gate >= ACTIVE) for own, gate in layers])
+
+
+def choice_shares(net: GrowingMLP) -> dict[str, Float[Array, " depth"]]:
+    """Share of each activation in every hidden layer, in `[0, 1]`, by name; empty where none is chosen."""
+    return {} if net.choice is None else dict(zip(net.choice.names, net.choice.shares().T, strict=True))
+
+
+def active_parameters(net: GrowingMLP) -> Int[Array, ""]:
+    """Weights and biases that the active units need.
+
+    What the compact network has no more counts nothing: a size input, which folds into a bias, and the logits
+    of a choice of activations.
+    """
+    before, own = _ends(net)
+    return jnp.sum((before + 1) * own)
+
+
+def flops(net: GrowingMLP) -> Int[Array, ""]:
+    """Floating-point operations of one sample through the active units: a multiply and an add a weight."""
+    before, own = _ends(net)
+    return jnp.sum(2 * before * own)
+
+
+def _ends(net: GrowingMLP) -> Int[Array, "2 layers"]:
+    """Inputs and outputs of every matrix; the read-out's inputs are the units of the last open layer."""
+    ends, sizes = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]]), active_units(net)
+    last = sizes[jnp.sum(net.gates() >= ACTIVE) - 1]
+    return jnp.stack([jnp.concatenate([ends[:1], sizes[:-1], last[None]]), jnp.append(sizes, ends[1])])
+
+
+def _class(targets: Float[Array, "out_size samples"]) -> Int[Array, " samples"]:
+    return targets[0].astype(int) if targets.shape[0] == 1 else jnp.argmax(targets, axis=0)

@@ -1,0 +1,258 @@
+"""Model: a multilayer perceptron of fixed capacity whose controller decides how many units take part."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from n3.config import validation
+from n3.nn import masks
+from n3.nn.choices import ACTIVATIONS, Choice, undecided
+from n3.nn.controllers import CONTROLLERS, AbstractController, layerwise
+
+
+class Dense(eqx.Module):
+    """Weights of one layer: `W [h, s] + b`, the column of the size input `s` kept apart."""
+
+    weight: Float[Array, "out_size in_size"]
+    bias: Float[Array, " out_size"]
+    size_weight: Float[Array, " out_size"] | None
+
+    def __init__(
+        self, in_size: int, out_size: int, *, size_input: bool, bound: Float[Array, ""], key: PRNGKeyArray
+    ):
+        drawn = bound * jr.uniform(key, (out_size, in_size + 2), minval=-1.0, maxval=1.0)
+        self.weight, self.bias = drawn[:, :in_size], drawn[:, in_size]
+        self.size_weight = drawn[:, in_size + 1] if size_input else None
+
+
+class GrowingMLP(eqx.Module):
+    """A multilayer perceptron whose units take part by the masks that its controller emits.
+
+    `h_l = m_l * phi(W_l [h_(l-1), s_l] + b_l)` and `y = gain * (W h_L + b)`. With depth gates the layers after
+    the first are residual, `h_l = h_(l-1) + g_l (f_l(h_(l-1)) - h_(l-1))` with `g_l = ramp(D - l + 1)`, so that
+    the effective depth `D` is trainable as well.
+    """
+
+    layers: tuple[Dense, ...]
+    readout: Dense
+    controller: AbstractController
+    depth_weight: Float[Array, ""] | None
+    choice: Choice | None
+    """What each layer's activation is chosen by; None: all layers have the one that `activation` names."""
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        controller: AbstractController,
+        activation: str = "tanh",
+        size_input: bool = False,
+        initial_depth: Float[Array, ""] | None = None,
+        initialisation: str = "fan-in",
+        fan_in: Float[Array, " depth"] | None = None,
+        key: PRNGKeyArray,
+    ):
+        """Draw the weights.
+
+        Args:
+            in_size: Inputs of a sample.
+            out_size: Outputs of a sample.
+            controller: Decides the participation; its `capacity` gives the hidden layers.
+            activation: Name in `ACTIVATIONS`, or a choice for each layer such as `choose:tanh,relu,sin`.
+            size_input: Whether each hidden layer is told its own size.
+            initial_depth: Effective depth at the start, in `[1, depth]`; None: no gates, every layer counts.
+            initialisation: `fan-in`, uniform on `1/sqrt(inputs)`, or `unit-uniform`, uniform on `[-1, 1]`.
+            fan_in: Units of each hidden layer that count as inputs of the next; None: all of them.
+            key: For the weights.
+
+        Raises:
+            ValueError: If the activation or the initialisation is unknown, or depth gates meet layers of
+                different capacity.
+        """
+        capacity = controller.capacity
+        names = validation.choice("activation", activation, names=tuple(ACTIVATIONS))
+        if initialisation not in ("fan-in", "unit-uniform"):
+            raise ValueError(f"`initialisation` must be fan-in or unit-uniform; got {initialisation!r}.")
+        if initial_depth is not None and len(set(capacity)) > 1:
+            raise ValueError(f"depth gates need hidden layers of equal capacity; got {capacity}.")
+        counted = jnp.array(capacity, jnp.float32) if fan_in is None else jnp.maximum(fan_in, 1.0)
+        inputs = jnp.concatenate([jnp.full(1, float(in_size)), counted]) + float(size_input)
+        inputs = inputs.at[-1].add(-float(size_input))
+        bounds = jnp.ones_like(inputs) if initialisation == "unit-uniform" else 1.0 / jnp.sqrt(inputs)
+        in_sizes, out_sizes = (in_size, *capacity), (*capacity, out_size)
+        *hidden, self.readout = (
+            Dense(i, o, size_input=size_input and n < len(capacity), bound=bounds[n], key=layer_key)
+            for n, (i, o, layer_key) in enumerate(
+                zip(in_sizes, out_sizes, jr.split(key, len(in_sizes)), strict=True)
+            )
+        )
+        self.layers = tuple(hidden)
+        self.controller, self.activation = controller, activation
+        self.depth_weight = initial_depth
+        self.choice = undecided(names, len(capacity)) if names else None
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        """Outputs of one sample."""
+        return self.batch(x[:, None])[:, 0]
+
+    def batch(self, x: Float[Array, "in_size samples"]) -> Float[Array, "out_size samples"]:
+        """Outputs of many samples, one a column: the layout in which training is fastest."""
+        hidden, mask, _ = self._hidden(x)
+        return self.controller.gain() * _affine(self.readout.weight * mask[None], self.readout.bias, hidden)
+
+    def activations(self, x: Float[Array, "in_size samples"]) -> tuple[Float[Array, "_capacity samples"], ...]:
+        """Activations of every hidden layer before its mask, one sample a column."""
+        return self._hidden(x)[2]
+
+    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
+        """Participation of every unit of every hidden layer, in `[0, 1]`."""
+        return self.controller.participation()
+
+    def gates(self) -> Float[Array, " depth"]:
+        """Share of each hidden layer in its residual step, in `[0, 1]`; the first is always 1."""
+        depth = len(self.layers)
+        if self.depth_weight is None:
+            return jnp.ones(depth)
+        return masks.participation(jnp.maximum(self.depth_weight, 1.0), depth, self.controller.mask)
+
+    def _active(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
+        """The activation of a hidden layer."""
+        return ACTIVATIONS[self.activation](x) if self.choice is None else self.choice(layer, x)
+
+    def _hidden(self, x):
+        """The last hidden layer before its mask, that mask, and the activations of every layer."""
+        sizes, gates = self.controller.sizes(), self.gates()
+        hidden, mask, every = x, jnp.ones(x.shape[0], x.dtype), ()
+        for index, (layer, own) in enumerate(zip(self.layers, self.participation(), strict=True)):
+            bias = layer.bias if layer.size_weight is None else layer.bias + sizes[index] * layer.size_weight
+            active = self._active(index, _affine(layer.weight * mask[None], bias, hidden))
+            every = (*every, active)
+            if self.depth_weight is None or index == 0:
+                hidden, mask = active, own
+            else:
+                before, after = hidden * mask[:, None], active * own[:, None]
+                hidden, mask = before + gates[index] * (after - before), jnp.ones_like(own)
+        return hidden, mask, every
+
+
+def make_controller(
+    kind: str,
+    capacity: tuple[int, ...],
+    *,
+    is_layerwise: bool,
+    initial_size: Float[Array, " depth"],
+    mask: str,
+    key: PRNGKeyArray,
+) -> AbstractController:
+    """A controller by its name in `CONTROLLERS`, one for the network or one for each hidden layer.
+
+    Args:
+        kind: Name in `CONTROLLERS`.
+        capacity: Units allocated in each hidden layer.
+        is_layerwise: Whether each layer has a controller of that kind to itself.
+        initial_size: Units of each layer at the start.
+        mask: Name in `masks.MASKS`.
+        key: For the controllers that start with a jitter.
+
+    Raises:
+        ValueError: If there is no such controller.
+    """
+    if kind not in CONTROLLERS:
+        raise ValueError(f"`controller` must be one of {', '.join(CONTROLLERS)}; got {kind!r}.")
+    make = layerwise(kind) if is_layerwise else CONTROLLERS[kind]
+    return make(capacity, initial_size=initial_size, key=key, mask=mask)
+
+
+def permuted(
+    tree: PyTree, layer: int, order: Int[Array, " units"], *, read: Int[Array, " units"] | None = None
+) -> PyTree:
+    """The same function with the units of a layer in another order, where they all take part alike.
+
+    Args:
+        tree: A network, or any tree that holds networks, such as an optimiser's moments.
+        layer: Index of the hidden layer.
+        order: Old index of the unit at each place.
+        read: The same of the units that the next matrix reads; None: `order`. Where gates are shut the read-out
+            reads those of the last layer that is open.
+    """
+    columns = order if read is None else read
+
+    def of_net(net: GrowingMLP) -> GrowingMLP:
+        rows, after = net.layers[layer], [*net.layers[1:], net.readout][layer]
+        rows = jax.tree.map(lambda leaf: leaf[order], rows)
+        net = eqx.tree_at(lambda n: n.layers[layer], net, rows)
+        return eqx.tree_at(lambda n: [*n.layers[1:], n.readout][layer].weight, net, after.weight[:, columns])
+
+    def is_net(node: PyTree) -> bool:
+        return isinstance(node, GrowingMLP)
+
+    return jax.tree.map(lambda node: of_net(node) if is_net(node) else node, tree, is_leaf=is_net)
+
+
+def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""]) -> GrowingMLP:
+    """The network, if it chooses its activations, with its choice at another temperature.
+
+    Args:
+        net: The network after a step of the optimiser.
+        before: The network before it: a choice that was hard then stays.
+        temperature: What the schedule says after the step; 0: hard.
+    """
+    if net.choice is None or before.choice is None:
+        return net
+    return eqx.tree_at(lambda n: n.choice, net, net.choice.annealed(before.choice, temperature))
+
+
+def perturbed(net: GrowingMLP, *, key: PRNGKeyArray) -> GrowingMLP:
+    """The network with Gumbel noise on the logits of its choice of activations, if it has one that is soft."""
+    return net if net.choice is None else eqx.tree_at(lambda n: n.choice, net, net.choice.perturbed(key=key))
+
+
+def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:
+    """The network with the weights of its size input divided by the target size (arm `rescaled`)."""
+
+    def columns(n: GrowingMLP):
+        return [layer.size_weight for layer in n.layers if layer.size_weight is not None]
+
+    return eqx.tree_at(columns, net, [column / target_size for column in columns(net)])
+
+
+_FEW = 128
+"""Samples up to which the bias joins the matrix product as a row of ones; above, it is added afterwards."""
+
+
+def _affine(
+    weight: Float[Array, "out_size in_size"],
+    bias: Float[Array, " out_size"],
+    hidden: Float[Array, "in_size samples"],
+) -> Float[Array, "out_size samples"]:
+    """`W h + b`, arranged so that the sum over samples in the bias's gradient is a matrix product.
+
+    Measured on CPU (`benchmarks/engine.py`): reductions cost more than products, and which of the two
+    arrangements is faster depends on the number of samples.
+    """
+    if hidden.shape[1] <= _FEW:
+        ones = jnp.ones_like(hidden[:1])
+        return jnp.concatenate([weight, bias[:, None]], 1) @ jnp.concatenate([hidden, ones])
+    return _affine_of_many(weight, bias, hidden)
+
+
+@jax.custom_vjp
+def _affine_of_many(weight, bias, hidden):
+    return weight @ hidden + bias[:, None]
+
+
+def _affine_forward(weight, bias, hidden):
+    return _affine_of_many(weight, bias, hidden), (weight, hidden)
+
+
+def _affine_backward(saved, cotangent):
+    weight, hidden = saved
+    ones = jnp.ones(hidden.shape[1], hidden.dtype)
+    return cotangent @ hidden.T, cotangent @ ones, weight.T @ cotangent
+
+
+_affine_of_many.defvjp(_affine_forward, _affine_backward)

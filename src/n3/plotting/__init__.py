@@ -1,0 +1,1 @@
+"""Plotting: figures that compute nothing."""

@@ -1,0 +1,1 @@
+"""Statistics: labelled results, compared, summarised and fitted."""

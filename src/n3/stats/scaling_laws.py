@@ -1,0 +1,113 @@
+"""Scaling: how a loss falls with a network's size, as a power law with an offset and as a plain slope."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from n3.stats.comparison import Estimate, stratified_bootstrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """`loss = offset + factor * size ** -exponent`, and the straight line through the logarithms beside it."""
+
+    offset: Estimate
+    """Loss that no size falls below, in the loss's unit; 0 or more."""
+    factor: Estimate
+    """Loss above the offset at size 1."""
+    exponent: Estimate
+    """Positive; of a law with an offset, so it need not be minus the slope."""
+    slope: Estimate
+    """Of `ln loss` over `ln size`, by least squares, without an offset."""
+    intercept: float
+    """Loss of that straight line at size 1."""
+
+    def loss(self, sizes: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+        """Loss at each size by the power law."""
+        return self.offset.value + self.factor.value * sizes**-self.exponent.value
+
+    def line(self, sizes: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+        """Loss at each size by the straight line through the logarithms."""
+        return self.intercept * sizes**self.slope.value
+
+
+def power_law(
+    sizes: Float[np.ndarray, " sizes"],
+    losses: Float[np.ndarray, "sizes seeds"],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PowerLaw:
+    """Fit both laws to the geometric mean over the seeds, by least squares of the logarithms.
+
+    Intervals are by percentiles over resampled seeds: a seed is drawn with its losses at all sizes, because its
+    runs share their data. Runs that diverged are left out of their size's mean.
+
+    Args:
+        sizes: Units or parameters, positive, four or more different ones.
+        losses: Final losses, positive; NaN or infinite where a run diverged.
+        level: Coverage of the intervals, in `(0, 1)`.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: If there are fewer than four sizes, a size or a loss is not positive, every run of a size
+            diverged, or `level` lies outside `(0, 1)`.
+    """
+    if len(set(sizes.tolist())) < 4 or not (sizes > 0).all():
+        raise ValueError(f"`sizes` must hold four or more different positive numbers; got {sizes.tolist()}.")
+    if (losses <= 0).any() or not np.isfinite(losses).any(axis=1).all():
+        raise ValueError("`losses` must be positive, and finite in one run or more of each size.")
+    logs = np.log(np.where(np.isfinite(losses), losses, np.nan)).T.astype(float)
+    found = _fitted(np.log(sizes), logs, ())
+
+    nearby = (found[:3], next(_guesses(np.log(sizes), np.nanmean(logs, axis=0), found[3])))
+
+    def again(strata: list[np.ndarray]) -> np.ndarray:
+        return np.array(_fitted(np.log(sizes), strata[0], nearby))
+
+    low, high = stratified_bootstrap([logs], again, level=level, resamples=resamples, seed=seed)
+    offset, factor, exponent, slope, height = map(Estimate, _in_units(found), _in_units(low), _in_units(high))
+    return PowerLaw(offset=offset, factor=factor, exponent=exponent, slope=slope, intercept=height.value)
+
+
+def _fitted(steps, logs, starts):
+    """Logarithms of offset, factor and exponent, then slope and height of the line, of `logs` (seed, size)."""
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a size whose drawn seeds are lost
+        means = np.nanmean(logs, axis=0)
+    x, y = steps[np.isfinite(means)], means[np.isfinite(means)]
+    if len(x) < 3:
+        return [np.nan] * 5
+    slope, height = np.polyfit(x, y, 1)
+
+    def misses(law: np.ndarray) -> np.ndarray:
+        return np.logaddexp(law[0], law[1] - np.exp(law[2]) * x) - y
+
+    def slopes(law: np.ndarray) -> np.ndarray:
+        from_offset = np.exp(law[0] - misses(law) - y)  # its share of the fitted loss
+        return np.stack([from_offset, 1 - from_offset, (from_offset - 1) * np.exp(law[2]) * x], axis=1)
+
+    begun = starts or _guesses(x, y, slope)
+    with np.errstate(invalid="ignore"):  # from some starts the steps lead to NaN
+        fits = [optimize.least_squares(misses, one, slopes, method="lm", max_nfev=200) for one in begun]
+    return [*min(fits, key=lambda fit: (np.isnan(fit.cost), fit.cost)).x, slope, height]
+
+
+def _guesses(x, y, slope):
+    """Laws to start from: nearly no offset, or an offset just below the least loss."""
+    steep = max(-slope, 0.05)
+    for offset, exponent in (
+        (y.min() - 7.0, steep),
+        (y.min() - 0.3, 2.0 * steep),
+        (y.min() - 0.05, 6.0 * steep),
+    ):
+        yield np.array([offset, y[0] + exponent * x[0], np.log(exponent)])
+
+
+def _in_units(logs):
+    """Offset, factor, exponent, slope and intercept of what `_fitted` found."""
+    return [*map(float, np.exp(logs[:3])), float(logs[3]), float(np.exp(logs[4]))]

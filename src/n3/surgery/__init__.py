@@ -1,0 +1,1 @@
+"""Surgery: host functions that change the shapes of networks, optimiser state included."""

@@ -1,0 +1,228 @@
+"""Primitives: how each operation of a program carries the axes of its operands to its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from n3.tracing.axes import Dimension
+from n3.tracing.rearrangements import REARRANGEMENTS
+from n3.tracing.values import Gates, Rule, Sum, Value, depends_on_input, named, shape_of, unknown
+
+T = TypeVar("T")
+
+SUMMING = frozenset({"dot_general", "conv_general_dilated", "reduce_sum"})
+"""Operations that sum over axes; `Sum.place` counts them."""
+
+
+def walk(
+    program: ClosedJaxpr,
+    arguments: Sequence[T],
+    *,
+    visit: Callable[[Any, list[T]], list[T]],
+    constant: Callable[[Any], T],
+    enter: Callable[[ClosedJaxpr], bool] = lambda inner: True,
+) -> list[T]:
+    """Go through a program in the order in which it runs, and into the functions that it calls.
+
+    Args:
+        program: A jaxpr.
+        arguments: What stands for its inputs.
+        visit: From an equation and what stands for its operands to what stands for its results.
+        constant: What stands for an array that the program holds.
+        enter: Whether to go into a called function, or to visit the call as a whole.
+
+    Returns:
+        What stands for the results.
+    """
+    known = dict(zip(program.jaxpr.constvars, map(constant, program.consts), strict=True))
+    known |= dict(zip(program.jaxpr.invars, arguments, strict=True))
+
+    def read(variable: Any) -> T:
+        return constant(variable.val) if isinstance(variable, Literal) else known[variable]
+
+    for equation in program.jaxpr.eqns:
+        values, inner = [read(variable) for variable in equation.invars], called(equation)
+        if inner is not None and enter(inner):
+            results = walk(inner, values, visit=visit, constant=constant, enter=enter)
+        else:
+            results = visit(equation, values)
+        known |= dict(zip(equation.outvars, results, strict=True))
+    return [read(variable) for variable in program.jaxpr.outvars]
+
+
+def called(equation: Any) -> ClosedJaxpr | None:
+    """The function that an equation calls once with its own operands; None for all other operations."""
+    if equation.primitive.name not in CALLS:
+        return None
+    inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    return ClosedJaxpr(inner, ()) if isinstance(inner, Jaxpr) else inner
+
+
+def sums_in(program: ClosedJaxpr) -> int:
+    """Operations of a program, those of called functions included, that sum over axes."""
+    inner = [called(equation) for equation in program.jaxpr.eqns]
+    own = sum(equation.primitive.name in SUMMING for equation in program.jaxpr.eqns)
+    return own + sum(sums_in(each) for each in inner if each is not None)
+
+
+def carry(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Value]:
+    """The results of one operation.
+
+    Args:
+        equation: An equation of a jaxpr.
+        values: Its operands.
+        sums: What the program has summed so far; appended to.
+
+    Returns:
+        What is known of each result. The axes of operations that have no rule are fixed.
+    """
+    return RULES.get(equation.primitive.name, unknown)(equation, values, sums)
+
+
+def _elementwise(equation, values, sums):
+    name, arrays = equation.primitive.name, [value for value in values if value.axes]
+    axes = tuple(Dimension(size) for size in shape_of(equation))
+    each = [[Gates()] * len(arrays) for _ in axes]
+    for number, value in enumerate(arrays):
+        for axis, own in enumerate(axes):
+            if own.size == value.axes[axis].size:  # else the operand is repeated along the axis
+                own.join(value.axes[axis])
+                each[axis][number] = value.gates[axis]
+    if name == "mul":
+        gates = [Gates().union(*own) for own in each]
+    elif name == "div" and values[0].axes:
+        gates = [own[0] for own in each]
+    elif name in ZERO_KEEPING or (name in LINEAR and len(arrays) == len(values)):
+        gates = [Gates.intersection(*own) for own in each]
+    else:
+        gates = [Gates()] * len(axes)
+    return [Value(axes, tuple(gates), depends_on_input(values))]
+
+
+def _reduce(equation, values, sums):
+    gone = [int(axis) for axis in equation.params["axes"]]
+    for value in values:
+        for axis in gone:
+            value.axes[axis].note(f"they are reduced by {named(equation)}")
+    return [values[0].keeping([axis for axis in range(len(values[0].axes)) if axis not in gone])]
+
+
+def _add_up(equation, values, sums):
+    (value,), gone = values, [int(axis) for axis in equation.params["axes"]]
+    _append(sums, equation, [(value.axes[axis], ((value, axis),)) for axis in gone])
+    return [value.keeping([axis for axis in range(len(value.axes)) if axis not in gone])]
+
+
+def _dot(equation, values, sums):
+    left, right = values
+    (over_left, over_right), (with_left, with_right) = equation.params["dimension_numbers"]
+    over, shared = zip(over_left, over_right, strict=True), zip(with_left, with_right, strict=True)
+    pairs, batch = list(over), list(shared)
+    for a, b in (*pairs, *batch):
+        left.axes[a].join(right.axes[b])
+    _append(sums, equation, [(left.axes[a], ((left, a), (right, b))) for a, b in pairs])
+    axes = [left.axes[a] for a, _ in batch]
+    gates = [left.gates[a] | right.gates[b] for a, b in batch]
+    for value, used in ((left, (*over_left, *with_left)), (right, (*over_right, *with_right))):
+        free = value.keeping([axis for axis in range(len(value.axes)) if axis not in used])
+        axes, gates = [*axes, *free.axes], [*gates, *free.gates]
+    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+
+
+def _convolution(equation, values, sums):
+    (data, kernel), numbers = values, equation.params["dimension_numbers"]
+    (batch, feature, *spatial), (out, into, *window) = numbers.lhs_spec, numbers.rhs_spec
+    for dimension in (*(data.axes[a] for a in spatial), *(kernel.axes[a] for a in window)):
+        for atom in dimension.atoms():
+            atom.role = atom.role or "position"
+    groups, batches = equation.params["feature_group_count"], equation.params["batch_group_count"]
+    is_depthwise = batches == 1 and kernel.axes[into].size == 1 and kernel.axes[out].size == groups
+    summed, through = [], Gates()
+    if groups == batches == 1:
+        data.axes[feature].join(kernel.axes[into])
+        summed = [(data.axes[feature], ((data, feature), (kernel, into)))]
+    elif is_depthwise:
+        data.axes[feature].join(kernel.axes[out])
+        through = data.gates[feature]
+    else:
+        for dimension in (data.axes[batch], data.axes[feature], kernel.axes[out], kernel.axes[into]):
+            dimension.note(f"they are convolved in groups by {named(equation)}")
+    _append(sums, equation, summed)
+    axes, to = [Dimension(size, role="position") for size in shape_of(equation)], numbers.out_spec
+    gates = [Gates()] * len(axes)
+    axes[to[0]], gates[to[0]] = data.axes[batch], data.gates[batch]
+    axes[to[1]], gates[to[1]] = kernel.axes[out], through | kernel.gates[out]
+    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+
+
+def _append(sums, equation, summed):
+    """Note an operation's sums, or that it has none: places count operations."""
+    place = sums[-1].place + 1 if sums else 0
+    sums += [
+        Sum(place, dimension, sides, named(equation)) for dimension, sides in summed or [(Dimension(1), ())]
+    ]
+
+
+CALLS = frozenset(
+    ["jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"]
+)
+LINEAR = frozenset(["add", "sub", "add_any", "max", "min"])
+ZERO_KEEPING = frozenset(
+    [
+        "neg",
+        "convert_element_type",
+        "copy",
+        "stop_gradient",
+        "reduce_precision",
+        "square",
+        "abs",
+        "sqrt",
+        "sign",
+    ]
+)
+ARITHMETIC = [
+    "mul",
+    "div",
+    "pow",
+    "rem",
+    "atan2",
+    "nextafter",
+    "integer_pow",
+    "floor",
+    "ceil",
+    "round",
+    "is_finite",
+    "clamp",
+    "select_n",
+]
+FUNCTIONS = [
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "logistic",
+    "rsqrt",
+    "cbrt",
+    "erf",
+    "erfc",
+    "erf_inv",
+    "lgamma",
+    "digamma",
+]
+ANGLES = ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"]
+LOGIC = ["not", "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge"]
+EXTREMES = ["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"]
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        **dict.fromkeys((*LINEAR, *ZERO_KEEPING, *ARITHMETIC, *FUNCTIONS, *ANGLES, *LOGIC), _elementwise),
+        **dict.fromkeys(EXTREMES, _reduce),
+        **REARRANGEMENTS,
+        "reduce_sum": _add_up,
+        "dot_general": _dot,
+        "conv_general_dilated": _convolution,
+    }
+)
+"""Rules by the primitive's name."""

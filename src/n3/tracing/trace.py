@@ -1,0 +1,166 @@
+"""Dependence: which layers of a model share their channels, and which parameters read them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from n3.tracing.axes import Dimension, layout_of
+from n3.tracing.groups import Group, Leaf, Structure, Tap
+from n3.tracing.primitives import carry, walk
+from n3.tracing.program import traced
+from n3.tracing.values import Gates, Sum, Value, fixed
+
+LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
+"""Layers whose output channels can be grown: the first axis of their weight."""
+
+Parameters = Mapping[str, Value]
+Reading = list[tuple[Sum, list[tuple[str, int]]]]
+"""Sums over an atom, each with the axes of parameters that can be zero there."""
+Readers = Mapping[Dimension, Reading]
+
+
+def find_structure(
+    model: PyTree, example: Sequence[Array | jax.ShapeDtypeStruct], chosen: Sequence[str] | None
+) -> Structure:
+    """Trace a model on one sample and find the groups of channels that can be grown.
+
+    Two layers share a group where their channels meet, as in a sum. A channel can be dropped exactly if every
+    operation treats channels alike and one by one, but for sums over them in which a parameter takes part: with
+    that parameter zero at a channel, the sum is the same without it.
+
+    Args:
+        model: A model whose norms count participation (`norms.participating`).
+        example: One sample's inputs, or their shapes.
+        chosen: Paths of the layers to grow; None: all but those whose channels are the model's input or output.
+
+    Returns:
+        The groups in the order of their first layers, and what belongs to them.
+
+    Raises:
+        ValueError: If a chosen layer's channels cannot be dropped exactly (it names the layer and the reason),
+            or if there is nothing to grow.
+    """
+    program, _ = traced(model, example)
+    known, sums = _parameters(model), list[Sum]()
+    arguments = [*known.values(), *(_input(one.shape) for one in example)]
+    results = walk(program, arguments, visit=lambda e, v: carry(e, v, sums), constant=_constant)
+    for axis in (axis for result in results for axis in result.axes):
+        axis.note("they are the model's output", is_end=True)
+    readers = _readers(known, sums)
+    atoms = _grown(model, known, readers, chosen)
+    layers = [_layers_of(model, known, atom) for atom in atoms]
+    reads = [_reads(readers[atom], own) for atom, own in zip(atoms, layers, strict=True)]
+    numbers = {atom: number for number, atom in enumerate(atoms)}
+    return Structure(
+        groups=tuple(Group(tuple(own), atom.size) for atom, own in zip(atoms, layers, strict=True)),
+        leaves=tuple(_leaves(model, known, numbers, reads)),
+        taps=tuple(_tap(readers[atom], numbers) for atom in atoms),
+        example=tuple((tuple(one.shape), jnp.dtype(one.dtype)) for one in example),
+    )
+
+
+def layers_in(model: PyTree) -> dict[str, eqx.Module]:
+    """Every layer of `LAYERS` in a model, by its path."""
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda node: isinstance(node, LAYERS))
+    return {jax.tree_util.keystr(path): node for path, node in nodes if isinstance(node, LAYERS)}
+
+
+def _parameters(model: PyTree) -> dict[str, Value]:
+    """What is known of each array of a model, by its path."""
+    known = {}
+    for path, array in jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
+        name = jax.tree_util.keystr(path)
+        axes = tuple(Dimension(size) for size in array.shape)
+        known[name] = Value(axes, tuple(Gates({(name, axis)}) for axis in range(array.ndim)))
+    return known
+
+
+def _input(shape: Sequence[int]) -> Value:
+    text = {"they are the model's input": True}
+    axes = tuple(Dimension(size, notes=text, role="input") for size in shape)
+    return Value(axes, (Gates(),) * len(axes), is_data=True)
+
+
+def _constant(array: Any) -> Value:
+    return fixed(np.shape(array), "they belong to a constant that the program holds")
+
+
+def _readers(known: Parameters, sums: Sequence[Sum]) -> Readers:
+    """The sums over each atom, each with the parameters that can be zero there; without any, a note."""
+    readers: dict[Dimension, Reading] = {}
+    for own in sums:
+        gates = [gate for value, axis in _parameters_first(own) for gate in sorted(value.gates[axis])]
+        for atom in own.dimension.atoms():
+            able = [(path, axis) for path, axis in gates if atom in known[path].axes[axis].atoms()]
+            readers.setdefault(atom, []).append((own, able))
+            if not able:
+                atom.note(f"they are summed by {own.name} without a parameter for each")
+    return readers
+
+
+def _parameters_first(own: Sum) -> list[tuple[Value, int]]:
+    return sorted(own.sides, key=lambda side: side[0].is_data)
+
+
+def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[str] | None) -> list[Dimension]:
+    """The atoms that become groups, in the order of the layers that make them."""
+    found: list[Dimension] = []
+    for path in (path for path in layers_in(model) if chosen is None or path in chosen):
+        atoms = known[f"{path}.weight"].axes[0].atoms()
+        able = [atom for atom in atoms if _is_seen(readers.get(atom, [])) and not atom.notes]
+        notes = {text: is_end for atom in atoms for text, is_end in atom.notes.items()}
+        if able:
+            found += [able[0]] if able[0] not in found else []
+        elif chosen is not None or (notes and not any(notes.values())):
+            reason = next(iter(notes), "nothing reads them" if atoms else "there is only one")
+            raise ValueError(f"`where` must leave out layer {path}: as to its channels, {reason}.")
+    if not found:
+        raise ValueError(
+            "`model` must have a hidden linear or convolutional layer; got none that can be grown."
+        )
+    return found
+
+
+def _layers_of(model: PyTree, known: Parameters, atom: Dimension) -> list[str]:
+    return [path for path in layers_in(model) if atom in known[f"{path}.weight"].axes[0].atoms()]
+
+
+def _reads(own: Reading, layers: Sequence[str]) -> set[tuple[str, int]]:
+    """The axes of parameters that are multiplied by a group's participation, one or more for every sum."""
+    made, reads = {(f"{path}.weight", 0) for path in layers}, set[tuple[str, int]]()
+    for _, able in own:
+        if not reads.intersection(able):
+            reads.add(min(able, key=lambda gate: gate in made))
+    return reads
+
+
+def _leaves(
+    model: PyTree, known: Parameters, numbers: Mapping[Dimension, int], reads: Sequence[set[tuple[str, int]]]
+) -> Iterator[Leaf]:
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_array))
+    for (path, value), array in zip(known.items(), arrays, strict=True):
+        layouts = tuple(layout_of(axis, numbers) for axis in value.axes)
+        if any(set(layout.groups()) for layout in layouts):
+            axes = range(len(layouts))
+            own = tuple(frozenset(n for n, each in enumerate(reads) if (path, a) in each) for a in axes)
+            yield Leaf(path, layouts, own, bool(eqx.is_inexact_array(array)))
+
+
+def _is_seen(own: Reading) -> bool:
+    return any(value.is_data for each, _ in own for value, _ in each.sides)
+
+
+def _tap(own: Reading, numbers: Mapping[Dimension, int]) -> Tap:
+    """The last sum over a group that sees it in a sample, and where."""
+    seen = [
+        Tap(each.place, operand, axis, layout_of(value.axes[axis], numbers))
+        for each, _ in own
+        for operand, (value, axis) in enumerate(each.sides)
+        if value.is_data
+    ]
+    return seen[-1]

@@ -1,0 +1,1 @@
+"""Training: one run, many runs in one program, and any model on any data."""

@@ -1,0 +1,127 @@
+"""Decisions: whether a run prunes, expands or goes back at a look at its structure, and why, in words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from n3.config.settings import StructureConfig
+
+Action = Literal["wait", "prune", "expand", "rollback"]
+ACTIONS: tuple[str, ...] = get_args(Action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What one run did at one look."""
+
+    step: int
+    seed: int
+    arm: str
+    action: Action
+    units: tuple[int, ...]
+    """Change of the units of each hidden layer."""
+    reason: str
+    before: float
+    """Validation loss at the look."""
+    after: float | None = None
+    """Validation loss at the next look; None at the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """What a run's next decision depends on."""
+
+    losses: tuple[float, ...] = ()
+    """Validation loss at each look; where a change was undone, the one before it."""
+    last: Action | None = None
+    """The latest change, `prune` or `expand`."""
+    units: tuple[int, ...] = ()
+    """Change of the units of each hidden layer that it made."""
+    is_undone: bool = False
+    looks: int = 0
+    """Looks since a change was made or undone, this one included."""
+    before: float | None = None
+    """Validation loss before a change that is on trial; None: none is."""
+
+    def seen(self, loss: float) -> "Track":
+        """The track at the next look."""
+        return replace(self, losses=(*self.losses, loss), looks=self.looks + 1)
+
+    def done(self, action: Action, units: tuple[int, ...], cooldown: int) -> "Track":
+        """The track after a decision.
+
+        Args:
+            action: What was decided.
+            units: Change of the units of each hidden layer.
+            cooldown: Looks that a change is on trial, beside the one at which the next may be made.
+        """
+        match action:
+            case "wait":
+                return self if self.looks <= cooldown else replace(self, before=None)
+            case "rollback":
+                losses = (*self.losses[:-1], self.before or 0.0)
+                return replace(self, losses=losses, is_undone=True, looks=0, before=None)
+        made = {"last": action, "units": units, "is_undone": False, "looks": 0}
+        return replace(self, before=self.losses[-1], **made)
+
+
+def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[Action, ...], str]:
+    """What a run should do at a look.
+
+    A change that is on trial, until the looks of its cooldown are over, is undone where the validation loss is
+    above that before it by more than the margin, or is not finite. Else nothing changes at the last look,
+    during a cooldown, at the first look, or while the loss still falls by more than the plateau. At rest
+    pruning and expansion take turns: the one that was not the last change comes first, and the other where the
+    first finds nothing to do, but none that was just undone. An expansion needs looks enough left for a pruning
+    after it.
+
+    Args:
+        track: The run so far, with the validation loss at this look.
+        config: Cooldown, plateau and margin.
+        left: Looks that come after this one.
+
+    Returns:
+        The actions to be tried, in their order, until one finds something to do; and why.
+    """
+    loss = track.losses[-1]
+    if track.before is not None and not loss <= track.before * (1.0 + config.margin):
+        worse = "not finite" if not math.isfinite(loss) else f"{loss:.4g}, {_percent(loss, track.before)} above"
+        told = f"validation loss {worse}: {track.before:.4g} before the last change, margin {config.margin:.3g}"
+        return ("rollback",), told
+    if not math.isfinite(loss):
+        return ("wait",), "the run has diverged"
+    if left == 0:
+        return ("wait",), "the run ends here"
+    if track.last is not None and track.looks <= config.cooldown:
+        return ("wait",), f"cooldown, look {track.looks} of {config.cooldown}"
+    if len(track.losses) < 2:
+        return ("wait",), "the first look has no loss to compare with"
+    previous = track.losses[-2]
+    if loss < previous * (1.0 - config.plateau):
+        return ("wait",), f"validation loss still falls: {loss:.4g} after {previous:.4g}"
+    order: tuple[Action, ...] = ("expand", "prune") if track.last == "prune" else ("prune", "expand")
+    is_late = left < config.cooldown + 2
+    tried: tuple[Action, ...] = tuple(
+        action
+        for action in order
+        if not (track.is_undone and action == track.last) and not (action == "expand" and is_late)
+    )
+    rest = f"validation loss at rest: {loss:.4g} after {previous:.4g}"
+    return (tried, rest) if tried else (("wait",), f"{rest}; too late to expand, and pruning was undone")
+
+
+def followed(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """The decisions of one run with the validation loss that came after each."""
+    losses = [*(own.before for own in decisions[1:]), None]
+    return tuple(replace(own, after=loss) for own, loss in zip(decisions, losses, strict=True))
+
+
+def counts(decisions: Sequence[Decision]) -> Mapping[str, int]:
+    """How often each change was made: `prune`, `expand` and `rollback`."""
+    found = [own.action for own in decisions]
+    return {action: found.count(action) for action in ACTIONS[1:]}
+
+
+def _percent(loss: float, before: float) -> str:
+    return f"{loss / before - 1.0:.1%}" if before > 0 else f"{loss - before:.3g}"

@@ -1,0 +1,276 @@
+"""Fitting: training of a grown model, or any Equinox model, on arrays or on batches from anywhere."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from n3.config.settings import InformationConfig
+from n3.information.growth import POOL, Growth, Pool, Prices, growth_of, prices_of
+from n3.nn.controllers import Information
+from n3.tracing.grow import Grown
+from n3.training.batches import Chunk, Data, checked, is_arrays, source_of
+from n3.training.goal import Goal, LossOfOne, check_targets, goal_of
+from n3.training.progress import Progress
+from n3.training.step import optimiser
+
+Model = TypeVar("Model", bound=eqx.Module)
+Schedule = Callable[[Any], Any]
+"""From a step's number to its learning rate, such as an Optax schedule."""
+RECORDS = 50
+"""Records of a run, about."""
+CHUNK = 25
+"""Steps compiled as one, of models that information does not grow."""
+EVALUATED = 1024
+"""Samples that are evaluated at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What a run recorded, every few steps and at its end."""
+
+    step: Int[np.ndarray, " records"]
+    train_loss: Float[np.ndarray, " records"]
+    """Mean over the steps since the record before, with dropout: nats, squared units, or the given loss's."""
+    validation_loss: Float[np.ndarray, " records"] | None
+    """Without dropout; None without validation data."""
+    validation_accuracy: Float[np.ndarray, " records"] | None
+    """Share of samples whose class is predicted; None without classes or validation data."""
+    sizes: Float[np.ndarray, "records groups"]
+    """Effective units of each group; no column for a model that is not grown."""
+    layers: tuple[str, ...]
+    """Path of the first layer of each group."""
+    diverged_at: int | None
+    """Step whose loss was NaN or infinite; the run ended there. None: it did not diverge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What of a run fixes the program; hashable, static under `jit`."""
+
+    goal: Goal
+    learning_rate: float | Schedule
+    growth: Growth | None
+    target_size: float
+    size_cost: float
+
+
+class FitState(eqx.Module):
+    """What changes while a model trains."""
+
+    model: PyTree
+    moments: PyTree
+    growth: PyTree
+    count: Int[Array, ""]
+
+
+def fit(
+    model: Model,
+    train_data: Data,
+    validation_data: Data | None = None,
+    *,
+    steps: int,
+    key: PRNGKeyArray,
+    loss: str | LossOfOne | None = None,
+    learning_rate: float | Schedule = 1e-3,
+    batch: int = 64,
+    information: InformationConfig | None = None,
+    target_size: float | None = None,
+    size_cost: float = 0.1,
+    quiet: bool = False,
+) -> tuple[Model, History]:
+    """Train a model by Adam; a grown one finds its sizes while it trains.
+
+    Args:
+        model: Called on one sample, `model(x)` or `model(x, key=key)`; grown by `n3.grow` or not.
+        train_data: Arrays `(inputs, targets)`, samples first, or an iterable of such pairs that can be gone
+            through again and again (a `DataLoader`). Targets that are whole numbers are classes.
+        validation_data: The same, for evaluation alone.
+        steps: Steps of the optimiser.
+        key: For the order of the samples and for dropout.
+        loss: `cross-entropy`, `squared-error`, or a function of one sample's output and target; None: by the
+            targets.
+        learning_rate: Per step, or an Optax schedule. Information moves sizes at a rate of its own.
+        batch: Samples in a step, for arrays.
+        information: How information moves the sizes of method `information`; None: as it does by default.
+        target_size: Units at which the other methods' penalty vanishes; None: the capacity of the first group.
+        size_cost: Weight of that penalty, loss units per squared unit of the controller's weight.
+        quiet: Whether to show no progress.
+
+    Returns:
+        The trained model, and what was recorded. A run that diverges ends there, with a warning.
+
+    Raises:
+        ValueError: If data or settings are out of range or do not fit the model.
+    """
+    for name, value in {"steps": steps, "batch": batch}.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be positive; got {value}.")
+    order_key, dropout_key = jr.split(key)
+    source = source_of(train_data, batch=batch, steps=steps, key=order_key)
+    is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
+    inputs, targets = source.pool(POOL if is_informed else 1)
+    goal = goal_of(_user_model(model), inputs, targets, loss)
+    source.require(partial(check_targets, goal, name="train_data"))
+    growth, pool, prices = None, None, None
+    if is_informed:
+        settings = information or InformationConfig()
+        growth = growth_of(settings, steps=steps, is_classes=goal.is_classes)
+        pool, prices = Pool(inputs, goal.columns(targets)), prices_of(settings, source.samples, inputs)
+    plan = Plan(
+        goal=goal,
+        learning_rate=learning_rate,
+        growth=growth,
+        target_size=_target_size(model, target_size),
+        size_cost=size_cost,
+    )
+    moments = optimiser("adam", learning_rate).init(eqx.filter(model, eqx.is_inexact_array))
+    state = FitState(model, moments, growth and growth.start(model), jnp.asarray(0))
+    recorder = Recorder(goal, validation_data, every=-(-steps // RECORDS))
+    with Progress("fit", steps, 1, quiet) as report:
+        done = 0
+        while done < steps and recorder.diverged_at is None:
+            if growth and growth.is_due(done):
+                state = _looked(growth, state, pool, prices)
+            length = min(growth.drive.every if growth else CHUNK, steps - done)
+            for chunk in source.chunks(length):
+                state, losses = _advance(plan, state, chunk, dropout_key)
+                recorder.add(done, np.asarray(losses))
+                done += len(losses)
+            if growth and done == steps:
+                state = eqx.tree_at(lambda s: s.model, state, growth.settled(state.model, state.growth))
+            recorder.record(done, state.model, is_last=done == steps)
+            report(done)
+    return state.model, recorder.history()
+
+
+class Recorder:
+    """Gathers what a `History` holds while a run goes on."""
+
+    def __init__(self, goal: Goal, validation_data: Data | None, *, every: int):
+        self.goal, self.validation_data, self.every = goal, validation_data, every
+        self.diverged_at: int | None = None
+        self.rows: list[tuple[int, float, tuple[float, float], np.ndarray]] = []
+        self.layers: tuple[str, ...] = ()
+        self._losses: list[np.ndarray] = []
+
+    def add(self, done: int, losses: Float[np.ndarray, " steps"]) -> None:
+        """Take in the losses of the steps after `done`."""
+        self._losses.append(losses)
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if broken.size and self.diverged_at is None:
+            self.diverged_at = done + int(broken[0])
+            text = f"the loss was {losses[broken[0]]} at step {self.diverged_at}; lower `learning_rate`."
+            warnings.warn(f"`fit` stopped: {text}", RuntimeWarning, stacklevel=3)
+
+    def record(self, done: int, model: PyTree, *, is_last: bool) -> None:
+        """Evaluate the model if a record is due, at the end of a run, or where it diverged."""
+        last = self.rows[-1][0] if self.rows else 0
+        if done - last < self.every and not is_last and self.diverged_at is None:
+            return
+        scores = (np.nan, np.nan)
+        if self.validation_data is not None:
+            scores = evaluate(self.goal, model, self.validation_data)
+        sizes = np.asarray(model.sizes()) if isinstance(model, Grown) else np.zeros(0, np.float32)
+        self.layers = model.layers if isinstance(model, Grown) else ()
+        self.rows.append((done, float(np.mean(np.concatenate(self._losses))), scores, sizes))
+        self._losses = []
+
+    def history(self) -> History:
+        """All records."""
+        step, train, scores, sizes = (np.array(column) for column in zip(*self.rows, strict=True))
+        has_scores = self.validation_data is not None
+        return History(
+            step=step,
+            train_loss=train,
+            validation_loss=scores[:, 0] if has_scores else None,
+            validation_accuracy=scores[:, 1] if has_scores and self.goal.loss == "cross-entropy" else None,
+            sizes=sizes,
+            layers=self.layers,
+            diverged_at=self.diverged_at,
+        )
+
+
+def evaluate(goal: Goal, model: PyTree, data: Data) -> tuple[float, float]:
+    """Mean loss of a model over data, and the share of classes that it predicts (NaN without classes).
+
+    Raises:
+        ValueError: If the data do not fit the model.
+    """
+    pairs = [data] if is_arrays(data) else data
+    model = model.masked() if isinstance(model, Grown) else model
+    totals, samples = np.zeros(2), 0
+    for pair in pairs:
+        inputs, targets = checked(pair, name="validation_data")
+        check_targets(goal, targets, name="validation_data")
+        for start in range(0, len(inputs), EVALUATED):
+            own = (jnp.asarray(side[start : start + EVALUATED]) for side in (inputs, targets))
+            totals += np.array([float(each) for each in goal.scores(model, *own)])
+        samples += len(inputs)
+    if not samples:
+        raise ValueError("`validation_data` must hold samples; got none.")
+    return float(totals[0] / samples), float(totals[1] / samples)
+
+
+@eqx.filter_jit
+def _advance(plan: Plan, state: FitState, chunk: Chunk, key: PRNGKeyArray) -> tuple[FitState, Array]:
+    """Some steps, and the loss of each."""
+    carry, rest = eqx.partition(state, eqx.is_array)
+
+    def step(carry: PyTree, rows: Array) -> tuple[PyTree, Array]:
+        own = eqx.combine(carry, rest)
+        own, loss = _step(plan, own, chunk.inputs[rows], chunk.targets[rows], key)
+        return eqx.filter(own, eqx.is_array), loss
+
+    carry, losses = jax.lax.scan(step, carry, chunk.rows)
+    return eqx.combine(carry, rest), losses
+
+
+def _step(plan, state, inputs, targets, key):
+    dropout_key = jr.fold_in(key, state.count)
+
+    @partial(eqx.filter_value_and_grad, has_aux=True)
+    def objective(model: PyTree) -> tuple[Array, Array]:
+        called = model.masked() if isinstance(model, Grown) else model
+        loss = jnp.mean(plan.goal.losses_of(plan.goal.outputs_of(called, inputs, dropout_key), targets))
+        if not isinstance(model, Grown):
+            return loss, loss
+        penalty = model.controller.penalty(jnp.asarray(plan.target_size, jnp.float32))
+        return loss + plan.size_cost * penalty, loss
+
+    (_, loss), gradient = objective(state.model)
+    gradient = plan.growth.added(gradient, state.model, state.growth) if plan.growth else gradient
+    with jax.numpy_dtype_promotion("standard"):
+        rule = optimiser("adam", plan.learning_rate)
+        updates, moments = rule.update(gradient, state.moments, state.model)
+    updates = plan.growth.paced(updates, gradient) if plan.growth else updates
+    return FitState(eqx.apply_updates(state.model, updates), moments, state.growth, state.count + 1), loss
+
+
+def _looked(growth: Growth, state: FitState, pool: Pool, prices: Prices) -> FitState:
+    model, moments, seen = growth.look(state.model, state.moments, pool, prices, state.count)
+    return FitState(model, moments, seen, state.count)
+
+
+def _user_model(model: PyTree) -> Any:
+    return model.model if isinstance(model, Grown) else model
+
+
+def _target_size(model: PyTree, target_size: float | None) -> float:
+    """The target of the penalty, in units."""
+    if not isinstance(model, Grown):
+        return 0.0
+    first = float(model.structure.capacity[0])
+    if target_size is not None and not 0.0 < target_size <= first:
+        raise ValueError(
+            f"`target_size` must be in (0, {first:g}], the first group's capacity; got {target_size}."
+        )
+    return first if target_size is None else target_size

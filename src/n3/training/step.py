@@ -1,0 +1,300 @@
+"""Train: one run, from its key to a trained network, as a pure function that knows no other run."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from n3.experiments.results import StepRecord
+from n3.nn import losses, metrics
+from n3.nn.choices import Annealing
+from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
+from n3.nn.mlp import GrowingMLP, annealed, make_controller, perturbed, with_rescaled_size_input
+from n3.training import epochs
+
+_GUMBEL = 2**31 - 1
+"""What a run's key is folded with for noise; for the order of samples it is folded with an epoch's number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What fixes the program: everything that changes a shape or an operation. Hashable, static under `jit`."""
+
+    in_size: int
+    out_size: int
+    capacity: tuple[int, ...]
+    controller: str = "controller"
+    layerwise: bool = False
+    """One controller of that kind for each hidden layer."""
+    mask: str = "sine"
+    activation: str = "tanh"
+    size_input: bool = False
+    rescale_size_input: bool = False
+    """Divide the size input's weights by the target size at the start."""
+    depth_gates: bool = False
+    initialisation: str = "fan-in"
+    loss: str | type_of_loss = "squared-error"
+    optimiser: str = "adam"
+    batch: int | None = None
+    """Samples in a step, freshly shuffled in every epoch; None: all of them."""
+    gumbel: bool = False
+    """Train soft choices of activations with fresh Gumbel noise on their logits in every step."""
+    schedule: str = "constant"
+    """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
+    drive: Any = None
+    monitor: Any = None
+    tile: int = 1024
+    """Samples whose gradient is computed at once; more are accumulated tile by tile."""
+
+
+class Hypers(eqx.Module):
+    """What only changes a number: every leaf is traced, so any of them can be a sweep axis."""
+
+    learning_rate: Float[Array, "*runs"]
+    weights: LossWeights
+    initial_size: Float[Array, "*runs depth"]
+    target_size: Float[Array, "*runs"]
+    target_depth: Float[Array, "*runs"]
+    horizon: Float[Array, "*runs"]
+    """Steps of the whole run, which schedules are shares of."""
+    drive: PyTree = None
+    annealing: Annealing | None = None
+    """How choices of activations become hard; None: they stay as soft as they are."""
+
+
+class Problem(eqx.Module):
+    """The samples of one run, and the target's own units in one scaled unit."""
+
+    train: Samples
+    test: Samples
+    unit: Float[Array, "*runs out_size"]
+
+
+class TrainState(eqx.Module):
+    """All that changes while a run trains."""
+
+    net: GrowingMLP
+    moments: optax.OptState
+    order: Int[Array, " samples"]
+    """Order of the training samples in the present epoch; empty where every step takes them all."""
+    key: PRNGKeyArray
+    diverged_at: Int[Array, ""]
+    """Step after which the loss was first NaN or infinite; -1 while it is finite."""
+    drive: PyTree = None
+
+
+def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray) -> TrainState:
+    """A run before its first step.
+
+    Args:
+        recipe: The program.
+        hypers: The numbers.
+        problem: The samples; only their shapes matter here.
+        key: Decides the weights, the controller's jitter and the order of the samples.
+
+    Returns:
+        The state at step 0. Runs with the same key and shapes start from the same drawn weights.
+    """
+    net_key, controller_key, order_key = jr.split(key, 3)
+    controller = make_controller(
+        recipe.controller,
+        recipe.capacity,
+        is_layerwise=recipe.layerwise,
+        initial_size=hypers.initial_size,
+        mask=recipe.mask,
+        key=controller_key,
+    )
+    initial_depth = float(len(recipe.capacity)) if recipe.drive else 1.5
+    net = GrowingMLP(
+        recipe.in_size,
+        recipe.out_size,
+        controller=controller,
+        activation=recipe.activation,
+        size_input=recipe.size_input,
+        initial_depth=jnp.asarray(initial_depth) if recipe.depth_gates else None,
+        initialisation=recipe.initialisation,
+        fan_in=hypers.initial_size if recipe.controller == "fixed" else None,
+        key=net_key,
+    )
+    if recipe.rescale_size_input:
+        net = with_rescaled_size_input(net, hypers.target_size)
+    if hypers.annealing is not None:
+        net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
+    samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
+    moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
+    drive = recipe.drive and recipe.drive.start(net)
+    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.full((), -1, jnp.int32), drive)
+
+
+def step(
+    recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Int[Array, ""]
+) -> TrainState:
+    """One step of the optimiser.
+
+    Args:
+        recipe: The program.
+        state: The run so far.
+        hypers: The numbers.
+        problem: The samples.
+        count: Steps taken so far; the same for all runs of a sweep, so that epochs turn together.
+
+    Returns:
+        The run after the step.
+    """
+    state, batch = _looked(recipe, state, hypers, problem, count), problem.train
+    if recipe.batch is not None:
+        order = epochs.shuffled(state.order, count, recipe.batch, key=state.key)
+        state = eqx.tree_at(lambda s: s.order, state, order)
+        batch = epochs.drawn(order, count, recipe.batch, problem.train)
+    net = state.net
+    if recipe.gumbel:
+        net = perturbed(net, key=jr.fold_in(jr.fold_in(state.key, _GUMBEL), count))
+    loss, gradient = _gradient(recipe, net, hypers, batch)
+    gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
+    with jax.numpy_dtype_promotion("standard"):
+        rule = optimiser(recipe.optimiser, hypers.learning_rate)
+        updates, moments = rule.update(gradient, state.moments, state.net)
+    updates = recipe.drive.paced(updates, gradient, hypers.drive) if recipe.drive else updates
+    if recipe.schedule == "cosine":
+        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
+        updates = jax.tree.map(lambda update: factor * update, updates)
+    net = eqx.apply_updates(state.net, updates)
+    if hypers.annealing is not None:
+        net = annealed(net, state.net, hypers.annealing.temperature(count + 1, hypers.horizon))
+    diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
+    return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
+
+
+def advance(
+    recipe: Recipe,
+    state: TrainState,
+    hypers: Hypers,
+    problem: Problem,
+    start: Int[Array, ""],
+    stops: Int[Array, " records"],
+) -> tuple[TrainState, StepRecord]:
+    """Train on to each of some steps and record the run there: the unit that is compiled.
+
+    Args:
+        recipe: The program.
+        hypers: The numbers.
+        problem: The samples.
+        state: The run at step `start`.
+        start: Steps taken so far.
+        stops: Steps at which to record, non-decreasing, none before `start`.
+
+    Returns:
+        The run at the last stop, and its records stacked along a first axis.
+    """
+
+    def to_stop(carry: tuple[TrainState, Array], stop: Array):
+        state, count = carry
+        state = jax.lax.fori_loop(
+            count, stop, lambda i, running: step(recipe, running, hypers, problem, i), state
+        )
+        record = observe(recipe, state, hypers, problem)
+        broken = _first_divergence(state.diverged_at, jnp.isfinite(record.train_loss), stop)
+        state = eqx.tree_at(lambda s: s.diverged_at, state, broken)
+        return (state, stop), record
+
+    (state, _), records = jax.lax.scan(to_stop, (state, start), stops)
+    return state, records
+
+
+def train(
+    recipe: Recipe,
+    hypers: Hypers,
+    problem: Problem,
+    *,
+    key: PRNGKeyArray,
+    stops: Int[Array, " records"],
+) -> tuple[TrainState, StepRecord]:
+    """One whole run: `init` and `advance`.
+
+    Args:
+        recipe: The program.
+        hypers: The numbers.
+        problem: The samples.
+        key: Decides everything random about the run.
+        stops: Steps at which to record, non-decreasing; the last ends the run.
+
+    Returns:
+        The final state (its `net` is the trained network), and the records stacked along a first axis.
+    """
+    state = init(recipe, hypers, problem, key=key)
+    return advance(recipe, state, hypers, problem, jnp.asarray(0), stops)
+
+
+def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem) -> StepRecord:
+    """The record of a run as it stands: losses over all training and all test samples."""
+    train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
+    goals = {"target_size": hypers.target_size, "target_depth": hypers.target_depth}
+    penalties = losses.penalties(state.net, hypers.weights, task=train_loss, loss=recipe.loss, **goals)
+    own = recipe.drive.recorded(state.net, state.drive, hypers.drive, problem.train) if recipe.drive else None
+    outputs = state.net.batch(problem.test.inputs)
+    targets, shares = problem.test.targets, problem.test.shares
+    metric = (
+        metrics.accuracy(outputs, targets, shares)
+        if recipe.loss == "cross-entropy"
+        else metrics.rmse(outputs, targets, shares, problem.unit)
+    )
+    return StepRecord(
+        train_loss=train_loss,
+        test_loss=task_loss(state.net, problem.test, recipe.loss),
+        test_metric=metric,
+        total_loss=train_loss + sum(penalties) + (own.descended() if own else 0.0),
+        size_penalty=penalties[0],
+        depth_penalty=penalties[1],
+        prior_penalty=penalties[2],
+        size=metrics.effective_size(state.net),
+        depth=jnp.sum(state.net.gates()),
+        terms=own.named() if own else {},
+        monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
+        choice_share=metrics.choice_shares(state.net),
+    )
+
+
+def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """The optimiser `adam` or `sgd` at a learning rate, traced or a schedule; it holds no state."""
+    return {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
+
+
+def _gradient(
+    recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples
+) -> tuple[Float[Array, ""], GrowingMLP]:
+    """The objective and its gradient; the task's share is accumulated tile by tile."""
+    settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
+    if batch.shares.shape[0] <= recipe.tile:
+        whole = eqx.filter_value_and_grad(partial(losses.objective, **settings), has_aux=True)
+        (loss, _), gradient = whole(net, batch, hypers.weights)
+        return loss, gradient
+
+    def of_tile(samples: Samples):
+        return eqx.filter_value_and_grad(partial(task_loss, loss=recipe.loss))(net, samples)
+
+    loss, gradient = over_tiles(of_tile, batch, tile=recipe.tile)
+    price = partial(losses.penalties, weights=hypers.weights, task=loss, **settings)
+    own, pull = eqx.filter_value_and_grad(lambda n: sum(price(n)))(net)
+    return loss + own, jax.tree.map(jnp.add, gradient, pull)
+
+
+def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
+    """The state after a look at the information, where the cadence asks for one."""
+    if recipe.drive is None:
+        return state
+
+    def look(s: TrainState) -> TrainState:
+        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, problem.train, count)
+        return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
+
+    return jax.lax.cond(recipe.drive.is_due(count), look, lambda s: s, state)
+
+
+def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:
+    return jnp.where((before < 0) & ~is_finite, count, before)

@@ -1,0 +1,217 @@
+"""Sweep: many runs trained in one program, blocked for the cache and spread over devices."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Device
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Key, PyTree
+
+from n3.experiments.results import StepRecord
+from n3.training import tiers
+from n3.training.step import Hypers, Problem, Recipe, TrainState, advance, init
+
+CACHE_BYTES = 160 * 1024
+"""Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
+MOST = 64
+"""Runs that a block holds at most on CPU (measured: more are slower for small problems)."""
+TILE_BYTES = 64 * 1024
+"""Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
+times as many, for 64 units and 1,300 to 2,000 samples)."""
+CHUNKS = 20
+"""Times that a sweep comes back to the host, where there are as many records."""
+TIERED = 4e9
+"""Units times samples times steps times runs from which tiers save more than their programs cost (measured)."""
+STRIDE = 100
+"""Steps between two looks of the host at the sizes, where it may train with fewer units than are allocated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep returns; every array has the runs as its first axis."""
+
+    state: TrainState
+    records: StepRecord
+    compile_seconds: float
+    run_seconds: float
+
+
+def sweep(
+    recipe: Recipe,
+    hypers: Hypers,
+    problem: Problem,
+    *,
+    keys: Key[Array, " runs"],
+    stops: Int[np.ndarray, " records"],
+    block: int | None = None,
+    devices: Sequence[Device] | None = None,
+    progress: Callable[[int], None] = lambda step: None,
+    start: tuple[int, TrainState] | None = None,
+    is_tiered: bool = True,
+) -> Swept:
+    """Train many runs side by side, in one compilation whatever their numbers.
+
+    Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
+    the sizes reach (`n3.training.tiers`): a power of two, from the largest of all runs.
+
+    Args:
+        recipe: The program, the same for all runs.
+        hypers: The numbers; every leaf has a first axis of runs.
+        problem: The samples; every leaf has a first axis of runs.
+        keys: One key a run, shape `[runs]`.
+        stops: Steps at which to record, non-decreasing; the last ends the runs.
+        block: Runs computed at once on a device; None: as many as the cache holds on CPU, all on others.
+        devices: Devices to share the runs; None: all that JAX has.
+        progress: Called with the step reached, once a chunk.
+        start: Step and states to go on from, in place of the first step and what the keys draw.
+        is_tiered: Whether to train with fewer units than are allocated where that is worth its programs.
+
+    Returns:
+        Final states and records, in the order of the keys: run `i` is what `train` returns for row `i`.
+
+    Raises:
+        ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.
+    """
+    runs = _number_of_runs(hypers, problem, keys)
+    now, given = start or (0, None)
+    if len(stops) == 0 or np.any(np.diff(stops) < 0) or stops[0] < now:
+        raise ValueError(f"`stops` must be steps that do not decrease, from {now} on; got {stops}.")
+    mesh = Mesh(np.array(devices or jax.devices()), ("runs",), axis_types=(AxisType.Auto,))
+    samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
+    per_device = -(-runs // mesh.size)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if on_cpu:
+        recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
+    block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
+    total = -(-per_device // block) * block * mesh.size
+    padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
+    *arguments, whole = _on_devices(padded, mesh)
+    began = time.perf_counter()
+    if given is None:
+        drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
+        whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
+    compile_seconds = time.perf_counter() - began
+
+    state, tier, onward, history = whole, (), None, []
+    is_tiered = is_tiered and _is_tiered(recipe, runs * samples * int(stops[-1]))
+    checks = _checks(recipe, stops) if is_tiered else stops
+    for chunk in _chunks(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
+        onto = int(chunk[-1])
+        wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
+        if onward is None or wanted != tier:
+            since, tier = time.perf_counter(), wanted
+            whole = tiers.put_back(state, whole)
+            first, onward = _program(replace(recipe, capacity=tier), block, mesh)
+            state = _on_devices(tiers.cut(whole, jax.eval_shape(first, *arguments)), mesh)
+            onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
+            compile_seconds += time.perf_counter() - since
+        state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
+        history.append(jax.device_get(records))
+        now = onto
+        progress(now)
+    kept = np.searchsorted(checks, stops)
+    state = _on_devices(tiers.put_back(state, whole), mesh)
+    return Swept(
+        state=jax.tree.map(lambda leaf: leaf[:runs], state),
+        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
+        compile_seconds=compile_seconds,
+        run_seconds=time.perf_counter() - began - compile_seconds,
+    )
+
+
+@lru_cache(maxsize=32)
+def _program(recipe: Recipe, block: int, mesh: Mesh):
+    """The two compiled stages, `init` and `advance`, over runs in blocks on every device of the mesh."""
+    over, each = PartitionSpec("runs"), PartitionSpec()
+
+    def blocked(function: Callable):
+        def of_device(*arguments):
+            cut = jax.tree.map(lambda a: a.reshape(a.shape[0] // block, block, *a.shape[1:]), arguments)
+            done = jax.lax.map(lambda rows: jax.vmap(function)(*rows), cut)
+            return jax.tree.map(lambda a: a.reshape(a.shape[0] * block, *a.shape[2:]), done)
+
+        return of_device
+
+    def begin(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]):
+        return blocked(lambda h, p, k: init(recipe, h, p, key=k))(hypers, problem, keys)
+
+    def onward(state: TrainState, hypers: Hypers, problem: Problem, start: Array, stops: Array):
+        return blocked(lambda s, h, p: advance(recipe, s, h, p, start, stops))(state, hypers, problem)
+
+    sharded = partial(jax.shard_map, mesh=mesh, out_specs=over, check_vma=False)
+    return (
+        jax.jit(sharded(begin, in_specs=(over, over, over))),
+        jax.jit(sharded(onward, in_specs=(over, over, over, each, each)), donate_argnums=0),
+    )
+
+
+def _tile(recipe: Recipe) -> int:
+    return max(1, TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size)))
+
+
+def _block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
+    """Runs in a block: near what the cache holds, with as little padding as that allows."""
+    if not on_cpu:
+        return per_device
+    wide = min(samples, recipe.tile) * max(*recipe.capacity, recipe.in_size) * 4
+    most = min(MOST, per_device, max(1, CACHE_BYTES // wide))
+    near = range(max(1, -(-most // 2)), most + 1)
+    return min(near, key=lambda size: (-(-per_device // size) * size, -size))
+
+
+def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, " checks"]:
+    """The stops, and those at which the host looks whether the tier still holds the units in sight."""
+    last = min(recipe.drive.until, int(stops[-1]))
+    return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
+
+
+def _is_tiered(recipe: Recipe, work: int) -> bool:
+    """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
+    return recipe.drive is not None and recipe.drive.custom is None and work * max(recipe.capacity) >= TIERED
+
+
+def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:
+    """Units of each layer to train with between two steps, in all runs; one that diverged does not count."""
+    sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(state.net))
+    best, rate = np.asarray(state.drive.best), np.asarray(hypers.drive.rate)
+    sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
+    most = float(np.max(sight, initial=0.0, where=np.isfinite(sight)))
+    return tiers.tier_of(most, recipe.capacity, least=tiers.LEAST)
+
+
+def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:
+    """The stops in rows of equal length, the last filled up with the last stop: one shape, one program."""
+    rows = min(most, len(stops))
+    width = -(-len(stops) // rows)
+    rows = -(-len(stops) // width)
+    return np.pad(stops, (0, rows * width - len(stops)), mode="edge").reshape(rows, width)
+
+
+def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The tree shared out by runs, as programs return it: an empty leaf lies on every device."""
+
+    def placed(leaf: Array | np.ndarray) -> Array:
+        own = PartitionSpec("runs") if leaf.size else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, own))
+
+    return jax.tree.map(placed, tree)
+
+
+def _padded(leaf: Array, total: int) -> Array:
+    """The leaf with its first row repeated at the end, up to `total` rows."""
+    return jnp.concatenate([leaf, jnp.repeat(leaf[:1], total - leaf.shape[0], axis=0)])
+
+
+def _number_of_runs(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> int:
+    rows = {
+        leaf.shape[0] for leaf in jax.tree.leaves((hypers, problem, keys)) if eqx.is_array(leaf) and leaf.ndim
+    }
+    if len(rows) != 1:
+        raise ValueError(f"every leaf must have one row a run; got {sorted(rows)} rows.")
+    return rows.pop()

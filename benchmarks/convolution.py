@@ -82,7 +82,7 @@ def widths_of(network: Network) -> tuple[int, ...]:
     return first, second, network.hidden.out_features
 
 
-def trained(network: eqx.Module, seed: int, steps: int) -> tuple[Any, n3.History]:
+def trained(network: eqx.Module, seed: int, steps: int) -> tuple[Any, n3.training.History]:
     """A network after all steps, and its history."""
     train, test = samples_of(seed)
     schedule = optax.cosine_decay_schedule(RATE, steps)
@@ -90,7 +90,7 @@ def trained(network: eqx.Module, seed: int, steps: int) -> tuple[Any, n3.History
     return n3.fit(network, train, test, quiet=True, **settings)
 
 
-def outputs_differ(grown: n3.Grown, compacted: Network, images: np.ndarray) -> float:
+def outputs_differ(grown: n3.tracing.Grown, compacted: Network, images: np.ndarray) -> float:
     """Largest difference between the logits of two networks, in units of the largest logit."""
     outputs = [np.asarray(jax.jit(jax.vmap(own))(images)) for own in (grown.masked(), compacted)]
     return float(np.max(np.abs(outputs[0] - outputs[1])) / np.max(np.abs(outputs[0])))
@@ -181,7 +181,7 @@ def main() -> None:
         options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _last_accuracy(history: n3.History) -> float:
+def _last_accuracy(history: n3.training.History) -> float:
     return float(history.validation_accuracy[-1])
 
 

@@ -4,7 +4,7 @@
 
 One hidden layer, method information's preset (Adam 1e-2 with a cosine to zero, prior on the weights), but 2,500
 steps of 128 samples, and sizes that move a tenth of a unit a step: as many units a run as in the preset. One
-stratified split for all seeds (three quarters train). Contenders:
+stratified split for all seeds (three quarters train). Variants:
 
 * `growing`: to each of five budgets of active parameters (`--budget`), from half a unit on;
 * `equal-size`: the same widths, seed by seed, drawn anew;
@@ -27,11 +27,9 @@ import jax
 import numpy as np
 
 import n3
-from n3.experiments.arms import hypers_of
-from n3.experiments.run import load_data
-from n3.plotting.scaling import plot_parameters
-from n3.stats.columns import aligned, with_interval
-from n3.stats.curves import accuracy_curve
+from n3.experiments import hypers_of, load_data
+from n3.plotting import plot_parameters
+from n3.stats import accuracy_curve, align_columns, with_interval
 from runs import Outcome, estimate, trained
 
 BUDGETS = (400, 800, 1_700, 3_466, 6_000)
@@ -41,7 +39,7 @@ REFERENCE = {"Torch-Pruning,\npublished": (3_466.0, 0.953)}
 
 
 def experiment_of(seeds: int, steps: int, budget: int | None = None) -> n3.Experiment:
-    """The experiment of all contenders, to a budget or without."""
+    """The experiment of all variants, to a budget or without."""
     return n3.Experiment(
         task=n3.TaskConfig(task="digits", data_seed=0),
         network=n3.NetworkConfig(method="information", capacity=(CAPACITY,)),
@@ -51,8 +49,8 @@ def experiment_of(seeds: int, steps: int, budget: int | None = None) -> n3.Exper
     ).resolved()
 
 
-def contenders(seeds: int, steps: int) -> dict[str, list[Outcome]]:
-    """All runs of each contender, size by size."""
+def variants(seeds: int, steps: int) -> dict[str, list[Outcome]]:
+    """All runs of each variant, size by size."""
     experiment = experiment_of(seeds, steps)
     data = load_data(experiment)
     budgets = [experiment_of(seeds, steps, budget) for budget in BUDGETS]
@@ -81,13 +79,15 @@ def summary(found: dict[str, list[Outcome]]) -> dict[str, Any]:
             row["mean_accuracy"] = estimate(np.array(row["accuracy"]))
     for row, other in zip(report["growing"], report["equal-size"], strict=True):
         row["less_equal_size"] = estimate(np.array(row["accuracy"]) - np.array(other["accuracy"]))
-        row["loss_over_equal_size"] = n3.compare(np.array(row["test_loss"]), np.array(other["test_loss"])).ci95
+        row["loss_over_equal_size"] = n3.stats.compare(
+            np.array(row["test_loss"]), np.array(other["test_loss"])
+        ).ci95
     return report
 
 
 def table(report: dict[str, Any]) -> str:
     """The report for the eye."""
-    lines = ["contender|parameters|accuracy [95 %]|growing less equal-size [95 %]|test loss"]
+    lines = ["variant|parameters|accuracy [95 %]|growing less equal-size [95 %]|test loss"]
     for arm, rows in report.items():
         for row in rows:
             own, less = row["mean_accuracy"], row.get("less_equal_size")
@@ -96,7 +96,7 @@ def table(report: dict[str, Any]) -> str:
             lines.append(
                 f"{arm}|{np.median(row['parameters']):g}|{accuracy}|{told}|{np.mean(row['test_loss']):.4f}"
             )
-    return aligned(lines)
+    return align_columns(lines)
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here")
     arguments = parser.parse_args()
     seeds, steps = (2, 100) if arguments.quick else (arguments.seeds, 2_500)
-    before, found = os.getloadavg(), contenders(seeds, steps)
+    before, found = os.getloadavg(), variants(seeds, steps)
     report = summary(found)
     print(table(report))
     facts = {

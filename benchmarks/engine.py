@@ -35,19 +35,18 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from n3.nn.losses import LossWeights, Samples
-from n3.training.step import Hypers, Problem, Recipe, init
-from n3.training.sweep import _block, _chunks, _program, sweep
+from n3.nn import LossWeights, Samples
+from n3.training import Hypers, Problem, Recipe, compiled_stages, init, rows_of_stops, runs_in_block, sweep
 
 RATE = 1e-3
 FETCH_EVERY = 100
 TOLERANCE = 1e-3
-"""Largest difference between the trained weights of two contenders; training moves them by 0.02 and more."""
+"""Largest difference between the trained weights of two variants; training moves them by 0.02 and more."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What every contender of a group computes."""
+    """What every variant of a group computes."""
 
     name: str
     recipe: Recipe
@@ -94,7 +93,7 @@ AUXILIARY = Workload(
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """One way to train `runs` runs: `prepare` is not timed, `train` is and returns `[runs, weights]`."""
 
     name: str
@@ -162,12 +161,12 @@ def drawn_nets(recipe: Recipe, hypers: Hypers, problem: Problem, keys: jax.Array
 # n3
 
 
-def n3_contender(workload: Workload, runs: int) -> Contender:
+def n3_variant(workload: Workload, runs: int) -> Variant:
     """What `sweep` does between its compilation and its return, on one device and without padding."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("runs",), axis_types=(AxisType.Auto,))
     arguments = jax.device_put(inputs_of(workload, runs), NamedSharding(mesh, PartitionSpec("runs")))
-    chunks = _chunks(np.array([workload.steps // 2, workload.steps]))
-    first, onward = _program(workload.recipe, block_of(workload, runs), mesh)
+    chunks = rows_of_stops(np.array([workload.steps // 2, workload.steps]))
+    first, onward = compiled_stages(workload.recipe, block_of(workload, runs), mesh)
     first = first.lower(*arguments).compile()
     zero = jnp.asarray(0)
     onward = onward.lower(first(*arguments), *arguments[:2], zero, jnp.asarray(chunks[0])).compile()
@@ -180,13 +179,13 @@ def n3_contender(workload: Workload, runs: int) -> Contender:
             start = jnp.asarray(chunk[-1])
         return trained(state.net.controller.weight, state.net.layers[0].weight)
 
-    return Contender(f"{workload.name} n3 S={runs}", runs, workload.steps, lambda: first(*arguments), train)
+    return Variant(f"{workload.name} n3 S={runs}", runs, workload.steps, lambda: first(*arguments), train)
 
 
 def block_of(workload: Workload, runs: int) -> int:
     """The runs that `sweep` computes at once; they divide every number of runs measured here."""
     on_cpu = jax.default_backend() == "cpu"
-    block = _block(workload.recipe, workload.samples, runs, on_cpu=on_cpu)
+    block = runs_in_block(workload.recipe, workload.samples, runs, on_cpu=on_cpu)
     if runs % block:
         raise ValueError(
             f"{runs} runs are no multiple of the block of {block}: the comparison would be unfair."
@@ -195,7 +194,7 @@ def block_of(workload: Workload, runs: int) -> int:
 
 
 def trained(size: jax.Array, weight: jax.Array) -> jax.Array:
-    """The weights by which contenders are compared, one row a run: the size's and the hidden layer's."""
+    """The weights by which variants are compared, one row a run: the size's and the hidden layer's."""
     return jnp.concatenate([size[:, None], weight.reshape(size.shape[0], -1)], axis=1)
 
 
@@ -220,7 +219,7 @@ class LoopNet(eqx.Module):
         return self.readout(ramp(active - jnp.arange(capacity)) * jnp.tanh(self.hidden(x)))
 
 
-def loop_contender(workload: Workload) -> Contender:
+def loop_variant(workload: Workload) -> Variant:
     """One run in a Python loop with one compiled step."""
     hypers, problem, keys = inputs_of(workload, 1)
     net = jax.tree.map(lambda leaf: leaf[0], drawn_nets(workload.recipe, hypers, problem, keys))
@@ -247,7 +246,7 @@ def loop_contender(workload: Workload) -> Contender:
                 float(value)
         return trained(model.size[None], model.hidden.weight[:, :1])
 
-    return Contender(f"{workload.name} loop", 1, workload.steps, lambda: model, train)
+    return Variant(f"{workload.name} loop", 1, workload.steps, lambda: model, train)
 
 
 def loop_net(net, *, is_bounded: bool) -> LoopNet:
@@ -281,7 +280,7 @@ def _ramp_jvp(primals, tangents):
 # The bare scans
 
 
-def bare_bessel(workload: Workload, runs: int, tile: int = 1024) -> Contender:
+def bare_bessel(workload: Workload, runs: int, tile: int = 1024) -> Variant:
     """Blocks of runs by `lax.map`, samples in tiles, gradients summed over the tiles; parameters in a dict."""
     block = block_of(workload, runs)
     start, (x, y) = bare_start(workload, runs)
@@ -300,7 +299,7 @@ def bare_bessel(workload: Workload, runs: int, tile: int = 1024) -> Contender:
         end = program(start, pieces)
         return trained(end["size"].reshape(runs), end["weight"].reshape(runs, -1))
 
-    return Contender(f"bessel bare S={runs}", runs, workload.steps, lambda: start, train)
+    return Variant(f"bessel bare S={runs}", runs, workload.steps, lambda: start, train)
 
 
 def bare_bessel_block(workload: Workload, params, pieces):
@@ -333,7 +332,7 @@ def bare_bessel_loss(capacity: int, params, x, y, shares):
     return jnp.sum((outer @ jnp.concatenate([hidden, ones]) - y) ** 2 * shares)
 
 
-def bare_auxiliary(workload: Workload, runs: int) -> Contender:
+def bare_auxiliary(workload: Workload, runs: int) -> Variant:
     """One scan with the runs as the last axis of every array."""
     start, (x, y) = bare_start(workload, runs)
     start = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), start)
@@ -351,7 +350,7 @@ def bare_auxiliary(workload: Workload, runs: int) -> Contender:
         end = program(start, x, y)
         return trained(end["size"], end["weight"].T)
 
-    return Contender(f"auxiliary bare S={runs}", runs, workload.steps, lambda: start, train)
+    return Variant(f"auxiliary bare S={runs}", runs, workload.steps, lambda: start, train)
 
 
 def bare_auxiliary_loss(workload: Workload, params, x, y):
@@ -385,13 +384,13 @@ def bare_start(workload: Workload, runs: int):
 # Measuring
 
 
-def measure(contenders: list[Contender], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median microseconds per run and step of each contender, after a check that all do the same work."""
-    ends = {each.name: np.asarray(each.train(each.prepare())) for each in contenders}
+def measure(variants: list[Variant], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median microseconds per run and step of each variant, after a check that all do the same work."""
+    ends = {each.name: np.asarray(each.train(each.prepare())) for each in variants}
     check_same_work(ends)
-    taken = {each.name: [] for each in contenders}
+    taken = {each.name: [] for each in variants}
     for _ in range(rounds):
-        for each in contenders:
+        for each in variants:
             state = jax.block_until_ready(each.prepare())
             start = clock()
             jax.block_until_ready(each.train(state))
@@ -400,7 +399,7 @@ def measure(contenders: list[Contender], rounds: int, clock: Callable[[], float]
 
 
 def check_same_work(ends: dict[str, np.ndarray]) -> None:
-    """Compare each contender's trained weights with the first's, in the runs that both have."""
+    """Compare each variant's trained weights with the first's, in the runs that both have."""
     (reference_name, reference), *others = ends.items()
     for name, end in others:
         shared = min(len(end), len(reference))
@@ -446,7 +445,7 @@ def grid(scale: float) -> tuple[Hypers, Problem, jax.Array]:
 
 
 def bars_of(cost: dict[str, float], compiled: int) -> list[Bar]:
-    """The bars, from the cost of each contender."""
+    """The bars, from the cost of each variant."""
 
     def ratio(above, below):
         return cost[above] / cost[below]
@@ -469,7 +468,7 @@ def table(bars: list[Bar], cost: dict[str, float]) -> str:
         verdict = "goal reached" if bar.keeps(bar.goal) else "ok" if bar.ok else "FAILS"
         limits = f"{bar.sense}{bar.must:>6g}  {bar.sense}{bar.goal:>6g}"
         lines.append(f"{bar.name:<20}{bar.value:>9.3f}   {limits}  {verdict}")
-    lines += ["", f"{'contender':<24}{'us per run and step':>20}"]
+    lines += ["", f"{'variant':<24}{'us per run and step':>20}"]
     return "\n".join(lines + [f"{name:<24}{value:>20.3f}" for name, value in cost.items()])
 
 
@@ -490,11 +489,10 @@ def main() -> None:
     bessel = replace(BESSEL, steps=60) if arguments.quick else BESSEL
     auxiliary = replace(AUXILIARY, steps=1_000) if arguments.quick else AUXILIARY
     cost = timed(
-        [n3_contender(bessel, runs) for runs in (32, 8, 128)]
-        + [loop_contender(bessel), bare_bessel(bessel, 32)]
+        [n3_variant(bessel, runs) for runs in (32, 8, 128)] + [loop_variant(bessel), bare_bessel(bessel, 32)]
     ) | timed(
-        [n3_contender(auxiliary, runs) for runs in (64, 256, 2048)]
-        + [loop_contender(auxiliary), bare_auxiliary(auxiliary, 64)]
+        [n3_variant(auxiliary, runs) for runs in (64, 256, 2048)]
+        + [loop_variant(auxiliary), bare_auxiliary(auxiliary, 64)]
     )
     bars = bars_of(cost, compilations())
     facts = {

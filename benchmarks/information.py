@@ -19,17 +19,15 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from n3.information.monitor import LayerMonitor
-from n3.information.sizing import DriveHypers, InformationDrive
-from n3.nn.losses import LossWeights, Samples
-from n3.training.step import Hypers, Problem, Recipe
-from n3.training.sweep import _block, _program
+from n3.information import DriveHypers, InformationDrive, LayerMonitor
+from n3.nn import LossWeights, Samples
+from n3.training import Hypers, Problem, Recipe, compiled_stages, runs_in_block
 
 RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 500, 5
 PLAIN = Recipe(in_size=INPUTS, out_size=1, capacity=(UNITS,), controller="information")
 DRIVE = InformationDrive(is_classes=False, until=300, birth_until=165)
 NAMES = ("entropy", "importance", "redundancy", "structure")
-CONTENDERS = {
+VARIANTS = {
     "plain": PLAIN,
     "drive": replace(PLAIN, drive=DRIVE),
     "drive, no birth": replace(PLAIN, drive=replace(DRIVE, birth_until=0)),
@@ -59,11 +57,11 @@ def inputs(recipe: Recipe) -> tuple[Hypers, Problem, jax.Array]:
 
 
 def prepared(recipe: Recipe):
-    """The compiled scan of a contender, and how to make its arguments anew (the state is given away)."""
+    """The compiled scan of a variant, and how to make its arguments anew (the state is given away)."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("runs",), axis_types=(AxisType.Auto,))
     hypers, problem, keys = inputs(recipe)
     on_cpu = jax.default_backend() == "cpu"
-    begin, onward = _program(recipe, _block(recipe, SAMPLES, RUNS, on_cpu=on_cpu), mesh)
+    begin, onward = compiled_stages(recipe, runs_in_block(recipe, SAMPLES, RUNS, on_cpu=on_cpu), mesh)
     rest = hypers, problem, jnp.asarray(0), jnp.asarray([STEPS])
     return lambda: (begin(hypers, problem, keys), *rest), onward
 
@@ -73,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here as well")
     arguments = parser.parse_args()
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    ready = {name: prepared(recipe) for name, recipe in CONTENDERS.items()}
+    ready = {name: prepared(recipe) for name, recipe in VARIANTS.items()}
     taken = {name: [] for name in ready}
     for count in range(ROUNDS + 1):
         for name, (fresh, onward) in ready.items():
@@ -84,7 +82,7 @@ def main() -> None:
                 taken[name].append((clock() - start) / RUNS / STEPS * 1e6)
     cost = {name: float(np.median(values)) for name, values in taken.items()}
     ratios = {name: value / cost["plain"] for name, value in cost.items()}
-    print(f"{'contender':<24}{'us per run and step':>20}{'over plain':>12}")
+    print(f"{'variant':<24}{'us per run and step':>20}{'over plain':>12}")
     for name, value in cost.items():
         print(f"{name:<24}{value:>20.2f}{ratios[name]:>12.3f}")
     facts = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "load": os.getloadavg()}

@@ -1,4 +1,4 @@
-"""Latency: milliseconds of one compiled call on the default device, contenders taking turns."""
+"""Latency: milliseconds of one compiled call on the default device, variants taking turns."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def milliseconds(calls: Mapping[str, Callable[[Any], Any]], inputs: Any, *, rounds: int) -> dict[str, float]:
-    """Median over rounds of one call of each contender; in every round each has its turn.
+    """Median over rounds of one call of each variant; in every round each has its turn.
 
     Args:
         calls: Compiled functions of the inputs; each is called once before the clock starts.

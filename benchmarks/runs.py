@@ -10,10 +10,9 @@ import jax.random as jr
 import numpy as np
 
 import n3
-from n3.experiments.arms import recipe_of, stack, stops_of
+from n3.experiments import recipe_of, stack, stops_of
 from n3.nn import metrics
-from n3.training.step import TrainState
-from n3.training.sweep import sweep
+from n3.training import TrainState, sweep
 
 
 class Outcome(eqx.Module):
@@ -69,4 +68,4 @@ def trained(experiment: n3.Experiment, data: list, hypers: list, *, arm: str) ->
 
 def estimate(values: np.ndarray) -> dict[str, Any]:
     """The mean over seeds with its 95 % interval."""
-    return {"value": float(np.mean(values)), "ci95": n3.bootstrap_interval(values, np.mean)}
+    return {"value": float(np.mean(values)), "ci95": n3.stats.bootstrap_interval(values, np.mean)}

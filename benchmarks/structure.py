@@ -14,10 +14,10 @@ best within 12 units, looked for every 50 steps, so that 256 units can come or g
   rate, moments carried along;
 * `X from scratch`: the final shape of X drawn anew and trained like `full`.
 
-Where `--scales` names several factors on the price, each task takes the one of least median loss (`n3.stats.prices`,
-rule `best`) over a fifth of the training samples, held out of the shrinking runs of two seeds. Intervals are
-BCa over the seeds. Digits has one split for all seeds (drawn by the first of them) and so has mnist1d, the
-others have a draw or a split for each.
+Where `--scales` names several factors on the price, each task takes the one of least median loss
+(`n3.experiments.pick_price`, rule `best`) over a fifth of the training samples, held out of the shrinking runs
+of two seeds. Intervals are BCa over the seeds. Digits has one split for all seeds (drawn by the first of them)
+and so has mnist1d, the others have a draw or a split for each.
 
 Latency is that of `n3.compact` of the network of median size, on the default device: the median over rounds of
 one compiled call, all networks in turn.
@@ -42,12 +42,11 @@ import numpy as np
 
 import n3
 from latency import milliseconds
-from n3.experiments.arms import hypers_of, price_of, recipe_of, stack
-from n3.experiments.path import held_out
-from n3.experiments.run import load_data
-from n3.stats.columns import aligned, with_interval
-from n3.stats.prices import pick_price
-from n3.training.step import advance
+from n3.data import held_out
+from n3.experiments import hypers_of, load_data, pick_price, recipe_of, stack
+from n3.information import price_of
+from n3.stats import align_columns, with_interval
+from n3.training import advance
 from runs import Outcome, estimate, outcome, together, trained
 
 TASKS = ("digits", "breast-cancer", "spirals", "mnist1d")
@@ -179,7 +178,9 @@ def summary(arms: dict[str, Outcome]) -> dict[str, Any]:
         } | {"widths": own.widths.tolist()}
         for other in ("full", f"{arm} from scratch"):
             if arm != other and other in arms:
-                found[arm][f"test loss over {other}"] = asdict(n3.compare(own.test_loss, arms[other].test_loss))
+                found[arm][f"test loss over {other}"] = asdict(
+                    n3.stats.compare(own.test_loss, arms[other].test_loss)
+                )
                 found[arm][f"gap less {other}"] = estimate(own.gap - arms[other].gap)
                 found[arm][f"accuracy less {other}"] = estimate(own.accuracy - arms[other].accuracy)
     return found
@@ -231,7 +232,7 @@ def table(task: str, report: dict[str, Any]) -> str:
             cells[7] = with_interval(less["value"], *less["ci95"], form=".3f")
         lines.append("|".join(cells))
     told = [f"{arm}: {own}" for arm, own in report["verdicts"].items()]
-    return "\n".join([f"{task} (price x {report['price_scale']:g})", aligned(lines), *told])
+    return "\n".join([f"{task} (price x {report['price_scale']:g})", align_columns(lines), *told])
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from n3.config.experiment import (
+from n3.config import (
     Experiment,
     InformationConfig,
     NetworkConfig,

@@ -1,6 +1,5 @@
 """Run one of the paper's experiments by its name, or all: a folder with results, figure and verdicts."""
 
-import io
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -9,13 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from n3.paper.experiments import NAMES, reproduction
+from n3.paper import NAMES, reproduction
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
 Name = Literal[(*NAMES, "all")]  # type: ignore[valid-type]
-WATCHED = {"histories": ("growing", "grown"), "bands": ("growing",)}
-"""Arms that are watched, by figure; the first is animated."""
+ANIMATED = {"histories": ("growing", "grown"), "bands": ("growing",)}
+"""Arms whose runs are recorded step by step, by figure; the first is animated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +48,17 @@ class Arguments:
 
 def run(name: str, arguments: Arguments) -> None:
     """Train what is missing of an experiment, then write and print what it says."""
-    from n3.experiments import study as studies
-    from n3.experiments.results import RunDirectory
-    from n3.paper import watching
-    from n3.paper.contenders import Trained
-    from n3.paper.cost import cost_of
-    from n3.paper.figures import paper_figure
-    from n3.paper.report import report, text
-    from n3.paper.verdicts import verdicts
-    from n3.plotting.animation import animate_growth
+    from n3.experiments import RunDirectory, run_study
+    from n3.paper import (
+        Trained,
+        cost_of,
+        judge_claims,
+        paper_figure,
+        record_trajectory,
+        report_text,
+        reproduction_report,
+    )
+    from n3.plotting import animate_growth
 
     trials, samples, options = arguments.trials, arguments.samples, arguments.computing
     made = reproduction(name, trials=trials, samples=samples, quick=arguments.quick)
@@ -67,23 +68,23 @@ def run(name: str, arguments: Arguments) -> None:
     for part in made.parts:
         base = replace(part.study.base, run=replace(part.study.base.run, device=options.device))
         study = replace(part.study, base=base)
-        results.append(studies.run(study, folder.path / part.name, quiet=options.quiet))
+        results.append(run_study(study, folder.path / part.name, quiet=options.quiet))
     trained = [Trained.of(part, own) for part, own in zip(made.parts, results, strict=True)]
-    found, watched = verdicts(made, trained), []
-    if made.figure in WATCHED:
-        watched = [watching.watch(made.parts[0].study.experiments()[0], arm) for arm in WATCHED[made.figure]]
+    found, trajectories = judge_claims(made, trained), []
+    if made.figure in ANIMATED:
+        trajectories = [
+            record_trajectory(made.parts[0].study.experiments()[0], arm) for arm in ANIMATED[made.figure]
+        ]
         (folder.path / "figures").mkdir(exist_ok=True)
-        animate_growth(watched[0], folder.path / "figures" / "growth.gif")
-    content = io.BytesIO()
-    paper_figure(made, trained, results, found, watched).savefig(content, format="png", dpi=150)
-    folder.write(f"figures/{name}.png", content.getvalue())
+        animate_growth(trajectories[0], folder.path / "figures" / "growth.gif")
+    folder.write_figures({name: paper_figure(made, trained, results, found, trajectories)})
     cost = cost_of(made.parts, results, is_looped=options.loop)
-    told = report(made, trained, found, cost=cost)
+    told = reproduction_report(made, trained, found, cost=cost)
     folder.write_json("verdict.json", told)
-    folder.write("verdict.txt", text(told, found).encode())
+    folder.write("verdict.txt", report_text(told, found).encode())
     seconds = {kind: cost[f"{kind}_seconds"] for kind in ("cpu", "run", "compile")}
     folder.seal({"device": cost["device"], "seconds": seconds})
-    print(f"\n{text(told, found)}\nresults: {folder.path}", flush=True)
+    print(f"\n{report_text(told, found)}\nresults: {folder.path}", flush=True)
 
 
 def main() -> int:

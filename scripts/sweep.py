@@ -11,8 +11,7 @@ from typing import Literal
 import tyro
 
 from command_line import Arguments, read
-from n3.config import grid
-from n3.config.grid import Study
+from n3.config import Study, grid
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
@@ -65,10 +64,9 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
     except ModuleNotFoundError as error:
         advice = "install it with `uv sync --extra slurm` (or `pip install submitit`)"
         raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
-    from n3.experiments import study as studies
-    from n3.experiments.study import is_finished, prepare, table, train_group
+    from n3.experiments import is_finished, prepare_study, train_group
 
-    left = [n for n in range(prepare(study, folder)) if not is_finished(folder, n)]
+    left = [n for n in range(prepare_study(study, folder)) if not is_finished(folder, n)]
     executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
     settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
     if launch.launcher == "slurm":
@@ -89,18 +87,18 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
 
 def run(study: Study, arguments: SweepArguments) -> int:
     """Describe, submit or train the sweep, then print its table."""
-    from n3.experiments import groups
-    from n3.experiments import study as studies
-    from n3.experiments.study import is_finished, prepare, table, train_group
+    from n3.experiments import describe_study, run_study, study_table
 
     if arguments.dry_run:
-        print(f"{groups.describe(study)}\nfolder {folder_of(study)}")
+        print(f"{describe_study(study)}\nfolder {folder_of(study)}")
         return 0
     folder = folder_of(study)
     if arguments.launch.launcher != "here" and not submit(study, folder, arguments.launch):
         return 0
-    results = studies.run(study, folder, quiet=arguments.quiet)
-    print(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table(results, study)}\n\nresults: {folder}")
+    results = run_study(study, folder, quiet=arguments.quiet)
+    print(
+        f"\nMedians over {results.sizes['seed']} seeds:\n\n{study_table(results, study)}\n\nresults: {folder}"
+    )
     return 0
 
 

@@ -1,6 +1,5 @@
 """Train growing networks and their controls side by side, over many seeds, from one command."""
 
-import io
 import os
 import sys
 
@@ -24,21 +23,12 @@ def main() -> int:
         record = n3.run(experiment, quiet=arguments.quiet)
     except (ValueError, ModuleNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 65 if isinstance(error, n3.DataError) else 2
+        return 65 if isinstance(error, n3.data.DataError) else 2
     except OSError as error:
         print(f"error: cannot write the run directory: {error}", file=sys.stderr)
         return 73
     summary = n3.summarise(record)
-    record.directory.write_json("summary.json", summary)
-    figures = n3.figures(record)
-    if experiment.structure.structure_every is not None:
-        figures["structure"] = n3.plot_structure(record)
-    for name, figure in figures.items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150)
-        record.directory.write(f"figures/{name}.png", content.getvalue())
-    record.directory.seal({"device": summary["device"], "seconds": summary["seconds"]})
-    print(f"\n{n3.table(summary)}\n\ndevice: {summary['device']}\nresults: {record.directory.path}")
+    print(f"\n{n3.table(summary)}\n\ndevice: {summary['device']}\nresults: {record.directory}")
     has_survivors = any(len(arm["diverged_seeds"]) < len(summary["seeds"]) for arm in summary["arms"].values())
     return 0 if has_survivors else 4
 

@@ -9,10 +9,9 @@ import optax
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from n3.nn.choices import Choice
-from n3.nn.controllers import CONTROLLERS
+from n3.nn.controllers import CONTROLLERS, make_controller
 from n3.nn.losses import Samples
-from n3.nn.mlp import GrowingMLP, make_controller
+from n3.nn.mlp import Choice, GrowingMLP
 from n3.surgery.compact import CompactMLP
 
 KINDS = (*CONTROLLERS, "layerwise controller", "layerwise released")

@@ -7,9 +7,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.config.settings import StructureConfig
+from n3.config.experiment import StructureConfig
 from n3.information.sizing import InformationDrive
-from n3.training import alterations
+from n3.training import restructure
 from n3.training.step import Recipe, TrainState
 from networks import CLOSE, network, reference, task, trained
 
@@ -45,7 +45,7 @@ def same(one, other):
 @pytest.mark.parametrize("capacity", [(4, 4), (16, 16), (4, 16)])
 def test_another_capacity_is_the_same_function(kind, capacity):
     own = state(kind, (6, 6))
-    new = alterations.fitted(own, recipe(kind, (6, 6)), capacity, is_changed=False, key=KEY)
+    new = restructure.with_capacity(own, recipe(kind, (6, 6)), capacity, is_changed=False, key=KEY)
     assert new.net.controller.capacity == capacity
     np.testing.assert_allclose(reference(new.net), reference(own.net), **CLOSE)
     first = new.moments[0].mu.layers[0].weight
@@ -60,12 +60,12 @@ def test_another_capacity_is_the_same_function(kind, capacity):
 
 def test_the_same_capacity_is_the_same_run_bit_for_bit():
     own = state()
-    new = alterations.fitted(own, recipe(), (6,), is_changed=False, key=KEY)
+    new = restructure.with_capacity(own, recipe(), (6,), is_changed=False, key=KEY)
     assert same(new, own)
 
 
 def test_the_drive_of_a_changed_run_begins_anew_but_for_the_price():
-    new = alterations.fitted(state(), recipe(), (8,), is_changed=True, key=KEY)
+    new = restructure.with_capacity(state(), recipe(), (8,), is_changed=True, key=KEY)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(new.drive.gradient))
     assert np.array_equal(new.drive.best, new.net.controller.weight)
     assert float(new.drive.log_price) == pytest.approx(0.7)
@@ -73,7 +73,7 @@ def test_the_drive_of_a_changed_run_begins_anew_but_for_the_price():
 
 def test_units_that_meet_the_criterion_go_with_their_reason():
     own = state()
-    found = alterations.pruned(own, task(), "participation < 0.5", is_classes=False)
+    found = restructure.pruned(own, task(), "participation < 0.5", is_classes=False)
     assert found.units == (-1,)
     assert found.reason == f"unit 3 of layer 0: participation {float(own.net.participation()[0][3]):.3g} < 0.5"
     assert found.state.net.controller.capacity == (5,)
@@ -85,7 +85,7 @@ def test_units_that_meet_the_criterion_go_with_their_reason():
     [("participation > 2", "no unit with participation > 2"), ("entropy < 99", "would empty hidden layer 0")],
 )
 def test_nothing_is_pruned_without_need_or_where_nothing_would_be_left(criterion, reason):
-    found = alterations.pruned(state(), task(), criterion, is_classes=False)
+    found = restructure.pruned(state(), task(), criterion, is_classes=False)
     assert found.state is None
     assert found.units == (0,)
     assert reason in found.reason
@@ -94,7 +94,7 @@ def test_nothing_is_pruned_without_need_or_where_nothing_would_be_left(criterion
 @pytest.mark.parametrize("method", ["zero", "split", "mutate"])
 def test_an_expansion_takes_part_at_once_and_changes_little(method):
     own, config = state(), StructureConfig(expand=2, expand_method=method)
-    found = alterations.expanded(own, config, (6,), key=KEY)
+    found = restructure.expanded(own, config, (6,), key=KEY)
     assert found.units == (2,)
     assert found.reason == f"added by {method}"
     size, before = (float(net.controller.sizes()[0]) for net in (found.state.net, own.net))
@@ -115,14 +115,14 @@ def test_an_expansion_takes_part_at_once_and_changes_little(method):
 def test_expansions_stay_within_the_capacity(sizes, config, bound, units, reason):
     own = state()
     own = eqx.tree_at(lambda s: s.net.controller.weight, own, jnp.array([sizes]))
-    found = alterations.expanded(own, config, (bound,), key=KEY)
+    found = restructure.expanded(own, config, (bound,), key=KEY)
     assert (found.units, found.state is not None) == (units, units != (0,))
     assert found.reason.startswith(reason)
 
 
 def test_runs_are_taken_apart_and_put_together():
     own = [state(sizes=size) for size in (1.5, 2.5, 3.5)]
-    back = alterations.unstacked(alterations.stacked(own), 3)
+    back = restructure.unstacked(restructure.stacked(own), 3)
     for one, other in zip(own, back, strict=True):
         assert same(one, other)
 
@@ -130,8 +130,8 @@ def test_runs_are_taken_apart_and_put_together():
 @pytest.mark.parametrize("capacity", [4, 8])
 def test_a_run_whose_size_is_lost_takes_the_shape_of_the_others(capacity):
     lost = eqx.tree_at(lambda s: s.net.controller.weight, state(), jnp.array([jnp.nan]))
-    assert not alterations.is_sound(lost)
-    like = alterations.fitted(state(), recipe(), (capacity,), is_changed=False, key=KEY)
-    made = alterations.shaped_as(lost, like)
+    assert not restructure.has_finite_sizes(lost)
+    like = restructure.with_capacity(state(), recipe(), (capacity,), is_changed=False, key=KEY)
+    made = restructure.shaped_as(lost, like)
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, like)
     assert np.isnan(made.net.controller.weight).all()

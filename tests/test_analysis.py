@@ -8,17 +8,14 @@ import xarray as xr
 from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, RunConfig
-from n3.experiments.results import RunRecord
+from n3.stats.comparison import FLOOR, bootstrap_interval, compare, interquartile_mean
 from n3.stats.summary import (
-    FLOOR,
+    RunRecord,
     bands,
-    bootstrap_interval,
-    compare,
     decision_classes,
     final_distribution,
     final_values,
     fit_curves,
-    interquartile_mean,
     summarise,
     table,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from n3.nn.controllers import CONTROLLERS
 from n3.nn.mlp import GrowingMLP
-from n3.training.checkpoint import from_bytes, to_bytes
+from n3.surgery.export import from_bytes, to_bytes
 
 
 def network(key, *, kind="auxiliary", capacity=(4, 4), size_input=True, depth=True):

@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.config import settings
-from n3.nn.choices import ACTIVATIONS, Annealing, Choice, undecided
+from n3.config import experiment
+from n3.nn.mlp import ACTIVATIONS, Annealing, Choice, undecided
 
 LOGITS = jnp.array([[0.0, 1.0, -2.0], [0.5, 0.5, 0.3]])
 NAMES = ("tanh", "relu", "sin")
@@ -20,7 +20,7 @@ def choice(temperature, logits=LOGITS, names=NAMES):
 
 
 def test_settings_name_the_same_activations():
-    assert tuple(ACTIVATIONS) == settings.ACTIVATIONS
+    assert tuple(ACTIVATIONS) == experiment.ACTIVATION_NAMES
 
 
 def test_shares_by_hand():

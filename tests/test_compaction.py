@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from n3.nn.choices import ACTIVATIONS, Choice
 from n3.nn.controllers import Warmup
-from n3.nn.mlp import GrowingMLP
+from n3.nn.mlp import ACTIVATIONS, Choice, GrowingMLP
 from n3.surgery.compact import CompactMLP, compact, compact_state
 from n3.tracing.grow import grow
 from networks import CLOSE, KINDS, inputs, network, optimiser, outputs, quick, shapes, stepped, task, trained

@@ -12,6 +12,7 @@ import pytest
 from n3.config.experiment import (
     ARMS,
     METHODS,
+    PRESETS,
     Experiment,
     InformationConfig,
     NetworkConfig,
@@ -20,7 +21,6 @@ from n3.config.experiment import (
     TaskConfig,
     TrainingConfig,
 )
-from n3.config.presets import PRESETS
 from n3.config.validation import suggestion
 
 UNUSUAL = Experiment(
@@ -505,7 +505,7 @@ def test_configurations_are_frozen():
 
 
 def test_importing_the_configuration_leaves_jax_alone():
-    code = "import sys, n3.config.experiment; n3.config.experiment.Experiment().resolved(); sys.exit('jax' in sys.modules)"
+    code = "import sys, n3; n3.config.Experiment().resolved(); sys.exit('jax' in sys.modules)"
     assert run_without_checks(code) == 0
 
 

@@ -1,4 +1,4 @@
-"""Contenders: runs found by name, cell and seed, with what their last step says."""
+"""Variants: runs found by name, cell and seed, with what their last step says."""
 
 from functools import partial
 
@@ -7,17 +7,17 @@ import pytest
 
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 from n3.config.grid import Study
-from n3.experiments import groups
-from n3.paper import contenders
+from n3.experiments import study
+from n3.paper import variants
 from n3.paper.claims import Part
-from n3.paper.contenders import Trained, by_size, gathered, law_of
+from n3.paper.variants import Trained, by_size, gather, law_of
 from n3.stats.scaling_laws import power_law
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """Intervals of laws are tested where laws are."""
-    monkeypatch.setattr(contenders, "power_law", partial(power_law, resamples=5))
+    monkeypatch.setattr(variants, "power_law", partial(power_law, resamples=5))
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def part():
 
 @pytest.fixture(scope="module")
 def results(part):
-    return groups.train(part.study, groups.plan(part.study)[0], quiet=True)
+    return study.train_group_cells(part.study, study.plan_groups(part.study)[0], quiet=True)
 
 
 def test_the_last_step_of_every_run_is_found_by_its_labels(part, results):
-    runs = gathered([Trained.of(part, results)], "baseline", "test_loss", {"learning_rate": (0, 1)})
+    runs = gather([Trained.of(part, results)], "baseline", "test_loss", {"learning_rate": (0, 1)})
     assert set(runs) == {((rate,), seed) for rate in (1e-3, 1e-2) for seed in (7, 2)}
     expected = results["test_loss"].sel(arm="static", cell=1, seed=2).isel(step=-1)
     assert runs[(1e-2,), 2] == float(expected)
@@ -50,11 +50,11 @@ def test_the_last_step_of_every_run_is_found_by_its_labels(part, results):
      ({"capacity": 9}, 2), ({"task": "bessel"}, 0)],
 )  # fmt: skip
 def test_cells_are_chosen_by_label_or_range_and_by_what_they_have(part, results, where, count):
-    assert len(gathered([Trained.of(part, results)], "growing", "test_loss", where)) == count
+    assert len(gather([Trained.of(part, results)], "growing", "test_loss", where)) == count
 
 
 def test_an_arm_that_goes_by_another_name_is_not_found_by_its_own(part, results):
-    assert gathered([Trained.of(part, results)], "static", "test_loss", {}) == {}
+    assert gather([Trained.of(part, results)], "static", "test_loss", {}) == {}
 
 
 def test_accuracy_is_that_on_the_fresh_points_where_they_were_counted(part, results):
@@ -70,7 +70,7 @@ def test_accuracy_is_that_on_the_fresh_points_where_they_were_counted(part, resu
 def test_diverged_runs_are_nan(part, results):
     lost = results.copy(deep=True)
     lost["diverged_at"].loc[{"arm": "growing", "cell": 0, "seed": 2}] = 3
-    runs = gathered([Trained.of(part, lost)], "growing", "test_loss", {"learning_rate": 1e-3})
+    runs = gather([Trained.of(part, lost)], "growing", "test_loss", {"learning_rate": 1e-3})
     assert np.isnan(runs[(), 2])
     assert np.isfinite(runs[(), 7])
 

@@ -19,7 +19,7 @@ from n3.nn.controllers import (
     Warmup,
     layerwise,
 )
-from n3.nn.masks import output_for_share, share
+from n3.nn.masks import capacity_share, output_for_share
 
 MAKERS = {
     **CONTROLLERS,
@@ -168,7 +168,7 @@ def test_layerwise_by_hand():
 @pytest.mark.parametrize("output, expected", [(0.0, 0.0), (1 / 3, 0.25), (0.5, 0.5), (2 / 3, 0.75), (1.0, 1.0)])
 def test_share_by_hand_and_its_inverse(output, expected):
     with jax.enable_x64(True):
-        np.testing.assert_allclose(share(jnp.float64(output)), expected, rtol=1e-12)
+        np.testing.assert_allclose(capacity_share(jnp.float64(output)), expected, rtol=1e-12)
         np.testing.assert_allclose(output_for_share(jnp.float64(expected)), output, rtol=1e-12)
 
 

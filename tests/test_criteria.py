@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.config.criteria import LAYER, OPERATORS, UNIT, Comparison, Joined, parse
+from n3.config.criteria import LAYER, OPERATORS, UNIT, Inequality, Joined, parse
 from networks import quick
 
 
 def test_a_comparison_by_hand():
-    assert parse("importance < 0.01") == Comparison("importance", "<", 0.01)
-    assert parse(" layer.gain>=-1e-3 ") == Comparison("layer.gain", ">=", -1e-3)
+    assert parse("importance < 0.01") == Inequality("importance", "<", 0.01)
+    assert parse(" layer.gain>=-1e-3 ") == Inequality("layer.gain", ">=", -1e-3)
 
 
 def test_and_binds_closer_than_or():
-    a, b, c = (Comparison(name, "<", 1.0) for name in ("importance", "entropy", "marginal"))
+    a, b, c = (Inequality(name, "<", 1.0) for name in ("importance", "entropy", "marginal"))
     assert parse("importance < 1 or entropy < 1 and marginal < 1") == Joined("or", (a, Joined("and", (b, c))))
     assert parse("(importance < 1 or entropy < 1) and marginal < 1") == Joined("and", (Joined("or", (a, b)), c))
 

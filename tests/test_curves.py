@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.paper import contenders
-from n3.stats.curves import (
-    accuracy_curve,
+from n3.paper import variants
+from n3.paper.variants import (
     confusions,
-    histogram,
     histograms,
     loss_ratio,
     mean_ratio,
@@ -18,14 +16,15 @@ from n3.stats.curves import (
     scaling_curves,
     size_points,
 )
-from n3.stats.scaling_laws import power_law
+from n3.stats.distributions import histogram
+from n3.stats.scaling_laws import accuracy_curve, power_law
 from test_verdicts import trained
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """Intervals of laws are tested where laws are."""
-    monkeypatch.setattr(contenders, "power_law", partial(power_law, resamples=5))
+    monkeypatch.setattr(variants, "power_law", partial(power_law, resamples=5))
 
 
 def test_bins_are_equal_on_the_logarithm_and_shares_are_of_all_runs():
@@ -79,13 +78,13 @@ def test_penalties_are_means_over_the_trials_by_rising_weight():
     assert (weights.tolist(), ratio.tolist()) == ([0.1, 10.0], [0.5, 0.5])
 
 
-def test_scaling_has_a_curve_a_rate_and_contender():
+def test_scaling_has_a_curve_a_rate_and_variant():
     sizes = (4, 8, 16, 32)
     cells = [{"capacity": (size,), "learning_rate": rate} for rate in (1e-4, 1e-3) for size in sizes]
     static = np.array([[2.0 / size, 8.0 / size] for _ in range(2) for size in sizes])
     parts = [trained({"static": static}, cells=cells), trained({"warmup": static[4:]}, cells=cells[4:])]
     found = scaling_curves(parts, ("static", "growing", "warmup"))
-    assert [(curve.rate, curve.contender) for curve in found] == [
+    assert [(curve.rate, curve.variant) for curve in found] == [
         (1e-3, "static"),
         (1e-3, "warmup"),
         (1e-4, "static"),
@@ -111,7 +110,7 @@ def test_size_points_are_quartiles_of_the_runs_that_ended():
         {"growing": np.ones((2, 4))}, cells=[{"steps": 1}, {"steps": 2}], names={"growing": "x"}, **others
     )
     (point,) = size_points([own])
-    assert (point.contender, point.size) == ("x", (1.5, 2.0, 2.5))
+    assert (point.variant, point.size) == ("x", (1.5, 2.0, 2.5))
     np.testing.assert_allclose(point.accuracy, (0.15, 0.2, 0.25))
 
 

@@ -8,13 +8,11 @@ import pytest
 from numpy.random import default_rng
 
 from n3.config.experiment import TaskConfig
-from n3.data.bundled import Samples, Table, mnist1d_tables
-from n3.data.dataset import DATASETS, build_dataset, draw_rows, load_dataset, load_task, split, told
-from n3.data.scalers import range_scaler
-from n3.data.sources import RECIPES, draw_sine_classes
+from n3.data.dataset import DATASETS, build_dataset, describe_task, draw_rows, load_dataset, load_task, split
+from n3.data.sources import SYNTHETIC_TASKS, RawSamples, Table, draw_sine_classes, mnist1d_tables, range_scaler
 
-CURVES = [name for name, recipe in RECIPES.items() if recipe.targets == ("y",)]
-BUNDLED = [name for name in DATASETS if name not in RECIPES and name != "mnist1d"]
+CURVES = [name for name, recipe in SYNTHETIC_TASKS.items() if recipe.targets == ("y",)]
+BUNDLED = [name for name in DATASETS if name not in SYNTHETIC_TASKS and name != "mnist1d"]
 IN_RANGE = ["bessel", "narrow-bessel", "gaussian-mixture", "gaussian-mixture-low", "gaussian-mixture-high"]
 STANDARD = ["moons", "mnist1d", *BUNDLED]
 SPIRALS = [name for name in DATASETS if name.startswith("spirals")]
@@ -41,7 +39,7 @@ def labels_of(targets):
 
 
 def function_of(name):
-    return RECIPES[name].draw.keywords["curve"]
+    return SYNTHETIC_TASKS[name].draw.keywords["curve"]
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -76,7 +74,7 @@ def test_same_seed_same_bytes_and_another_seed_other_data(name):
         assert not np.array_equal(getattr(first, field), getattr(other, field))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SYNTHETIC_TASKS)
 def test_test_inputs_are_not_training_inputs(name):
     data = load(name, None, None)
     train, test = (
@@ -210,7 +208,7 @@ def test_mnist1d_has_an_end():
 
 def test_a_table_is_split_by_share_and_class():
     labels = np.repeat([0, 1, 2], [20, 30, 50])
-    table = Table(Samples(np.arange(100.0)[:, None], labels), ("x",), ("a", "b", "c"))
+    table = Table(RawSamples(np.arange(100.0)[:, None], labels), ("x",), ("a", "b", "c"))
     data = split("t", table, share=5, train_samples=None, test_samples=None, seed=4)
     assert (len(data.train_inputs), len(data.test_inputs)) == (80, 20)
     assert np.bincount(labels_of(data.test_targets)).tolist() == [4, 6, 10]
@@ -223,7 +221,7 @@ def test_a_table_is_split_by_share_and_class():
 
 def test_scales_of_a_table_are_those_of_its_training_rows():
     values = default_rng(0).normal(size=(50, 1)) * 9 + 4
-    table = Table(Samples(values, 2 * values), ("x",), ("y",))
+    table = Table(RawSamples(values, 2 * values), ("x",), ("y",))
     data = split("t", table, share=5, train_samples=None, test_samples=None, seed=0)
     for inputs in (data.train_inputs, data.train_targets):
         np.testing.assert_allclose([inputs.mean(), inputs.std()], [0, 1], atol=1e-5)
@@ -239,12 +237,12 @@ def test_every_seed_splits_the_users_file_anew_and_a_name_is_drawn_as_ever(tmp_p
     assert (one.name, one.kind, len(one.train_inputs), len(one.test_inputs)) == ("own", "regression", 16, 4)
     assert np.array_equal(one.test_inputs, again.test_inputs)
     assert not np.array_equal(one.test_inputs, two.test_inputs)
-    assert told(task, one) == "own: regression of y (inferred; `kind` overrides it)"
+    assert describe_task(task, one) == "own: regression of y (inferred; `kind` overrides it)"
     asked = TaskConfig(data=str(path), target=("y",), kind="regression")
-    assert told(asked, one).endswith("regression of y (asked for)")
+    assert describe_task(asked, one).endswith("regression of y (asked for)")
     (drawn,) = load_task(TaskConfig(task="cubic", samples=5, test_samples=3), (2,))
     assert np.array_equal(drawn.train_inputs, load("cubic", 5, 3, seed=2).train_inputs)
-    assert told(TaskConfig(task="cubic"), drawn) == "cubic: regression"
+    assert describe_task(TaskConfig(task="cubic"), drawn) == "cubic: regression"
 
 
 def test_rows_are_different_and_keep_shares():
@@ -261,7 +259,7 @@ def test_two_classes_are_one_column_and_three_are_one_hot():
     labels = np.array([0, 1, 2, 0, 1, 0])
 
     def build(labels, classes):
-        split = Samples(inputs, labels)
+        split = RawSamples(inputs, labels)
         return build_dataset("a", split, split, fit=range_scaler, inputs=("x",), targets=classes)
 
     assert np.array_equal(build(labels % 2, ("no", "yes")).train_targets[:, 0], labels % 2)
@@ -329,4 +327,4 @@ def test_missing_extra_says_how_to_install_it(name, monkeypatch):
 
 def test_drawn_sets_need_no_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert {load(name).name for name in RECIPES} == set(RECIPES)
+    assert {load(name).name for name in SYNTHETIC_TASKS} == set(SYNTHETIC_TASKS)

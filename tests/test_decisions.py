@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.config.settings import StructureConfig
-from n3.training.decisions import Decision, Track, counts, decide, followed
+from n3.config.experiment import StructureConfig
+from n3.training.decisions import Decision, Track, count_actions, decide, with_next_loss
 
 CONFIG = StructureConfig(structure_every=10, cooldown=1, plateau=0.01, margin=0.1)
 UNITS = {"prune": (-2,), "expand": (4,), "wait": (0,), "rollback": (0,)}
@@ -108,10 +108,14 @@ def decision(**changes):
 
 
 def test_what_followed_is_the_loss_at_the_next_look():
-    made = followed([decision(before=3.0), decision(before=2.0), decision(before=1.0)])
+    made = with_next_loss([decision(before=3.0), decision(before=2.0), decision(before=1.0)])
     assert [own.after for own in made] == [2.0, 1.0, None]
 
 
 def test_counts():
     actions = ("prune", "wait", "expand", "rollback", "prune")
-    assert counts([decision(action=action) for action in actions]) == {"prune": 2, "expand": 1, "rollback": 1}
+    assert count_actions([decision(action=action) for action in actions]) == {
+        "prune": 2,
+        "expand": 1,
+        "rollback": 1,
+    }

@@ -20,6 +20,7 @@ from n3.config.experiment import (
 )
 from n3.experiments import arms
 from n3.experiments.run import load_data
+from n3.information.price import price_of
 from n3.information.sizing import DriveHypers, DriveState, InformationDrive
 from n3.nn.losses import LossWeights, Samples
 from n3.training.step import Hypers, Problem, Recipe, train
@@ -332,10 +333,10 @@ def test_prices_by_hand():
     values = np.linalg.eigvalsh(covariance)
     parameters = values.sum() ** 2 / (values**2).sum() + 1 + 3
     price = parameters * np.log(samples) / (4 * samples)
-    np.testing.assert_allclose(arms.price_of(experiment(), data), price, rtol=1e-5)
-    np.testing.assert_allclose(arms.price_of(experiment(price_scale=3.0), data), 3 * price, rtol=1e-5)
-    np.testing.assert_allclose(arms.price_of(experiment(price=0.4), data), 0.4)
-    by_test = arms.price_of(experiment(price="chi-square"), data)
+    np.testing.assert_allclose(price_of(experiment(), data), price, rtol=1e-5)
+    np.testing.assert_allclose(price_of(experiment(price_scale=3.0), data), 3 * price, rtol=1e-5)
+    np.testing.assert_allclose(price_of(experiment(price=0.4), data), 0.4)
+    by_test = price_of(experiment(price="chi-square"), data)
     np.testing.assert_allclose(by_test, 7.815 / (2 * samples), rtol=0.02)
 
 

@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 
 from n3.nn.losses import Samples
-from n3.training.epochs import drawn, shuffled
+from n3.training.batches import draw_batch, shuffle_epoch
 
 KEY = jr.key(0)
 
@@ -13,7 +13,7 @@ KEY = jr.key(0)
 def test_an_order_holds_for_an_epoch_and_the_next_is_fresh():
     orders, order = [], jnp.arange(10)
     for count in range(6):  # three steps of three samples an epoch, one sample left out
-        order = shuffled(order, jnp.asarray(count), 3, key=KEY)
+        order = shuffle_epoch(order, jnp.asarray(count), 3, key=KEY)
         orders.append(np.asarray(order).tolist())
     assert orders[0] == orders[1] == orders[2]
     assert orders[3] == orders[4] == orders[5] != orders[0]
@@ -23,7 +23,7 @@ def test_an_order_holds_for_an_epoch_and_the_next_is_fresh():
 def test_the_samples_of_a_step_by_hand():
     whole = Samples(jnp.arange(6.0)[None], 10 * jnp.arange(6.0)[None], jnp.full(6, 1 / 6))
     order = jnp.array([5, 3, 1, 0, 2, 4])
-    step = drawn(order, jnp.asarray(4), 2, whole)  # the second step of the second epoch
+    step = draw_batch(order, jnp.asarray(4), 2, whole)  # the second step of the second epoch
     np.testing.assert_array_equal(step.inputs, [[1.0, 0.0]])
     np.testing.assert_array_equal(step.targets, [[10.0, 0.0]])
     np.testing.assert_array_equal(step.shares, [0.5, 0.5])

@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig
-from n3.experiments.results import RunRecord
 from n3.experiments.tensorboard import SCALARS, check_log_dir, write_events
+from n3.stats.summary import RunRecord
 
 STEPS = (0, 5, 10)
 pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")

@@ -50,7 +50,7 @@ def record(tmp_path_factory):
 
 
 def test_the_run_directory_holds_what_it_promises(record):
-    path = record.directory.path
+    path = record.directory
     assert n3.Experiment.load(path / "config.json") == record.experiment
     manifest = json.loads((path / "manifest.json").read_text())
     assert {"python", "jax", "jaxlib", "equinox", "optax", "n3"} <= set(manifest["versions"])
@@ -60,7 +60,7 @@ def test_the_run_directory_holds_what_it_promises(record):
 
 
 def test_results_come_back_labelled(record):
-    back = n3.read(record.directory.path)
+    back = n3.read(record.directory)
     assert back.experiment == record.experiment
     assert back.results.identical(record.results)
     assert set(back.results.sizes) >= {"arm", "seed", "step", "layer"}
@@ -70,7 +70,7 @@ def test_results_come_back_labelled(record):
 
 
 def test_networks_come_back_and_predict_the_same(record):
-    networks = n3.load(record.directory.path)
+    networks = n3.load(record.directory)
     data = load_data(record.experiment)
     for arm in record.experiment.run.arms:
         for seed, net, one in zip(record.experiment.run.seeds, networks[arm], data, strict=True):
@@ -91,7 +91,7 @@ print(json.dumps([type(nets["static"][0]).__name__, units, outputs]))
 
 
 def test_compacted_networks_come_back_in_a_fresh_process(record):
-    path = record.directory.path
+    path = record.directory
     done = subprocess.run([sys.executable, "-c", _LOAD, path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     kind, units, outputs = json.loads(done.stdout)
@@ -105,7 +105,7 @@ def test_compacted_networks_come_back_in_a_fresh_process(record):
 
 
 def test_predictions_are_the_networks_in_the_targets_own_unit(record):
-    networks, results = n3.load(record.directory.path), record.results
+    networks, results = n3.load(record.directory), record.results
     for row, one in enumerate(load_data(record.experiment)):
         inputs = jnp.asarray(one.input_scaler.transform(results.grid.values.T).T, jnp.float32)
         own = one.target_scaler.inverse(np.asarray(networks["static"][row].batch(inputs), float).T).T
@@ -153,9 +153,9 @@ def test_classes_are_learnt_by_activations_that_are_chosen_and_drawn(tmp_path):
     assert record.results.attrs["metric"] == "accuracy"
     assert float(accuracy.isel(step=-1).mean()) > float(accuracy.isel(step=0).mean())
     assert set(n3.figures(record)) == {"loss", "size", "final-loss", "regions", "choices"}
-    shares = n3.read(record.directory.path).results["choice_share"]
+    shares = n3.read(record.directory).results["choice_share"]
     assert shares.dims == ("arm", "seed", "step", "layer", "choice")
-    for arm, nets in n3.load(record.directory.path, compact=True).items():
+    for arm, nets in n3.load(record.directory, compact=True).items():
         won = [net.layers[0].activation for net in nets]
         last = shares.sel(arm=arm).isel(step=-1, layer=0)
         assert last.choice[last.argmax("choice")].values.tolist() == won
@@ -176,10 +176,10 @@ def test_what_is_monitored_is_recorded_warned_of_and_written_as_events(tmp_path,
     median = blind.results["gap"].isel(step=-1, layer=0).median("seed")
     assert f"static layer 1: {float(median.sel(arm='static')):.2f}" in line
     assert "growing" not in line
-    assert n3.read(blind.directory.path).results["gap"].dims == ("arm", "seed", "step", "layer")
+    assert n3.read(blind.directory).results["gap"].dims == ("arm", "seed", "step", "layer")
     assert n3.figures(blind)["information"].axes[0].get_ylabel() == "gap (nats)"
     assert {path.parent.name for path in (tmp_path / "logs").rglob("*tfevents*")} == {"growing", "static"}
-    assert set(n3.load(blind.directory.path)) == {"growing", "static"}
+    assert set(n3.load(blind.directory)) == {"growing", "static"}
     with pytest.raises(FileExistsError, match="`log_dir`"):
         n3.run(small(tmp_path, name="b", **watching), quiet=True)
     assert not (tmp_path / "b").exists()
@@ -255,12 +255,12 @@ def test_the_users_own_file_is_learnt_and_its_kind_is_told(tmp_path, capsys):
     record = n3.run(experiment)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"{tmp_path / 'own.csv'}: own: regression of y (inferred; `kind` overrides it)"
-    assert n3.read(record.directory.path).experiment == record.experiment == experiment.resolved()
+    assert n3.read(record.directory).experiment == record.experiment == experiment.resolved()
     assert record.results["inputs_feature"].values.tolist() == ["x", "colour=a", "colour=b"]
     assert record.results.sizes["train_sample"] == 32
     assert record.results["test_targets"].values.max() > 1  # in its own unit
     assert n3.summarise(record)["task"] == "own"
-    assert len(n3.load(record.directory.path)["static"]) == 3
+    assert len(n3.load(record.directory)["static"]) == 3
 
 
 def has_gpu():

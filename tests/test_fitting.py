@@ -1,5 +1,7 @@
 """Fitting: steps by hand, from arrays and from batches, sizes that find their place, and runs that fail."""
 
+import importlib
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 import n3
-from n3.config.settings import InformationConfig
+from n3.config.experiment import InformationConfig
 from n3.tracing.grow import grow
 from n3.training.batches import epoch_rows
 from n3.training.fit import fit
@@ -117,7 +119,7 @@ def test_validation_goes_by_pieces_and_without_dropout(monkeypatch):
     expected = np.mean((np.asarray(jax.vmap(eqx.nn.inference_mode(model))(X)) - LINE) ** 2)
     np.testing.assert_allclose(whole.validation_loss[-1], expected, rtol=1e-5)
     assert abs(whole.train_loss[-1] - expected) > 1e-3
-    monkeypatch.setattr("n3.training.fit.EVALUATED", 40)
+    monkeypatch.setattr(importlib.import_module("n3.training.fit"), "EVALUATED", 40)
     _, pieces = quiet(with_dropout(), (X, LINE), [(X[:90], LINE[:90]), (X[90:], LINE[90:])], **settings)
     np.testing.assert_allclose(pieces.validation_loss, whole.validation_loss, rtol=1e-5)
 

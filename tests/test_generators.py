@@ -5,11 +5,11 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import jv
 
-from n3.data.sources import RECIPES, bessel, draw_curve, draw_moons, draw_spirals, gaussian_mixture
+from n3.data.sources import SYNTHETIC_TASKS, bessel, draw_curve, draw_moons, draw_spirals, gaussian_mixture
 
 
 def function_of(name):
-    return RECIPES[name].draw.keywords["curve"]
+    return SYNTHETIC_TASKS[name].draw.keywords["curve"]
 
 
 def test_the_sine_has_three_half_waves_a_side_and_the_line_slope_one():
@@ -19,7 +19,7 @@ def test_the_sine_has_three_half_waves_a_side_and_the_line_slope_one():
 
 def test_intervals():
     for name, low, high in (("bessel", -2 * np.pi, 2 * np.pi), ("narrow-bessel", 0.1, 0.2), ("cubic", -1, 1)):
-        x = RECIPES[name].draw(default_rng(0), 4000).inputs
+        x = SYNTHETIC_TASKS[name].draw(default_rng(0), 4000).inputs
         assert low <= x.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < x.max() <= high
 
@@ -56,7 +56,7 @@ def test_gaussian_mixture_at_its_centres():
 
 @pytest.mark.parametrize("name, noise", [("", 0.1), ("-low", 0.01), ("-high", 0.5)])
 def test_gaussian_mixture_noise(name, noise):
-    x, y = RECIPES["gaussian-mixture" + name].draw(default_rng(0), 4000)
+    x, y = SYNTHETIC_TASKS["gaussian-mixture" + name].draw(default_rng(0), 4000)
     residual = y[:, 0] - gaussian_mixture(x[:, 0])
     assert residual.std() == pytest.approx(noise, rel=5 / np.sqrt(2 * 4000))
     assert abs(residual.mean()) < 5 * noise / np.sqrt(4000)

@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.training.goal import Goal, check_targets, goal_of
+from n3.training.fit import OutputLoss, check_targets, output_loss_of
 
 MODEL = eqx.nn.MLP(2, 3, 4, 1, key=jr.key(5))
 INPUTS = jr.normal(jr.key(6), (5, 2))
@@ -28,7 +28,7 @@ def narrow(out_size):
     ],
 )
 def test_targets_say_what_is_asked(targets, loss, expected):
-    goal = goal_of(MODEL, INPUTS, targets, loss)
+    goal = output_loss_of(MODEL, INPUTS, targets, loss)
     assert (goal.loss, goal.outputs, goal.is_classes) == expected
     assert goal.has_key
 
@@ -37,7 +37,7 @@ def test_a_loss_of_ones_own_keeps_whole_targets_as_classes():
     def loss(output, target):
         return -output[target]
 
-    goal = goal_of(MODEL, INPUTS, LABELS, loss)
+    goal = output_loss_of(MODEL, INPUTS, LABELS, loss)
     assert (goal.outputs, goal.is_classes) == (3, True)
     outputs = goal.outputs_of(MODEL, INPUTS, jr.key(0))
     np.testing.assert_allclose(goal.losses_of(outputs, LABELS), -outputs[jnp.arange(5), LABELS], rtol=1e-6)
@@ -45,29 +45,29 @@ def test_a_loss_of_ones_own_keeps_whole_targets_as_classes():
 
 
 def test_columns_by_hand():
-    goal = Goal(loss="cross-entropy", outputs=3, is_classes=True, has_key=False)
+    goal = OutputLoss(loss="cross-entropy", outputs=3, is_classes=True, has_key=False)
     np.testing.assert_array_equal(goal.columns(jnp.array([0, 2])), [[1, 0], [0, 0], [0, 1]])
     np.testing.assert_array_equal(
         goal.columns(jnp.array([[0.2, 0.8, 0.0]])), np.array([[0.2], [0.8], [0.0]], np.float32)
     )
-    one = Goal(loss="cross-entropy", outputs=1, is_classes=True, has_key=False)
+    one = OutputLoss(loss="cross-entropy", outputs=1, is_classes=True, has_key=False)
     np.testing.assert_array_equal(one.columns(jnp.array([0, 1, 1])), [[0, 1, 1]])
-    numbers = Goal(loss="squared-error", outputs=2, is_classes=False, has_key=False)
+    numbers = OutputLoss(loss="squared-error", outputs=2, is_classes=False, has_key=False)
     np.testing.assert_array_equal(numbers.columns(jnp.array([[1, 2], [3, 4]])), [[1, 3], [2, 4]])
 
 
 def test_losses_and_scores_by_hand():
     logits = jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, jnp.log(2.0)]])
-    goal = Goal(loss="cross-entropy", outputs=3, is_classes=True, has_key=False)
+    goal = OutputLoss(loss="cross-entropy", outputs=3, is_classes=True, has_key=False)
     np.testing.assert_allclose(goal.losses_of(logits, jnp.array([1, 2])), np.log([3.0, 2.0]), rtol=1e-6)
     total, hits = goal.scores(eqx.nn.Identity(), logits, jnp.array([1, 2]))
     np.testing.assert_allclose([total, hits], [np.log(6.0), 1.0], rtol=1e-6)
-    error = Goal(loss="squared-error", outputs=3, is_classes=False, has_key=False)
+    error = OutputLoss(loss="squared-error", outputs=3, is_classes=False, has_key=False)
     np.testing.assert_allclose(error.losses_of(logits + 2.0, jnp.zeros((2, 3)))[0], 4.0)
 
 
 def test_one_logit_is_two_classes():
-    goal = goal_of(narrow(1), INPUTS, jnp.array([0, 1, 1, 0, 1]), None)
+    goal = output_loss_of(narrow(1), INPUTS, jnp.array([0, 1, 1, 0, 1]), None)
     outputs = jnp.array([[0.0], [2.0], [-2.0], [1.0], [0.5]])
     targets = jnp.array([0, 1, 1, 0, 1])
     expected = np.log1p(np.exp([0.0, -2.0, 2.0, 1.0, -0.5]))
@@ -76,7 +76,7 @@ def test_one_logit_is_two_classes():
 
 def test_scores_are_without_dropout_and_samples_have_keys_of_their_own():
     model = eqx.nn.Dropout(0.5)
-    goal = Goal(loss="squared-error", outputs=4, is_classes=False, has_key=True)
+    goal = OutputLoss(loss="squared-error", outputs=4, is_classes=False, has_key=True)
     ones = jnp.ones((3, 4))
     assert float(goal.scores(model, ones, ones)[0]) == 0.0
     rows = np.asarray(goal.outputs_of(model, ones, jr.key(1)))
@@ -95,11 +95,11 @@ def test_scores_are_without_dropout_and_samples_have_keys_of_their_own():
 )
 def test_targets_that_do_not_fit(targets, loss, message):
     with pytest.raises(ValueError, match=message):
-        goal_of(MODEL, INPUTS, targets, loss)
+        output_loss_of(MODEL, INPUTS, targets, loss)
 
 
 def test_labels_of_one_logit_are_two():
-    goal = Goal(loss="cross-entropy", outputs=1, is_classes=True, has_key=False)
+    goal = OutputLoss(loss="cross-entropy", outputs=1, is_classes=True, has_key=False)
     check_targets(goal, np.array([0, 1]), name="validation_data")
     with pytest.raises(ValueError, match=r"`validation_data` must have labels in \[0, 1\]; got 0 to 2"):
         check_targets(goal, np.array([0, 2]), name="validation_data")
@@ -107,4 +107,4 @@ def test_labels_of_one_logit_are_two():
 
 def test_models_of_several_outputs_need_a_loss_of_their_own():
     with pytest.raises(ValueError, match="`loss` must be a function where the model returns tuples"):
-        goal_of(lambda x: (x, x), INPUTS, jnp.ones((5, 2)), None)
+        output_loss_of(lambda x: (x, x), INPUTS, jnp.ones((5, 2)), None)

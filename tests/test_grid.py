@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
-from n3.config.grid import SECTIONS, Axis, Study, label, labels, parse_axis, product, section_of, varied
+from n3.config.grid import (
+    SECTIONS,
+    Axis,
+    Study,
+    parse_axis,
+    product,
+    section_of,
+    setting_label,
+    setting_labels,
+    varied,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +131,8 @@ def test_a_study_comes_back_from_json_and_forgets_where_it_ran():
 
 
 def test_labels_are_numbers_where_all_are():
-    assert labels([(4,), (8,)]) == [4, 8]
-    assert labels([(4,), (8, 8)]) == ["4", "8x8"]
-    assert labels(["full", 8]) == ["full", "8"]
-    assert labels([True, False]) == ["True", "False"]
-    assert label(None) == "none"
+    assert setting_labels([(4,), (8,)]) == [4, 8]
+    assert setting_labels([(4,), (8, 8)]) == ["4", "8x8"]
+    assert setting_labels(["full", 8]) == ["full", "8"]
+    assert setting_labels([True, False]) == ["True", "False"]
+    assert setting_label(None) == "none"

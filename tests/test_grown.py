@@ -310,4 +310,4 @@ def test_a_grown_model_is_compiled_vectorised_and_differentiated():
 
 def test_the_public_name_is_a_function():
     assert n3.grow is grow
-    assert n3.Grown is type(n3.grow(eqx.nn.MLP(5, 3, 8, 1, key=KEYS[0]), example=ROW, key=KEYS[6]))
+    assert n3.tracing.Grown is type(n3.grow(eqx.nn.MLP(5, 3, 8, 1, key=KEYS[0]), example=ROW, key=KEYS[6]))

@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.config.settings import InformationConfig
-from n3.information.growth import GrowthState, Pool, Prices, growth_of, permuted, prices_of
+from n3.config.experiment import InformationConfig
+from n3.information.growth import GrowthState, Pool, Prices, growth_of, permute_grown, prices_of
 from n3.tracing.grow import grow
 
 KEYS = jr.split(jr.key(7), 6)
@@ -156,7 +156,7 @@ def test_settings_reach_the_drive():
 def test_everything_that_holds_a_grown_model_is_permuted(grown):
     order = jnp.array([1, 0, 2, 3, 4, 5, 6, 7])
     tree = {"moments": [eqx.filter(grown, eqx.is_inexact_array)], "count": jnp.asarray(3)}
-    moved = permuted(tree, 0, order)
+    moved = permute_grown(tree, 0, order)
     expected = grown.model.layers[0].weight[order]
     np.testing.assert_array_equal(moved["moments"][0].model.layers[0].weight, expected)
     assert moved["count"] == 3

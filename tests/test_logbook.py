@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from n3.config.settings import StructureConfig
-from n3.experiments import logbook
-from n3.experiments.logbook import Staged
-from n3.training.decisions import Decision
+from n3.config.experiment import StructureConfig
+from n3.experiments.results import structure_log, with_structure
+from n3.training import decisions
+from n3.training.decisions import Decision, Staged
 from n3.training.step import Recipe
 
 LOOKS = np.array([10, 20])
@@ -43,7 +43,7 @@ def both():
 
 def test_results_by_hand(both):
     arms = {"arm": ["static", "shrinking", "growing"], "seed": [4, 7], "layer": [0]}
-    results = logbook.added(xr.Dataset(coords=arms), both, (12,))
+    results = with_structure(xr.Dataset(coords=arms), both, (12,))
     actions = results.structure_action
     assert actions.dims == ("arm", "seed", "look")
     assert actions.values.tolist() == [[[0, 0], [0, 0]], [[0, 1], [0, 0]], [[1, 3], [0, 2]]]
@@ -55,11 +55,11 @@ def test_results_by_hand(both):
 
 def test_results_without_stages_stay_as_they_are():
     results = xr.Dataset(attrs={"task": "sine"})
-    assert logbook.added(results, {}, (12,)) is results
+    assert with_structure(results, {}, (12,)) is results
 
 
 def test_the_log_holds_every_decision(both):
-    log = json.loads(json.dumps(logbook.log(both)))
+    log = json.loads(json.dumps(structure_log(both)))
     assert log["programs"] == {"growing": {"used": 2, "most": 2}, "shrinking": {"used": 1, "most": 2}}
     assert [own["action"] for own in log["decisions"][:4]] == ["prune", "rollback", "wait", "expand"]
     assert set(log["decisions"][0]) == {
@@ -71,7 +71,7 @@ def test_words(both):
     told = "growing: 2 looks at 2 runs, 1 pruned, 1 expanded, 1 undone; 2 programs of 2 at most"
     assert both["growing"].told() == told
     arms = ("growing", "static", "shrinking")
-    text = logbook.planned(StructureConfig(structure_every=30, expand=0), 100, (12,), arms)
+    text = decisions.describe_structure(StructureConfig(structure_every=30, expand=0), 100, (12,), arms)
     looks = "structure   4 looks at growing, shrinking: prune importance < 0.002"
     assert text == f"{looks}; at most 2 programs an arm"
 
@@ -81,11 +81,11 @@ def test_words(both):
     [(100, 30, [30, 60, 90, 100]), (90, 30, [30, 60, 90]), (20, 19, [19, 20]), (20, None, [20])],
 )
 def test_looks_end_with_the_run(steps, every, looks):
-    assert logbook.looks_of(steps, every).tolist() == looks
+    assert decisions.look_steps(steps, every).tolist() == looks
 
 
 @pytest.mark.parametrize(
     ("capacity", "most"), [((5,), 1), ((8,), 1), ((9,), 2), ((10, 4), 2), ((64,), 4), ((65,), 5), ((1024,), 8)]
 )
 def test_programs_are_powers_of_two_and_the_capacity(capacity, most):
-    assert logbook.most_programs(capacity) == most
+    assert decisions.most_programs(capacity) == most

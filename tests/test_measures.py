@@ -7,7 +7,7 @@ import pytest
 
 from n3.config.criteria import LAYER, UNIT
 from n3.information import gaussian
-from n3.information.measures import measured
+from n3.information.measures import measure_units
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def layer():
 
 def seen(layer, mask=None, is_there=None):
     ones = jnp.ones(5)
-    found = measured(
+    found = measure_units(
         *layer,
         ones if mask is None else jnp.array(mask),
         ones if is_there is None else jnp.array(is_there),
@@ -45,7 +45,7 @@ def test_of_two_copies_the_one_that_is_left_is_important(layer):
 def test_importance_has_no_bias():
     draws = [jr.normal(jr.key(seed), (6, 200)) for seed in range(40)]
     ones = jnp.ones(5)
-    found = [measured(d[:5], d[5:], ones, ones, is_classes=False).units["importance"] for d in draws]
+    found = [measure_units(d[:5], d[5:], ones, ones, is_classes=False).units["importance"] for d in draws]
     mean, spread = np.mean(found), np.std(np.mean(found, axis=1)) / np.sqrt(len(draws))
     assert abs(mean) < 5 * spread
     assert spread < 0.0005  # the bias of 1 / 2n, 0.0025, would show
@@ -68,7 +68,7 @@ def test_absent_units_change_nothing_for_the_others(layer):
     active, targets = layer
     gone = seen(layer, is_there=[1.0, 0.0, 1.0, 0.0, 1.0])
     left = jnp.array([0, 2, 4])
-    few = measured(active[left], targets, jnp.ones(3), jnp.ones(3), is_classes=False)
+    few = measure_units(active[left], targets, jnp.ones(3), jnp.ones(3), is_classes=False)
     for name, value in few.units.items():
         np.testing.assert_allclose(gone[name][np.asarray(left)], value, rtol=1e-3, atol=1e-4)
     for name, value in few.layer.items():
@@ -80,7 +80,7 @@ def test_a_layer_s_quantities_are_the_estimators_own(layer, is_classes):
     active, targets = layer
     targets = (targets > 0).astype(targets.dtype) if is_classes else targets
     mask = jnp.array([1.0, 1.0, 0.7, 1.0, 1.0])
-    found = measured(active, targets, mask, jnp.ones(5), is_classes=is_classes)
+    found = measure_units(active, targets, mask, jnp.ones(5), is_classes=is_classes)
     own = gaussian.layer_information(
         active,
         targets,

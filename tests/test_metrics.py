@@ -7,7 +7,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.nn.choices import Choice
 from n3.nn.controllers import Auxiliary, Fixed, Warmup
 from n3.nn.metrics import (
     ACTIVE,
@@ -22,7 +21,7 @@ from n3.nn.metrics import (
     predicted_class,
     rmse,
 )
-from n3.nn.mlp import GrowingMLP
+from n3.nn.mlp import Choice, GrowingMLP
 
 ONE_LOGIT = jnp.array([[2.0, -1.0, 0.0, 0.5, -3.0]])
 CLASSES = jnp.array([[1.0, 1.0, 0.0, 0.0, 0.0]])

@@ -9,9 +9,8 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import expit, ndtr
 
-from n3.nn.choices import ACTIVATIONS, Choice
 from n3.nn.controllers import CONTROLLERS, Auxiliary, Fixed, Warmup
-from n3.nn.mlp import GrowingMLP
+from n3.nn.mlp import ACTIVATIONS, Choice, GrowingMLP
 
 BY_HAND = {
     "tanh": np.tanh,

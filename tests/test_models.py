@@ -10,7 +10,7 @@ import pytest
 
 import n3
 from n3.config.experiment import Experiment, RunConfig
-from n3.experiments import models
+from n3.experiments import results
 from n3.experiments.results import RunDirectory
 from n3.training.step import Recipe
 from networks import inputs, network
@@ -26,7 +26,7 @@ def nets():
 def test_the_networks_own_capacity_counts(nets, tmp_path):
     run = RunConfig(arms=("growing",), seeds=(1, 2), out=str(tmp_path), name="a")
     directory = RunDirectory.create(Experiment(run=run))
-    models.write(directory, "growing", RECIPE, jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets))
+    results.write_models(directory, "growing", RECIPE, jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets))
     assert json.loads((tmp_path / "a" / "models" / "growing.json").read_text())["capacity"] == [4, 6]
     back = n3.load(tmp_path / "a")["growing"]
     for own, other in zip(nets, back, strict=True):

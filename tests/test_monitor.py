@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from n3.information import gaussian
-from n3.information.monitor import BLIND, LayerMonitor, blindness, gap
+from n3.information.measures import BLIND, LayerMonitor, blindness, gap
 from n3.nn.controllers import Auxiliary
 from n3.nn.losses import Samples
 from n3.nn.mlp import GrowingMLP

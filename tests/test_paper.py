@@ -40,7 +40,7 @@ def test_experiments_have_their_published_size(name):
 def test_the_papers_arms_have_every_trial_once(name):
     made = reproduction(name)
     for arm in ("growing", "grown"):
-        own = [part for part in made.parts if arm in part.contenders().values()]
+        own = [part for part in made.parts if arm in part.variants().values()]
         seeds = [seed for part in own for seed in part.study.base.run.seeds]
         assert sorted(seeds) == list(range(10_000))
     controls = {"rescaled", "warmup", "equal-size"}
@@ -48,9 +48,9 @@ def test_the_papers_arms_have_every_trial_once(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_claim_is_about_contenders_and_cells_that_are_run(name):
+def test_every_claim_is_about_variants_and_cells_that_are_run(name):
     made = reproduction(name)
-    names = {called for part in made.parts for called in part.contenders().values()}
+    names = {called for part in made.parts for called in part.variants().values()}
     for claim in made.claims:
         assert {*claim.of, *claim.controls} <= names
         assert set(claim.where) <= {setting for cell in cells_of(made) for setting, _ in cell}
@@ -114,7 +114,7 @@ def test_controllers_have_the_published_numbers_and_the_released_code_beside_the
             1e-3,
             0.32,
         )
-    assert made.parts[1].contenders() == {"growing": "released"}
+    assert made.parts[1].variants() == {"growing": "released"}
 
 
 def test_capacities_and_rates_of_scaling():
@@ -142,7 +142,7 @@ def test_trials_cut_the_seeds_from_above():
     made = reproduction("figure-3", trials=1_500)
     assert [len(part.study.base.run.seeds) for part in made.parts] == [1_000, 500, 100]
     only, sized = reproduction("figure-3", trials=7).parts
-    assert sized.contenders() == {"growing": "information"}
+    assert sized.variants() == {"growing": "information"}
     assert (only.name, only.study.base.run.seeds) == ("controls", tuple(range(7)))
 
 

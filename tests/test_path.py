@@ -1,5 +1,6 @@
 """Path: what is held out, what trains at every price, and the whole way of a path into a run directory."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -19,12 +20,14 @@ from n3.config.experiment import (
     TaskConfig,
     TrainingConfig,
 )
+from n3.data import dataset
 from n3.data.dataset import load_dataset
-from n3.experiments import arms, path
-from n3.experiments import run as pipeline
-from n3.experiments.run import describe, load_data, load_splits
+from n3.experiments import arms
+from n3.experiments.run import describe, load_data, load_splits, run
 from n3.training.step import train
 from n3.training.sweep import sweep
+
+pipeline = importlib.import_module("n3.experiments.run")
 
 SEEDS, PRICES = (3, 1, 8), (0.004, 0.04, 0.4)
 ARMS = ("static", "growing", "shrinking", "equal-size")
@@ -55,13 +58,13 @@ def record(tmp_path_factory, swept):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "sweep", watched)
-        return pipeline.run(small(tmp_path_factory.mktemp("runs")), quiet=True)
+        return run(small(tmp_path_factory.mktemp("runs")), quiet=True)
 
 
 @pytest.mark.parametrize("samples, out", [(5, 1), (24, 4), (25, 5)])
 def test_a_fifth_of_the_training_samples_is_held_out(samples, out):
     whole = load_dataset("sine", train_samples=samples, test_samples=7, seed=2)
-    kept, held = path.held_out(whole, seed=2)
+    kept, held = dataset.held_out(whole, seed=2)
     assert (len(kept.train_inputs), len(held.test_inputs)) == (samples - out, out)
     assert np.array_equal(kept.test_inputs, whole.test_inputs)
     pairs = [np.hstack(part) for part in ((kept.train_inputs, kept.train_targets),)]
@@ -72,7 +75,7 @@ def test_a_fifth_of_the_training_samples_is_held_out(samples, out):
 
 def test_which_samples_are_held_out_is_the_seeds_choice():
     whole = load_dataset("sine", train_samples=50, test_samples=7, seed=2)
-    first, again, other = (path.held_out(whole, seed=seed)[1].test_inputs for seed in (4, 4, 5))
+    first, again, other = (dataset.held_out(whole, seed=seed)[1].test_inputs for seed in (4, 4, 5))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -80,7 +83,7 @@ def test_which_samples_are_held_out_is_the_seeds_choice():
 def test_too_few_samples_are_refused():
     whole = load_dataset("sine", train_samples=4, test_samples=7, seed=2)
     with pytest.raises(ValueError, match="`samples` must be 5 or more where a fifth is held out; got 4"):
-        path.held_out(whole, seed=2)
+        dataset.held_out(whole, seed=2)
 
 
 def test_nothing_is_held_out_without_a_path():
@@ -120,7 +123,7 @@ def test_each_run_of_the_path_is_the_run_at_its_price(record):
         lambda hypers, problem, key: train(recipe, hypers, problem, key=key, stops=jnp.array([60]))[1]
     )
     for place, seed in ((0, 2), (2, 1)):
-        hypers = arms.hypers_of(path.at_price(experiment, PRICES[place]), "growing", data=data, active=None)
+        hypers = arms.hypers_of(arms.at_price(experiment, PRICES[place]), "growing", data=data, active=None)
         own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], (hypers, problem, keys))
         alone, results = one(*own), record.results.isel(price=place, seed=seed)
         np.testing.assert_allclose(alone.size[-1], results.path_size, rtol=1e-4)
@@ -133,7 +136,7 @@ def test_the_growing_arm_is_the_path_at_the_price_picked(record):
     last = results.sel(arm="growing").isel(step=-1)
     assert np.array_equal(own.path_size, last["size"])
     assert np.array_equal(own.path_test_loss, last.test_loss)
-    networks, held = n3.load(record.directory.path)["growing"], load_splits(record.experiment)[1]
+    networks, held = n3.load(record.directory)["growing"], load_splits(record.experiment)[1]
     for row, (net, samples) in enumerate(zip(networks, held, strict=True)):
         loss = np.mean(
             (np.asarray(net.batch(jnp.asarray(samples.test_inputs.T))) - samples.test_targets.T) ** 2
@@ -150,7 +153,7 @@ def test_a_higher_price_never_gives_more_units_here(record):
 
 
 def test_the_path_is_labelled_and_summarised(record):
-    back = n3.read(record.directory.path)
+    back = n3.read(record.directory)
     assert back.experiment == record.experiment
     assert back.results.identical(record.results)
     assert back.results.path_size.dims == ("price", "seed", "layer")
@@ -181,7 +184,7 @@ def test_a_diverged_run_is_nan_at_its_price(record, swept):
     whole, held = swept[0][3], load_splits(record.experiment)[1]
     broken = whole.state.diverged_at.at[4].set(9)  # the second price, the second seed
     whole = replace(whole, state=eqx.tree_at(lambda state: state.diverged_at, whole.state, broken))
-    found = path.picked(record.experiment, whole, held, loss="squared-error")[1]
+    found = arms.keep_price(record.experiment, whole, held, loss="squared-error")[1]
     lost = np.zeros((3, 3), bool)
     lost[1, 1] = True
     for values in (found.sizes[..., 0], found.test_losses, found.validation_losses):

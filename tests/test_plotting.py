@@ -8,10 +8,8 @@ import xarray as xr
 from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig
-from n3.experiments.results import RunRecord
-from n3.plotting.gallery import figures
 from n3.plotting.runs import (
-    COLOURS,
+    figures,
     plot_final_losses,
     plot_fit,
     plot_losses,
@@ -19,6 +17,8 @@ from n3.plotting.runs import (
     plot_regions,
     plot_sizes,
 )
+from n3.plotting.style import COLOURS
+from n3.stats.summary import RunRecord
 
 STEPS = np.arange(0, 5001, 100)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.plotting.choices import plot_choices
-from n3.plotting.gallery import figures
+from n3.plotting.runs import figures, plot_choices
 from test_plotting import record_of, texts
 
 

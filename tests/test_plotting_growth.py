@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from n3.paper.watching import Watched
-from n3.plotting.animation import BRIGHT, MOST, animate_growth, draw_fit, draw_frame, draw_network
-from n3.plotting.runs import Figure
+from n3.plotting.animation import (
+    BRIGHT,
+    MOST_UNITS,
+    Trajectory,
+    animate_growth,
+    draw_fit,
+    draw_frame,
+    draw_network,
+)
+from n3.plotting.style import Figure
 from test_plotting_trials import no_text_outside
 
 FRAMES = 5
@@ -22,7 +29,7 @@ def watched(*, units=3, layers=1, classes=0):
     grid = line[None] if not classes else np.stack([axis.ravel() for axis in np.meshgrid(line, line)])
     outputs = max(1, classes)
     fades = np.linspace(1, 0, FRAMES)[:, None, None]
-    return Watched(
+    return Trajectory(
         title="made-up, growing",
         steps=np.array([0, 1, 4, 40, 1000]),
         participation=(mask,) * layers,
@@ -60,10 +67,10 @@ def test_units_and_links_are_as_bright_as_they_take_part():
 
 
 def test_layers_are_named_and_crowds_are_cut_and_said():
-    axes = drawn(draw_network, watched(units=MOST + 6, layers=2), 3)
+    axes = drawn(draw_network, watched(units=MOST_UNITS + 6, layers=2), 3)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["inputs", "layer 1", "layer 2", "outputs"]
-    assert len(axes.collections[2].get_offsets()) == MOST
-    assert axes.get_title() == f"participation (the first {MOST} units)"
+    assert len(axes.collections[2].get_offsets()) == MOST_UNITS
+    assert axes.get_title() == f"participation (the first {MOST_UNITS} units)"
     assert drawn(draw_network, watched(), 3).get_title() == "participation of each unit"
 
 

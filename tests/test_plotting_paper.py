@@ -7,7 +7,7 @@ import xarray as xr
 from n3.paper.claims import Claim, Reproduction
 from n3.paper.figures import paper_figure, plot_bands, plot_histories
 from n3.paper.verdicts import Verdict
-from n3.plotting.scaling import CONTENDER_COLOURS
+from n3.plotting.studies import VARIANT_COLOURS
 from n3.stats.comparison import Estimate
 from test_plotting_growth import watched
 from test_plotting_trials import legend, no_text_outside
@@ -46,7 +46,7 @@ def test_histories_show_size_loss_ratio_and_fit():
     means = results["test_loss"].mean("seed")
     np.testing.assert_allclose(ratio.lines[0].get_ydata(), means.sel(arm="grown") / means.sel(arm="growing"))
     np.testing.assert_allclose(loss.lines[1].get_ydata(), results["test_loss"].sel(arm="grown").median("seed"))
-    assert [line.get_color() for line in loss.lines] == [CONTENDER_COLOURS[arm] for arm in ("growing", "grown")]
+    assert [line.get_color() for line in loss.lines] == [VARIANT_COLOURS[arm] for arm in ("growing", "grown")]
     assert len(loss.collections) == 2
     assert len(fit.lines) == len(residual.lines) == 4
     assert legend(figure) == ["growing", "grown", "quartiles", "training samples"]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.plotting.scaling import CONTENDER_COLOURS, plot_parameters, plot_penalty, plot_scaling, plot_sizes_found
+from n3.paper.figures import plot_penalty, plot_sizes_found
+from n3.paper.variants import PenaltyCurve, SizePoint
+from n3.plotting.studies import VARIANT_COLOURS, plot_parameters, plot_scaling
 from n3.stats.comparison import Estimate
-from n3.stats.curves import AccuracyCurve, PenaltyCurve, ScalingCurve, SizePoint
-from n3.stats.scaling_laws import power_law
+from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve, power_law
 from test_plotting_trials import legend, no_text_outside
 
 SIZES = 2.0 ** np.arange(2, 8)
@@ -16,7 +17,7 @@ SIZES = 2.0 ** np.arange(2, 8)
 def curve(name, rate, exponent, *, law=True):
     mean = 0.001 + 2 * SIZES**-exponent
     fitted = power_law(SIZES, np.stack([mean, mean], axis=1), resamples=2) if law else None
-    own = {"contender": name, "rate": rate, "sizes": SIZES, "mean": mean, "low": 0.8 * mean, "high": 1.3 * mean}
+    own = {"variant": name, "rate": rate, "sizes": SIZES, "mean": mean, "low": 0.8 * mean, "high": 1.3 * mean}
     return ScalingCurve(**own, law=fitted)
 
 
@@ -31,7 +32,7 @@ def test_scaling_has_a_panel_a_rate_with_both_laws():
     np.testing.assert_allclose(points.get_ydata(), curves[2].mean)
     np.testing.assert_allclose(law.get_ydata()[[0, -1]], curves[2].mean[[0, -1]], rtol=1e-3)
     assert (law.get_linestyle(), line.get_linestyle()) == ("-", ":")
-    assert points.get_color() == law.get_color() == CONTENDER_COLOURS["static"]
+    assert points.get_color() == law.get_color() == VARIANT_COLOURS["static"]
     bars = second.collections[0].get_segments()
     np.testing.assert_allclose(
         [bar[:, 1] for bar in bars], np.stack([0.8 * curves[2].mean, 1.3 * curves[2].mean], 1)
@@ -85,11 +86,9 @@ def test_the_penalty_has_losses_penalties_and_their_ratio():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_sizes_of_one_contender_are_joined_in_their_order(reverse):
-    static = [
-        SizePoint(contender="static", size=(n,) * 3, accuracy=(0.4, 0.5, 0.55)) for n in (8.0, 16.0, 32.0)
-    ]
-    found = SizePoint(contender="information", size=(9.0, 10.0, 14.0), accuracy=(0.5, 0.6, 0.65))
+def test_sizes_of_one_variant_are_joined_in_their_order(reverse):
+    static = [SizePoint(variant="static", size=(n,) * 3, accuracy=(0.4, 0.5, 0.55)) for n in (8.0, 16.0, 32.0)]
+    found = SizePoint(variant="information", size=(9.0, 10.0, 14.0), accuracy=(0.5, 0.6, 0.65))
     figure = plot_sizes_found("sizes: a title", [*(static[::-1] if reverse else static), found])
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("final size (effective units)", "test accuracy")
@@ -106,7 +105,7 @@ def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached
     points = np.array([400.0, 1_000.0, 4_000.0])
     mean = np.array([0.94, 0.96, 0.97])
     curves = [
-        AccuracyCurve(contender=name, parameters=points, mean=mean - shift, low=mean - shift - 0.01, high=mean)
+        AccuracyCurve(variant=name, parameters=points, mean=mean - shift, low=mean - shift - 0.01, high=mean)
         for name, shift in (("growing", 0.0), ("equal-size", 0.02))
     ]
     figure = plot_parameters("digits: a title", curves, {"others": (3_466.0, 0.953)})
@@ -115,7 +114,7 @@ def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached
     assert axes.get_xscale() == "log"
     assert {"500", "1,000", "2,000"} <= {label.get_text() for label in axes.get_xticklabels()}
     np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([points, mean - 0.02], 1))
-    assert axes.lines[1].get_color() == CONTENDER_COLOURS["equal-size"]
+    assert axes.lines[1].get_color() == VARIANT_COLOURS["equal-size"]
     assert axes.lines[2].get_xydata().tolist() == [[3_466.0, 0.953]]
     band = axes.collections[1].get_paths()[0].vertices
     np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.91, 0.97])

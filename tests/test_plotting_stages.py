@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from n3.config.experiment import Experiment
-from n3.experiments.results import RunRecord
-from n3.plotting.structure import MARKS, plot_structure
+from n3.plotting.runs import MARKS, plot_structure
+from n3.stats.summary import RunRecord
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.plotting.runs import COLOURS
-from n3.plotting.studies import plot_classes, plot_confusion, plot_histograms, plot_profiles
-from n3.stats.curves import histogram
-from n3.stats.distributions import performance_profile
+from n3.paper.figures import plot_classes
+from n3.plotting.studies import plot_confusion, plot_histograms, plot_profiles
+from n3.plotting.style import COLOURS
+from n3.stats.distributions import histogram, performance_profile
 
 LOSSES = {
     "growing": np.random.default_rng(0).lognormal(-7, 1, 500),

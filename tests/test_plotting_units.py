@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from n3.plotting.runs import COLOURS
-from n3.plotting.units import plot_gains, plot_history, plot_participation
+from n3.plotting.runs import plot_gains, plot_history, plot_participation
+from n3.plotting.style import COLOURS
 from n3.training.fit import History
 from test_plotting_trials import legend, no_text_outside
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from n3.stats.prices import path_curves, pick_price, runs_in, summarise_path, told
+from n3.experiments.arms import pick_price
+from n3.stats.summary import _number_of_runs, _price_lines, path_curves, summarise_path
 
 NAN = np.nan
 
@@ -85,8 +86,8 @@ def test_without_a_path_nothing_is_said():
     xr = pytest.importorskip("xarray")
     plain = xr.Dataset({"a": (("arm", "seed"), np.zeros((2, 3)))})
     assert summarise_path(plain) == {}
-    assert told({"arms": {}}) == []
-    assert runs_in(plain) == 6
+    assert _price_lines({"arms": {}}) == []
+    assert _number_of_runs(plain) == 6
 
 
 def path_of(lost=()):
@@ -119,7 +120,7 @@ def test_a_path_is_summarised_by_medians_of_the_summed_layers():
         "best": 0,
         "validation_loss_bound": 2.7,
     }
-    assert runs_in(results) == 9  # the growing arm twice, another once
+    assert _number_of_runs(results) == 9  # the growing arm twice, another once
 
 
 def test_curves_are_quartiles_and_nan_where_all_diverged():
@@ -130,11 +131,11 @@ def test_curves_are_quartiles_and_nan_where_all_diverged():
 
 
 def test_the_words_name_the_pick_and_the_best():
-    (text,) = told(summarise_path(path_of()))
+    (text,) = _price_lines(summarise_path(path_of()))
     assert all(len(line) <= 100 for line in text.splitlines())
     flat = " ".join(text.split())
     assert "of 2 tried: 0.4 nats (size 3.50, validation loss 2.500e+00)" in flat
     assert "within one standard error of the best, 0.1 nats (size 8.00, validation loss 2.000e+00)" in flat
     assert "up to 2.700e+00." in flat
     same = path_of().assign_attrs(picked_price=0)
-    assert " ".join(told(summarise_path(same))[0].split()).endswith(", the least validation loss.")
+    assert " ".join(_price_lines(summarise_path(same))[0].split()).endswith(", the least validation loss.")

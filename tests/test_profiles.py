@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
+from n3.stats.comparison import interquartile_mean
 from n3.stats.distributions import performance_profile, probability_of_improvement
-from n3.stats.summary import interquartile_mean
 
 OWN = (np.arange(1, 41) ** 1.7 % 13).reshape(10, 4)
 OTHER = (np.arange(1, 33) ** 1.3 % 11).reshape(8, 4)

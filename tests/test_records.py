@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from n3.config.experiment import Experiment, RunConfig
-from n3.experiments.results import RunDirectory, join, read, unfold, versions
+from n3.experiments.results import RunDirectory, join, read, unfold
+from n3.stats.summary import versions
 
 
 @pytest.fixture

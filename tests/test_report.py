@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from n3.paper.claims import Claim, Reference, Reproduction
-from n3.paper.report import CELLS, contenders, report, text
-from n3.paper.verdicts import Verdict, verdicts
+from n3.paper.report import CELLS, report_text, reproduction_report, variants_table
+from n3.paper.verdicts import Verdict, judge_claims
 from n3.stats.comparison import Estimate
 from test_verdicts import trained
 
@@ -57,9 +57,9 @@ def parts():
     return [trained(LOSSES, cells=CELLS_OF_TASKS, **OTHERS)]
 
 
-def test_every_contender_has_a_row_in_every_cell(parts):
-    rows = contenders(parts)
-    assert [(row["cell"], row["contender"]) for row in rows] == [
+def test_every_variant_has_a_row_in_every_cell(parts):
+    rows = variants_table(parts)
+    assert [(row["cell"], row["variant"]) for row in rows] == [
         (cell, name) for cell in ("cubic: ", "bessel: ") for name in ("growing", "grown")
     ]
     grown = rows[1]
@@ -72,19 +72,19 @@ def test_every_contender_has_a_row_in_every_cell(parts):
 def test_many_cells_are_not_told_one_by_one():
     cells = [{"size_cost": float(n)} for n in range(CELLS + 1)]
     losses = {"growing": np.ones((CELLS + 1, 2))}
-    assert contenders([trained(losses, cells=cells)]) == []
+    assert variants_table([trained(losses, cells=cells)]) == []
 
 
 def test_the_report_is_plain_data(parts):
-    found = verdicts(MADE, parts)
-    told = report(MADE, parts, found, cost=COST)
+    found = judge_claims(MADE, parts)
+    told = reproduction_report(MADE, parts, found, cost=COST)
     back = json.loads(json.dumps(told))
     assert back["verdicts"][0]["verdict"] == "reproduced"
     assert back["verdicts"][0]["controls"]["growing"]["growing"] == "no difference"
     assert back["verdicts"][0]["reference"]["value"] == 1.9
     assert back["verdicts"][2]["reference"] is None
     assert back["parts"]["main"] == {
-        "contenders": ["growing", "grown"],
+        "variants": ["growing", "grown"],
         "cells": 2,
         "trials": 5,
         "steps": [5000],
@@ -93,8 +93,8 @@ def test_the_report_is_plain_data(parts):
 
 
 def test_the_text_has_a_row_a_claim_and_one_under_it_a_control(parts):
-    found = verdicts(MADE, parts)
-    lines = text(report(MADE, parts, found, cost=COST), found).splitlines()
+    found = judge_claims(MADE, parts)
+    lines = report_text(reproduction_report(MADE, parts, found, cost=COST), found).splitlines()
     assert lines[0] == "figure-9: made up (losses in squared scaled units)"
     assert [line.split("  ")[0] for line in lines[3:8]] == ["cubic: ratio", "", "a mean", "b mean", "c ratio"]
     assert "1.9 [1.5, 2.5]" in lines[3]
@@ -117,8 +117,8 @@ def test_the_text_says_what_controls_mean():
             Estimate(2.0, math.nan, math.nan),
         )
     ]
-    lines = text(
-        {"name": "n", "title": "t", "loss_unit": "nats", "contenders": [], "cost": COST}, found
+    lines = report_text(
+        {"name": "n", "title": "t", "loss_unit": "nats", "variants": [], "cost": COST}, found
     ).splitlines()
     assert [line.rstrip().split("  ")[-1].strip() for line in lines[4:11:2]] == [
         "growing ahead",
@@ -130,18 +130,20 @@ def test_the_text_says_what_controls_mean():
 
 
 def test_the_cost_says_that_the_loop_is_extrapolated(parts):
-    lines = text(report(MADE, parts, [], cost=COST), verdicts(MADE, parts)).splitlines()
+    lines = report_text(reproduction_report(MADE, parts, [], cost=COST), judge_claims(MADE, parts)).splitlines()
     assert lines[-2].startswith("1,234,567 trainings, 5e+03 steps in all (cpu): 10 s of CPU, 6 s of wall time")
     assert lines[-1].startswith(
         "The same in a Python loop over one compiled step: 2.5e+03 s of CPU, 250.0 times as"
     )
     assert lines[-1].endswith("extrapolated from 1 short loops, one a program.")
-    without = text(report(MADE, parts, [], cost={**COST, "loop": []}), verdicts(MADE, parts))
+    without = report_text(
+        reproduction_report(MADE, parts, [], cost={**COST, "loop": []}), judge_claims(MADE, parts)
+    )
     assert "Python loop" not in without
 
 
-def test_a_contender_that_lost_all_its_runs_is_told():
-    rows = contenders([trained({"growing": np.ones((1, 2)), "grown": np.full((1, 2), np.nan)}, **{
+def test_a_variant_that_lost_all_its_runs_is_told():
+    rows = variants_table([trained({"growing": np.ones((1, 2)), "grown": np.full((1, 2), np.nan)}, **{
         name: own[:1, :, :2] for name, own in OTHERS.items()
     })])  # fmt: skip
     assert math.isnan(rows[1]["median"])

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from n3.data.dataset import DATASETS
-from n3.experiments import groups
 from n3.paper.experiments import NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +49,7 @@ def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(
     sums = json.loads((folder / "manifest.json").read_text())["sha256"]
     assert {"figures/figure-2.png", "verdict.json", "main/results.nc"} <= set(sums)
 
-    monkeypatch.setattr(groups, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("n3.experiments.study.train_group_cells", lambda *_, **__: pytest.fail("trained again"))
     code, again = command(*words)
     assert (code, again.out) == (0, said.out)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.data.scalers import Scaler, range_scaler, standard_scaler
+from n3.data.sources import Scaler, range_scaler, standard_scaler
 
 
 @pytest.mark.parametrize("fit", [range_scaler, standard_scaler])

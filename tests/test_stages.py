@@ -1,5 +1,6 @@
 """Stages: a whole run by a script of losses, what each decision leaves, and what no decision changes."""
 
+import importlib
 import json
 
 import jax
@@ -14,13 +15,12 @@ from n3.config.experiment import (
     InformationConfig,
     NetworkConfig,
     RunConfig,
+    StructureConfig,
     TaskConfig,
     TrainingConfig,
 )
-from n3.config.settings import StructureConfig
 from n3.experiments import arms
-from n3.experiments import run as pipeline
-from n3.experiments.run import describe, load_splits
+from n3.experiments.run import describe, load_splits, run
 from n3.training import restructure
 from n3.training.step import advance
 from n3.training.sweep import sweep
@@ -69,15 +69,15 @@ def record(tmp_path_factory, seen):
         return advance(recipe, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restructure, "losses_of", lambda *_: next(looks))
+        patch.setattr(restructure, "held_out_losses", lambda *_: next(looks))
         patch.setattr(restructure, "sweep", watched)
-        patch.setattr("n3.training.step.advance", traced)
-        return pipeline.run(small(tmp_path_factory.mktemp("runs")), quiet=True)
+        patch.setattr(importlib.import_module("n3.training.sweep"), "advance", traced)
+        return run(small(tmp_path_factory.mktemp("runs")), quiet=True)
 
 
 @pytest.fixture(scope="module")
 def log(record):
-    return json.loads((record.directory.path / "structure.json").read_text())
+    return json.loads((record.directory / "structure.json").read_text())
 
 
 def of_seed(log, seed):
@@ -129,7 +129,7 @@ def test_programs_are_counted_and_bounded(record, log, seen):
 
 
 def test_the_results_hold_actions_and_capacity_at_every_look(record, log):
-    results = n3.read(record.directory.path).results
+    results = n3.read(record.directory).results
     assert results.look.values.tolist() == list(range(10, 90, 10))
     codes = results.structure_action.attrs["codes"]
     assert codes == "0 wait, 1 prune, 2 expand, 3 rollback"
@@ -142,8 +142,8 @@ def test_the_results_hold_actions_and_capacity_at_every_look(record, log):
 
 
 def test_the_networks_come_back_with_the_capacity_that_they_have(record):
-    networks = n3.load(record.directory.path)["growing"]
-    written = json.loads((record.directory.path / "models" / "growing.json").read_text())["capacity"]
+    networks = n3.load(record.directory)["growing"]
+    written = json.loads((record.directory / "models" / "growing.json").read_text())["capacity"]
     data, results = load_splits(record.experiment)[0], record.results
     for place, (net, one) in enumerate(zip(networks, data, strict=True)):
         assert list(net.controller.capacity) == written

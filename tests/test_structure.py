@@ -11,8 +11,7 @@ from n3.nn import norms
 from n3.tracing import groups
 from n3.tracing.axes import Layout
 from n3.tracing.groups import Leaf, Structure, Tap
-from n3.tracing.program import activations, operands, takes_key, traced
-from n3.tracing.trace import find_structure
+from n3.tracing.trace import activations, find_structure, operands, takes_key, traced
 
 KEYS = jr.split(jr.key(1), 6)
 UNITS, POSITIONS = Layout(3, group=0), Layout(2, role="position")
@@ -41,9 +40,9 @@ def convolutional():
 
 def test_masks_along_an_axis_by_hand():
     mask = {0: jnp.array([1.0, 0.5, 0.0])}
-    np.testing.assert_array_equal(groups.along(FLAT, mask), [1, 1, 0.5, 0.5, 0, 0])
-    np.testing.assert_array_equal(groups.along(CHAINED, mask), [1, 1, 0.5, 0.5, 0, 0, 1, 0.5, 0])
-    np.testing.assert_array_equal(groups.along(CHAINED, {}), np.ones(9))
+    np.testing.assert_array_equal(groups.along_axis(FLAT, mask), [1, 1, 0.5, 0.5, 0, 0])
+    np.testing.assert_array_equal(groups.along_axis(CHAINED, mask), [1, 1, 0.5, 0.5, 0, 0, 1, 0.5, 0])
+    np.testing.assert_array_equal(groups.along_axis(CHAINED, {}), np.ones(9))
 
 
 def test_only_readers_are_multiplied(convolutional):
@@ -81,24 +80,24 @@ def test_a_permutation_changes_no_output_and_permutes_the_activations(convolutio
     model, found = convolutional
     order = jr.permutation(KEYS[4], found.capacity[group])
     x = jr.normal(KEYS[5], (2, 4, 4))
-    moved = groups.permuted(model, found, group, order)
+    moved = groups.permute_channels(model, found, group, order)
     np.testing.assert_allclose(moved(x), model(x), rtol=1e-5, atol=1e-6)
     seen = activations(model, found, [x])[group]
     np.testing.assert_allclose(activations(moved, found, [x])[group], seen[order], rtol=1e-5, atol=1e-6)
-    back = groups.permuted(moved, found, group, jnp.argsort(order))
+    back = groups.permute_channels(moved, found, group, jnp.argsort(order))
     assert eqx.tree_equal(back, model)
 
 
 def test_a_permutation_of_a_chain_moves_every_occurrence():
     found = Structure((), (Leaf("['w']", (CHAINED,), (frozenset(),), True),), (), ())
-    moved = groups.permuted({"w": jnp.arange(9)}, found, 0, jnp.array([2, 0, 1]))
+    moved = groups.permute_channels({"w": jnp.arange(9)}, found, 0, jnp.array([2, 0, 1]))
     np.testing.assert_array_equal(moved["w"], [4, 5, 0, 1, 2, 3, 8, 6, 7])
 
 
 def test_moments_that_lack_leaves_are_permuted_alike(convolutional):
     model, found = convolutional
     moments = eqx.filter(model, eqx.is_inexact_array)
-    moved = groups.permuted(moments, found, 2, jnp.array([4, 3, 2, 1, 0]))
+    moved = groups.permute_channels(moments, found, 2, jnp.array([4, 3, 2, 1, 0]))
     np.testing.assert_array_equal(moved.layers[5].bias, model.layers[5].bias[::-1])
     assert moved.layers[6].share is None
 
@@ -111,14 +110,14 @@ def test_parameters_by_hand(convolutional):
     expected += second * first * 3.0 + second
     expected += hidden * second * root(2) * root(2) + hidden + 2 * hidden
     expected += 3 * hidden
-    count = groups.parameters(found, jnp.array([first, second, hidden]), jnp.asarray(inputs))
+    count = groups.parameter_count(found, jnp.array([first, second, hidden]), jnp.asarray(inputs))
     np.testing.assert_allclose(count, expected, rtol=1e-6)
 
 
 def test_inputs_count_no_more_than_there_are(convolutional):
     _, found = convolutional
     sizes = jnp.array(found.capacity, jnp.float32)
-    many, all_of_them = (groups.parameters(found, sizes, jnp.asarray(inputs)) for inputs in (100.0, 2.0))
+    many, all_of_them = (groups.parameter_count(found, sizes, jnp.asarray(inputs)) for inputs in (100.0, 2.0))
     assert many == all_of_them
 
 

@@ -1,5 +1,6 @@
 """Sweep: many runs in one program, each equal to the run it would have been alone."""
 
+import importlib
 from dataclasses import replace
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from n3.nn.losses import LossWeights, Samples
-from n3.training import sweep as module
 from n3.training.step import Hypers, Problem, Recipe, advance, train
-from n3.training.sweep import sweep
+from n3.training.sweep import compiled_stages, runs_in_block, sweep
+
+module = importlib.import_module("n3.training.sweep")
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 STOPS = np.array([0, 20, 60, 120])
@@ -93,7 +95,7 @@ def test_adam_on_four_devices_equals_two_exactly_and_one_to_a_rounding_of_its_qu
 def test_devices_never_talk():
     numbers, keys = hypers([1e-2] * 4), jr.split(jr.key(0), 4)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("runs",), axis_types=(jax.sharding.AxisType.Auto,))
-    begin, onward = module._program(RECIPE, 2, mesh)
+    begin, onward = compiled_stages(RECIPE, 2, mesh)
     state = begin(numbers, problem(4), keys)
     for lowered in (
         begin.lower(numbers, problem(4), keys),
@@ -180,10 +182,10 @@ def test_an_accelerator_agrees_with_the_cpu():
 
 def test_blocks_fit_the_cache_with_little_padding():
     recipe = replace(RECIPE, capacity=(10,))
-    assert module._block(recipe, 1024, 10, on_cpu=True) == 2  # 3 and 4 would pad
-    assert module._block(recipe, 1024, 12, on_cpu=True) == 4  # the largest of those that pad nothing
-    assert module._block(replace(RECIPE, capacity=(9,)), 32, 2048, on_cpu=True) == 64
-    assert module._block(RECIPE, 1024, 50, on_cpu=False) == 50
+    assert runs_in_block(recipe, 1024, 10, on_cpu=True) == 2  # 3 and 4 would pad
+    assert runs_in_block(recipe, 1024, 12, on_cpu=True) == 4  # the largest of those that pad nothing
+    assert runs_in_block(replace(RECIPE, capacity=(9,)), 32, 2048, on_cpu=True) == 64
+    assert runs_in_block(RECIPE, 1024, 50, on_cpu=False) == 50
 
 
 def test_a_key_and_samples_of_its_own_for_each_row():

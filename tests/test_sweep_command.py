@@ -9,9 +9,8 @@ import pytest
 
 from n3.config import grid
 from n3.config.experiment import Experiment, RunConfig, TaskConfig, TrainingConfig
-from n3.experiments import groups
 from n3.experiments.results import read_results
-from n3.experiments.study import prepare, train_group
+from n3.experiments.study import prepare_study, train_group
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -77,7 +76,7 @@ def test_a_sweep_ends_in_labelled_results_and_the_same_command_finds_them(comman
     rows = said.out.split("\n\n")[1].splitlines()
     assert [row.split()[:3] for row in rows[1:3]] == [["0.001", "2", "static"], ["0.001", "4", "static"]]
 
-    monkeypatch.setattr(groups, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("n3.experiments.study.train_group_cells", lambda *_, **__: pytest.fail("trained again"))
     assert command(*SMALL, *GRID, "--out", tmp_path)[1].out == said.out
 
 
@@ -93,7 +92,7 @@ def test_a_job_trains_what_is_missing_and_the_results_are_joined(tmp_path):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     study = grid.product(BASE, [grid.parse_axis(text) for text in GRID[1:]])
     folder = tmp_path / "jobs"
-    prepare(study, folder)
+    prepare_study(study, folder)
     train_group(str(folder), 0, quiet=True)
     words = (*SMALL, *GRID, "--out", tmp_path, "--name", "jobs", "--launcher", "local", "--cpus", 1)
     done = subprocess.run(

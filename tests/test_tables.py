@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from n3.data import bundled
-from n3.data.bundled import mnist1d_tables, sklearn_table
+from n3.data import sources
+from n3.data.sources import mnist1d_tables, sklearn_table
 
 
 def test_a_set_of_scikit_learns_is_as_it_comes():
@@ -42,7 +42,7 @@ def test_mnist1d_is_what_its_generator_makes():
 
 def test_mnist1d_leaves_the_global_generators_as_they_were():
     pytest.importorskip("mnist1d")
-    bundled._mnist1d.cache_clear()
+    sources._mnist1d_samples.cache_clear()
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     mnist1d_tables()
     after = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -52,7 +52,7 @@ def test_mnist1d_leaves_the_global_generators_as_they_were():
 
 
 def test_an_absent_mnist1d_says_how_to_install_it(monkeypatch):
-    bundled._mnist1d.cache_clear()
+    sources._mnist1d_samples.cache_clear()
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
     advice = r"install it with `uv sync --extra data` \(or `pip install mnist1d`\)\."
     with pytest.raises(ModuleNotFoundError, match=f"^`mnist1d` needs mnist1d: {advice}$"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.stats.tails import stuck_fraction, stuck_threshold, tail_summary
+from n3.stats.distributions import stuck_fraction, stuck_threshold, tail_summary
 
 
 def test_summary_by_hand():

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from n3.information import gaussian
-from n3.information.sizing import DriveHypers, InformationDrive
-from n3.information.terms import (
+from n3.information.measures import (
     InformationTerms,
     TermWeights,
     check_importance,
     information_terms,
     masked_channel,
 )
+from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
 from n3.nn.losses import LossWeights, Samples, objective
 from n3.nn.mlp import GrowingMLP

@@ -1,6 +1,7 @@
 """Tiers: what is cut comes back, and a run in tiers is the run that it would have been."""
 
 import dataclasses
+import importlib
 from dataclasses import replace
 
 import equinox as eqx
@@ -12,12 +13,11 @@ import pytest
 
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
-from n3.training import sweep as module
-from n3.training import tiers
 from n3.training.step import Hypers, Problem, Recipe
-from n3.training.sweep import sweep
+from n3.training.sweep import narrowed, sweep, tier_of, widened
 from networks import network
 
+module = importlib.import_module("n3.training.sweep")
 DRIVE = InformationDrive(is_classes=False, every=10, look_ahead=2, until=80, birth_until=50)
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(16,), controller="information", drive=DRIVE)
 RUNS = 3
@@ -58,7 +58,7 @@ def run(recipe=RECIPE, **changes):
     ],
 )
 def test_tiers_by_hand(sight, capacity, tier):
-    assert tiers.tier_of(sight, capacity, least=32) == tier
+    assert tier_of(sight, capacity, least=32) == tier
 
 
 def test_what_is_cut_comes_back_and_what_changed_meanwhile_stays():
@@ -67,19 +67,19 @@ def test_what_is_cut_comes_back_and_what_changed_meanwhile_stays():
         "weight": jax.ShapeDtypeStruct((2, 2, 3), jnp.float32),
         "count": jax.ShapeDtypeStruct((2,), jnp.int32),
     }
-    part = tiers.cut(whole, like)
+    part = narrowed(whole, like)
     assert np.array_equal(part["weight"], whole["weight"][:, :2])
-    back = tiers.put_back({"weight": part["weight"] + 1.0, "count": part["count"] + 7}, whole)
+    back = widened({"weight": part["weight"] + 1.0, "count": part["count"] + 7}, whole)
     assert np.array_equal(back["weight"], whole["weight"].at[:, :2].add(1.0))
     assert np.array_equal(back["count"], whole["count"] + 7)
 
 
 def test_what_a_layer_chooses_by_is_no_unit_and_is_never_cut():
     whole, like = (network("information", (units,), activation="choose:tanh,sin") for units in (3, 2))
-    part = tiers.cut(whole, like)
+    part = narrowed(whole, like)
     assert part.choice.logits is whole.choice.logits
     assert part.layers[0].weight.shape == (2, 2)
-    back = tiers.put_back(eqx.tree_at(lambda n: n.choice.logits, part, part.choice.logits + 1.0), whole)
+    back = widened(eqx.tree_at(lambda n: n.choice.logits, part, part.choice.logits + 1.0), whole)
     assert np.array_equal(back.choice.logits, whole.choice.logits + 1.0)
     assert np.array_equal(back.layers[0].weight, whole.layers[0].weight)
 
@@ -90,9 +90,11 @@ def tiered(monkeypatch):
     compiled = []
     monkeypatch.setattr(module, "TIERED", 0.0)
     monkeypatch.setattr(module, "STRIDE", 10)
-    monkeypatch.setattr(tiers, "LEAST", 8)
+    monkeypatch.setattr(module, "LEAST_TIER", 8)
     monkeypatch.setattr(
-        tiers, "cut", lambda *own, cut=tiers.cut: compiled.append(own[1].net.controller.capacity) or cut(*own)
+        module,
+        "narrowed",
+        lambda *own, cut=narrowed: compiled.append(own[1].net.controller.capacity) or cut(*own),
     )
     return compiled
 

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from n3.nn.choices import Annealing
 from n3.nn.losses import LossWeights, Samples, task_loss
+from n3.nn.mlp import Annealing
 from n3.surgery.compact import compact
 from n3.training.step import Hypers, Problem, Recipe, advance, train
 from n3.training.step import init as eager_init

@@ -8,19 +8,18 @@ from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, RunConfig
 from n3.config.grid import Study
-from n3.paper import contenders
+from n3.paper import variants
 from n3.paper.claims import Claim, Part, Reference, Reproduction
-from n3.paper.contenders import Trained
-from n3.paper.verdicts import judge, measured, side, verdicts
-from n3.stats.comparison import Estimate
+from n3.paper.variants import Trained
+from n3.paper.verdicts import judge, judge_claims, measured_value, side
+from n3.stats.comparison import Estimate, compare
 from n3.stats.scaling_laws import power_law
-from n3.stats.summary import compare
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
     """Intervals of laws are tested where laws are."""
-    monkeypatch.setattr(contenders, "power_law", partial(power_law, resamples=5))
+    monkeypatch.setattr(variants, "power_law", partial(power_law, resamples=5))
 
 
 RNG = default_rng(0)
@@ -43,7 +42,7 @@ PAIRS = {"growing": RNG.lognormal(0, 0.3, 40), "grown": RNG.lognormal(0.5, 0.3, 
 
 @pytest.mark.parametrize("name", ["ratio of means", "ratio of medians"])
 def test_ratios_are_those_of_the_paired_comparison(name):
-    found = measured(claim(name), [trained(PAIRS)], ("grown", "growing"))
+    found = measured_value(claim(name), [trained(PAIRS)], ("grown", "growing"))
     expected = compare(PAIRS["grown"], PAIRS["growing"])
     field = name.replace(" ", "_")
     assert found == (getattr(expected, field), *getattr(expected, f"{field}_ci95"))
@@ -55,16 +54,16 @@ def test_pairs_are_matched_by_seed_across_parts():
     run = RunConfig(arms=("growing",), seeds=(2, 0))
     part = Part(name="b", study=Study(base=Experiment(run=run)), names={"growing": "grown"})
     two = Trained(part=part, values={"test_loss": np.array([[[12.0, 3.0]]])}, seeds=(2, 0))
-    found = measured(claim("ratio of medians"), [one, two], ("grown", "growing"))
+    found = measured_value(claim("ratio of medians"), [one, two], ("grown", "growing"))
     assert found.value == pytest.approx(7.5 / 2.5)
-    assert measured(claim("wins", ("growing", "grown")), [one, two], ("growing", "grown")).value == 1.0
+    assert measured_value(claim("wins", ("growing", "grown")), [one, two], ("growing", "grown")).value == 1.0
 
 
 def test_seeds_of_several_parts_add_up():
     first, second = trained({"growing": np.array([1.0, 2.0])}), trained({"growing": np.array([3.0, 5.0])})
     part = second.part
     moved = Trained(part=part, values=second.values, seeds=(7, 8))
-    assert measured(claim("mean", ("growing",)), [first, moved], ("growing",)).value == 2.75
+    assert measured_value(claim("mean", ("growing",)), [first, moved], ("growing",)).value == 2.75
 
 
 def test_wins_count_pairs_and_probability_counts_all():
@@ -72,13 +71,13 @@ def test_wins_count_pairs_and_probability_counts_all():
     grown = np.array([1.0, 2.0, 3.0, 4.0])
     runs = [trained({"growing": grown + 0.1, "grown": grown})]
     both = ("growing", "grown")
-    assert measured(claim("wins", both), runs, both).value == 0.0
-    assert measured(claim("probability", both), runs, both).value == pytest.approx(6 / 16)
+    assert measured_value(claim("wins", both), runs, both).value == 0.0
+    assert measured_value(claim("probability", both), runs, both).value == pytest.approx(6 / 16)
 
 
 def test_diverged_pairs_do_not_win():
     runs = [trained({"growing": np.array([1.0, np.nan, 1.0]), "grown": np.array([2.0, 2.0, np.inf])})]
-    assert measured(claim("wins", ("growing", "grown")), runs, ("growing", "grown")).value == 1.0
+    assert measured_value(claim("wins", ("growing", "grown")), runs, ("growing", "grown")).value == 1.0
 
 
 def test_a_geometric_ratio_is_over_cells_and_of_means():
@@ -88,21 +87,21 @@ def test_a_geometric_ratio_is_over_cells_and_of_means():
         np.array([[1.0, 1.0], [1.0, 3.0], [9.0, 9.0]]),
     )
     asked = claim("geometric ratio", ("growing", "grown"), where={"size_cost": (0.1, 1.0)})
-    found = measured(asked, [trained({"growing": growing, "grown": grown}, cells=cells)], asked.of)
+    found = measured_value(asked, [trained({"growing": growing, "grown": grown}, cells=cells)], asked.of)
     assert found.value == pytest.approx(np.sqrt(2 * 4))
 
 
 def test_stuck_runs_are_counted_against_the_median_of_both_arms():
     runs = [trained({"growing": np.full(20, 1.0), "grown": np.r_[np.full(18, 1.0), 11.0, np.nan]})]
-    assert measured(claim("stuck", ("grown", "growing")), runs, ("grown", "growing")).value == 0.1
-    assert measured(claim("stuck", ("growing", "grown")), runs, ("growing", "grown")).value == 0.0
+    assert measured_value(claim("stuck", ("grown", "growing")), runs, ("grown", "growing")).value == 0.1
+    assert measured_value(claim("stuck", ("growing", "grown")), runs, ("growing", "grown")).value == 0.0
 
 
 def test_accuracy_and_size_are_read_where_they_are():
     others = {"accuracy": np.full((1, 1, 3), 0.75), "final_size": np.array([[[2.0, 9.0, 4.0]]])}
     runs = [trained({"growing": np.ones(3)}, **others)]
-    assert measured(claim("accuracy", ("growing",)), runs, ("growing",)).value == 0.75
-    assert measured(claim("size", ("growing",)), runs, ("growing",)).value == 4.0
+    assert measured_value(claim("accuracy", ("growing",)), runs, ("growing",)).value == 0.75
+    assert measured_value(claim("size", ("growing",)), runs, ("growing",)).value == 4.0
 
 
 def test_slope_and_exponent_are_those_of_the_law_over_the_cells():
@@ -112,9 +111,11 @@ def test_slope_and_exponent_are_those_of_the_law_over_the_cells():
     losses[1::2] = 1.0  # the other rate
     runs = [trained({"static": losses}, cells=cells)]
     where = {"learning_rate": 0.1, "capacity": (1, np.inf)}
-    assert measured(claim("slope", ("static",), where=where), runs, ("static",)).value == pytest.approx(-0.7)
+    assert measured_value(claim("slope", ("static",), where=where), runs, ("static",)).value == pytest.approx(
+        -0.7
+    )
     few = {"learning_rate": 0.1, "capacity": (1, 32)}
-    assert measured(claim("exponent", ("static",), where=few), runs, ("static",)) is None
+    assert measured_value(claim("exponent", ("static",), where=few), runs, ("static",)) is None
 
 
 def test_what_was_not_run_is_left_out():
@@ -125,7 +126,7 @@ def test_what_was_not_run_is_left_out():
         claims=(claim(of=("static", "growing")), claim(controls=("warmup", "rescaled"))),
         figure="bands",
     )
-    found = verdicts(made, [trained({**PAIRS, "rescaled": PAIRS["grown"]})])
+    found = judge_claims(made, [trained({**PAIRS, "rescaled": PAIRS["grown"]})])
     assert [verdict.claim.of for verdict in found] == [("grown", "growing")]
     assert list(found[0].controls) == ["rescaled"]
 
@@ -209,7 +210,7 @@ def test_growing_is_ahead_on_the_right_side_of_each_measure(measure, of, ahead):
 def test_one_trial_decides_nothing(measure):
     """Without a spread between trials there is no interval, and neither a verdict nor a side."""
     asked = claim(measure, reference=Reference(value=0.5))
-    found = measured(
+    found = measured_value(
         asked,
         [trained({"growing": np.array([1.0]), "grown": np.array([2.0])})],
         asked.of[: 1 + (measure != "mean")],

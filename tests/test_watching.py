@@ -7,7 +7,7 @@ import pytest
 
 import n3
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.paper.watching import watch
+from n3.paper.trajectory import record_trajectory
 
 BASE = Experiment(
     task=TaskConfig(samples=16, test_samples=8),
@@ -19,7 +19,7 @@ BASE = Experiment(
 
 @pytest.fixture(scope="module")
 def watched():
-    return watch(BASE, frames=8)
+    return record_trajectory(BASE, frames=8)
 
 
 def test_the_watched_run_is_the_first_seeds(watched, tmp_path):
@@ -51,12 +51,12 @@ def test_participation_is_that_of_every_unit_of_every_layer(watched):
 
 def test_few_steps_are_few_frames():
     short = replace(BASE, training=replace(BASE.training, steps=3))
-    assert watch(short, "static", frames=50).steps.tolist() == [0, 1, 2, 3]
+    assert record_trajectory(short, "static", frames=50).steps.tolist() == [0, 1, 2, 3]
 
 
 def test_classes_have_logits_on_a_square():
     base = replace(BASE, task=TaskConfig(task="spirals-3", samples=30, test_samples=6))
-    found = watch(base, "static", frames=2)
+    found = record_trajectory(base, "static", frames=2)
     assert found.is_classes
     assert found.grid.shape[0] == 2
     assert found.predictions.shape == (2, 3, found.grid.shape[1])
@@ -66,4 +66,4 @@ def test_classes_have_logits_on_a_square():
 @pytest.mark.parametrize(("arm", "frames", "task"), [("equal-size", 5, "bessel"), ("growing", 1, "bessel")])
 def test_what_cannot_be_watched_is_refused(arm, frames, task):
     with pytest.raises(ValueError, match=f"2 `frames` or more; got {arm}, 1 and {frames}"):
-        watch(replace(BASE, task=TaskConfig(task=task, samples=16)), arm, frames=frames)
+        record_trajectory(replace(BASE, task=TaskConfig(task=task, samples=16)), arm, frames=frames)

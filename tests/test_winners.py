@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from n3.stats.winners import summarise_choices, told
+from n3.stats.summary import _choice_lines, _summarise_choices
 
 SHARES = np.zeros((2, 3, 2, 1, 2))
 SHARES[:, :, 0] = 0.5
@@ -17,18 +17,18 @@ LOST = xr.DataArray(np.zeros((2, 3), bool), dims=("arm", "seed"))
 
 
 def test_winners_by_hand():
-    counts = summarise_choices(RESULTS, LOST)["choices"]
+    counts = _summarise_choices(RESULTS, LOST)["choices"]
     assert counts == {"growing": [{"sin": 1, "tanh": 2}], "static": [{"sin": 3, "tanh": 0}]}
 
 
 def test_a_run_that_diverged_chose_nothing():
     lost = LOST.copy(deep=True)
     lost[0, 1] = True
-    assert summarise_choices(RESULTS, lost)["choices"]["growing"] == [{"sin": 1, "tanh": 1}]
+    assert _summarise_choices(RESULTS, lost)["choices"]["growing"] == [{"sin": 1, "tanh": 1}]
 
 
 def test_the_table_has_a_row_for_each_layer():
-    (text,) = told(summarise_choices(RESULTS, LOST))
+    (text,) = _choice_lines(_summarise_choices(RESULTS, LOST))
     assert [line.split() for line in text.splitlines()] == [
         ["runs", "that", "chose", "sin", "tanh"],
         ["growing,", "layer", "1", "1", "2"],
@@ -37,5 +37,5 @@ def test_the_table_has_a_row_for_each_layer():
 
 
 def test_where_nothing_was_chosen_nothing_is_said():
-    assert summarise_choices(RESULTS.drop_vars(["choice_share", "choice"]), LOST) == {}
-    assert told({}) == []
+    assert _summarise_choices(RESULTS.drop_vars(["choice_share", "choice"]), LOST) == {}
+    assert _choice_lines({}) == []

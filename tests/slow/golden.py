@@ -7,7 +7,6 @@ numbers to `golden.json`, where those of other cases stay as they are.
 import os
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
-os.environ.setdefault("EAGER_IMPORT", "1")
 
 import json
 import sys
@@ -24,7 +23,7 @@ import optax
 
 import n3
 from n3.config.grid import Axis, product
-from n3.experiments.study import run
+from n3.experiments.study import run_study
 from n3.paper.experiments import reproduction
 
 FILE = Path(__file__).with_name("golden.json")
@@ -83,8 +82,8 @@ def trained(**sections):
     """The results of an experiment, and its networks by arm."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = experiment(**{**sections, "run": {**sections["run"], "out": folder}})
-        record = n3.run(chosen, quiet=True)
-        return record.results, n3.load(record.directory.path)
+        record = n3.run(chosen, has_figures=False, quiet=True)
+        return record.results, n3.load(record.directory)
 
 
 def ran(**sections):
@@ -253,8 +252,7 @@ def surgery():
     """A trained network pruned, expanded, compacted and exported: what each puts out."""
     net = trained(**AUXILIARY)[1]["grown"][0]
     data = n3.load_dataset("quadratic", train_samples=32, test_samples=8, seed=0)
-    sides = (jnp.asarray(each.T) for each in (data.train_inputs, data.train_targets))
-    samples = n3.Samples(*sides, jnp.full(32, 1 / 32))
+    samples = data.train_inputs, data.train_targets
     state = optax.adam(1e-2).init(eqx.filter(net, eqx.is_inexact_array))
     pruned = n3.prune(net, "importance < 0.02", samples, is_classes=False, state=state)
     made = {"trained": net, "pruned": pruned.net}
@@ -313,7 +311,7 @@ def perceptron():
 def of_study(study):
     """The numbers of all cells of a study."""
     with tempfile.TemporaryDirectory() as folder:
-        return of_results(run(study, Path(folder) / "study", quiet=True))
+        return of_results(run_study(study, Path(folder) / "study", quiet=True))
 
 
 def reproduced():

@@ -16,13 +16,17 @@ from n3.config.validation import suggestion
 
 UNIT: tuple[str, ...] = ("importance", "marginal", "entropy", "redundancy", "participation")
 """Names for a unit."""
+
 LAYER: tuple[str, ...] = ("layer.importance", "layer.gain", "layer.entropy", "layer.redundancy")
 """Names for a whole layer."""
+
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 )
+
 MOST_BRACKETS = 50
 """Opening brackets that a text may hold."""
+
 _TOKEN = re.compile(
     r"\s*(?:(<=|>=|<|>|\(|\))|([A-Za-z_][A-Za-z_.]*)|([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))"
 )
@@ -47,7 +51,7 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Comparison(Criterion):
+class Inequality(Criterion):
     """A name against a number."""
 
     name: str
@@ -145,4 +149,4 @@ def _atom(text: str, tokens: list[str]) -> tuple[Criterion, list[str]]:
         )
     if not math.isfinite(float(bound)):
         raise ValueError(f"`criterion` must hold finite numbers; got {bound} in {text!r}.")
-    return Comparison(name, sign, float(bound)), tokens[3:]
+    return Inequality(name, sign, float(bound)), tokens[3:]

@@ -1,30 +1,310 @@
-"""Configuration: what an experiment is, as frozen data that validates itself and round-trips as JSON."""
+"""Experiment: what is trained, on what and how, as frozen data that validates itself, to and from JSON."""
 
 import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from n3.config import presets, settings, validation
+from n3.config import criteria, validation
 
-TaskConfig = settings.TaskConfig
-NetworkConfig = settings.NetworkConfig
-TrainingConfig = settings.TrainingConfig
-InformationConfig = settings.InformationConfig
-StructureConfig = settings.StructureConfig
+Kind = Literal["regression", "classification"]
+
+Method = Literal["auxiliary", "controller", "released", "information"]
+
+Mask = Literal["sine", "linear", "hard"]
+
+Initialisation = Literal["fan-in", "unit-uniform"]
+
+Optimiser = Literal["adam", "sgd"]
+
+Loss = Literal["squared-error", "cross-entropy"]
+
+Schedule = Literal["constant", "cosine"]
+
+Price = float | str  # a name of PRICES or a path too, as its own check says
+
+Select = Literal["smallest", "best"]
+
+ExpandMethod = Literal["zero", "split", "mutate"]
+
+Psi = float | Literal["classification", "generation", "regression", "detection"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+
+ACTIVATION_NAMES = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
+
+PRICES = ("description-length", "chi-square")
+"""Prices that follow from the samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Task: what is learnt, and from how many samples."""
+
+    task: str = "bessel"
+    """Data set, by its name in `n3.data.DATASETS`; left out with `data`, and then the file's name."""
+    data: str | None = None
+    """The user's own samples in place of a named set: a .csv with a header (text is taken for categories), or
+    an .npz of arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for every seed."""
+    target: tuple[str, ...] = ()
+    """Columns of the .csv file that are to be learnt: one, or several for regression."""
+    kind: Kind | None = None
+    """What the file's target is; None: classification where it is text or holds few different whole numbers."""
+    samples: int | None = None
+    """Training samples, per seed; None: the method's or the data set's own number."""
+    test_samples: int | None = None
+    """Test samples, per seed; None: the method's or the data set's own number."""
+    data_seed: int | None = None
+    """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
+
+    def __post_init__(self) -> None:
+        validation.positive_or_none("samples", self.samples)
+        validation.positive_or_none("test_samples", self.test_samples)
+        validation.at_least_zero_or_none("data_seed", self.data_seed)
+        if isinstance(self.target, str):
+            raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
+        if self.data is None:
+            for name in ("target", "kind"):
+                if getattr(self, name):
+                    raise ValueError(f"`{name}` goes with a file of `data`; got {getattr(self, name)!r} alone.")
+            return
+        ending = Path(self.data).suffix.lower()
+        if ending not in (".csv", ".npz"):
+            raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
+        if bool(self.target) != (ending == ".csv"):
+            raise ValueError(
+                f"`target` must name a column of a .csv file, and be left out with .npz; got {self.target!r} "
+                f"with {self.data!r}."
+            )
+        if self.target:
+            validation.distinct("target", self.target)
+        if self.task not in (TaskConfig.task, own := self._file_name()):
+            raise ValueError(
+                f"`task` must be left out with `data`, or be its name, {own!r}; got {self.task!r}."
+            )
+
+    def named(self) -> "TaskConfig":
+        """The same task, by the file's name if it is the user's own."""
+        return self if self.data is None else replace(self, task=self._file_name())
+
+    def _file_name(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.data).stem)[:80]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Network: what is allocated, and how its size is decided."""
+
+    method: Method = "controller"
+    """What makes the size: `auxiliary` (the size is a weight), `controller` (a bounded controller; the task's
+    gradient reaches it), `released` (one scalar gain on the whole layer, blind to the task) or `information`
+    (no target: units are born and dropped by the information they add)."""
+    capacity: tuple[int, ...] | None = None
+    """Units allocated in each hidden layer; None: one layer of the method's usual number."""
+    mask: Mask = "sine"
+    """Ramp from size to participation."""
+    activation: str = "tanh"
+    """Activation of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity; or a choice
+    among several for each layer, such as `choose:tanh,relu,sin`, soft at first and hard in the end."""
+    layerwise: bool = False
+    """One size weight for each hidden layer in place of one for all."""
+    depth_gates: bool = False
+    """Gate the hidden layers after the first, so that depth is a trainable size too (equal capacities); under
+    method `information` all are open at first, and those that are not worth their price close."""
+    size_input: bool | None = None
+    """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
+    initialisation: Initialisation | None = None
+    """Distribution of the first weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (uniform on
+    [-1, 1]); None: the method's."""
+
+    def __post_init__(self) -> None:
+        if self.capacity == ():
+            raise ValueError("`capacity` must name one hidden layer or more.")
+        for units in self.capacity or ():
+            if units < 1:
+                raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
+        layers = self.capacity or ()
+        if self.depth_gates and (len(layers) < 2 or len(set(layers)) > 1):
+            raise ValueError(
+                f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
+            )
+        validation.choice("activation", self.activation, names=ACTIVATION_NAMES)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Activations that each layer chooses among; empty where all layers have a given one."""
+        return validation.choice("activation", self.activation, names=ACTIVATION_NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Training: how long, how fast, and what growth costs."""
+
+    steps: int | None = None
+    """Optimiser steps; None: the method's usual number."""
+    optimiser: Optimiser | None = None
+    """Optimiser; None: the method's."""
+    learning_rate: float | None = None
+    """Learning rate, per step; None: the method's."""
+    schedule: Schedule | None = None
+    """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
+    batch: int | Literal["full"] = "full"
+    """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
+    size_cost: float | None = None
+    """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
+    weight_prior: float | None = None
+    """Weight of the description of the network's weights, in all arms (1: the nats of a Gaussian prior with
+    a scale of its own for each layer, over the samples; 0: none); None: the method's."""
+    target_size: float | None = None
+    """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
+    initial_size: float | None = None
+    """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
+    choice_first: float = 1.0
+    """Temperature of choices of activations at the start: shares are softmax(logits / temperature)."""
+    choice_last: float = 0.05
+    """Temperature that it falls to, by a constant factor a step, before choices become hard."""
+    choice_end: float = 0.6
+    """Share of the run after which choices are hard."""
+    gumbel: bool = False
+    """Put fresh Gumbel noise on the logits of choices in every step, as long as they are soft."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "target_size", "choice_first", "choice_last", "choice_end"):
+            validation.positive_or_none(name, getattr(self, name))
+        validation.unit_interval("choice_end", self.choice_end)
+        for name in ("size_cost", "weight_prior", "initial_size"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        if self.batch != "full":
+            validation.positive_or_none("batch", self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationConfig:
+    """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
+
+    price: Price = "description-length"
+    """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
+    parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
+    select: Select = "smallest"
+    """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
+    within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
+    price_scale: float = 1.0
+    """Factor on the price."""
+    price_start: float = 1.0
+    """A further factor on the price at the first step, which goes to 1, evenly in its logarithm, by the share
+    `settle` of the run: below 1 the price rises, above it falls."""
+    budget: int | None = None
+    """Active parameters to be met, by adapting the price; None: the price decides."""
+    look_ahead: int = 8
+    """Units beyond the size whose promise counts."""
+    every: int = 25
+    """Steps between two looks at the information."""
+    size_rate: float = 0.05
+    """Units by which a step moves the size."""
+    settle: float = 0.6
+    """Share of the run after which sizes rest."""
+    birth: float = 0.01
+    """Weight of the information that units about to be born are trained to add; 0: none."""
+    birth_end: float = 0.33
+    """Share of the run after which that weight has fallen to zero."""
+    reorder: bool = True
+    """Keep the least useful unit at the frontier."""
+    correct: bool = True
+    """Take the bias off the information."""
+    redundancy_aware: bool = True
+    """Count a unit for what it adds to the others, or for what it says alone."""
+    importance: float = 0.0
+    """Weight of the information of the masked units in the objective, loss units per nat."""
+    psi: Psi = 1.0
+    """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
+    `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
+    redundancy: float = 0.0
+    """Weight of the masked units' total correlation in the objective, loss units per nat."""
+    structure: float = 0.0
+    """Weight of the divergence of the masks between two looks, loss units per nat: a trust region."""
+    features: bool = False
+    """Let importance and redundancy train the features as well as the masks."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.price, str):
+            validation.at_least_zero_or_none("price", self.price)
+        if self.path and (self.budget is not None or not self.price_scale):
+            raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
+        if not isinstance(self.psi, str):
+            validation.positive_or_none("psi", self.psi)
+        for name in ("price_start", "budget", "look_ahead", "every", "size_rate"):
+            validation.positive_or_none(name, getattr(self, name))
+        for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        for name in ("settle", "birth_end"):
+            validation.unit_interval(name, getattr(self, name))
+        if self.birth and self.birth_end > self.settle:
+            raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
+
+    def changed(self) -> tuple[str, ...]:
+        """The settings of method `information` alone, not monitor's `psi`, that are not as they come."""
+        own = (each for each in fields(self) if each.name != "psi")
+        return tuple(each.name for each in own if getattr(self, each.name) != each.default)
+
+    @property
+    def path(self) -> tuple[float, ...]:
+        """The prices of a path, rising, nats per sample, `price_scale` included; empty without a path."""
+        if not isinstance(self.price, str) or self.price in PRICES:
+            return ()
+        return tuple(self.price_scale * p for p in validation.geometric_path("price", self.price, names=PRICES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructureConfig:
+    """Structure: units really removed and added during training, by arms growing, grown and shrinking.
+
+    For methods auxiliary and information. A fifth of the training samples, held out of all arms, judges every
+    change; `capacity` stays the most that a layer can hold.
+    """
+
+    structure_every: int | None = None
+    """Steps between two looks, at each of which every run may prune, expand or go back; None: no look."""
+    prune: str = "importance < 0.002"
+    """Units that go, as comparisons of importance, marginal, entropy, redundancy (nats) and participation."""
+    expand: int = 4
+    """Units that an expansion adds to each hidden layer, as far as its capacity allows; 0: runs only prune."""
+    expand_method: ExpandMethod = "zero"
+    """What is added: `zero` (new units that nothing reads yet), `split` (copies of those that say most, with
+    half of the outgoing weights each) or `mutate` (such copies with noise). They take part at once."""
+    cooldown: int = 1
+    """Looks that pass after a change, or after it was undone, before the next."""
+    plateau: float = 0.01
+    """Relative fall of the validation loss between looks above which a run still improves, and only trains."""
+    margin: float = 0.05
+    """Relative rise of the validation loss, over that before a change, beyond which the change is undone."""
+
+    def __post_init__(self) -> None:
+        validation.positive_or_none("structure_every", self.structure_every)
+        for name in ("expand", "cooldown", "plateau", "margin"):
+            validation.at_least_zero_or_none(name, getattr(self, name))
+        try:
+            names = criteria.parse(self.prune).names()
+        except ValueError as error:
+            raise ValueError(f"`prune` must be a criterion of units: {error}") from error
+        if names <= set(criteria.LAYER):
+            raise ValueError(f"`prune` must name units, since layers stay; got {self.prune!r}.")
+
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
+
 Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
+
 Device = Literal["auto", "cpu", "gpu"]
 
 ARMS: tuple[str, ...] = get_args(Arm)
+
 SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")
 """Arms that choose their size, and whose structure may change."""
-METHODS = settings.METHODS
-PRICES = settings.PRICES
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -62,6 +342,46 @@ class RunConfig:
                 raise ValueError(f"`seeds` must lie in [0, 2**31); got {seed}.")
         if self.name is not None and (not _NAME.fullmatch(self.name) or set(self.name) == {"."}):
             raise ValueError(f"`name` must match {_NAME.pattern} and not be dots alone; got {self.name!r}.")
+
+
+_CONTROLLER = {
+    "task": {},
+    "network": {"capacity": (10,), "size_input": False, "initialisation": "fan-in"},
+    "training": {
+        "steps": 5_000,
+        "optimiser": "adam",
+        "learning_rate": 1e-3,
+        "size_cost": 0.32,
+        "weight_prior": 0.0,
+    },
+}
+
+_AUXILIARY = {
+    "task": {"samples": 32, "test_samples": 8},
+    "network": {"capacity": (9,), "size_input": True, "initialisation": "unit-uniform"},
+    "training": {
+        "steps": 40_000,
+        "optimiser": "sgd",
+        "learning_rate": 1e-3,
+        "size_cost": 0.1,
+        "weight_prior": 0.0,
+        "target_size": 5.0,
+    },
+}
+
+_INFORMATION = {
+    "task": {},
+    "network": {**_CONTROLLER["network"], "capacity": (64,)},
+    "training": {
+        **_CONTROLLER["training"],
+        **{"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0},
+    },
+}
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
+)
+"""Task, network and training settings by method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +459,7 @@ class Experiment:
             An experiment in which no method-dependent field is `None` or empty; resolving it again
             changes nothing.
         """
-        preset = presets.PRESETS[self.network.method]
+        preset = PRESETS[self.network.method]
         task, network, training = (_filled(getattr(self, part), **preset[part]) for part in preset)
         units = float(min(network.capacity))
         training = _filled(training, target_size=units, schedule="constant")

@@ -14,7 +14,7 @@ from n3.config.experiment import Experiment
 SECTIONS = ("task", "network", "training", "information")
 """Parts of an experiment whose fields a grid may vary."""
 
-Value = bool | int | float | str | None | tuple[int, ...]
+Setting = bool | int | float | str | None | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Axis:
     """A setting and the values that it takes."""
 
     name: str
-    values: tuple[Value, ...]
+    values: tuple[Setting, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Study:
     """Experiments that share arms and seeds and differ in some settings: the cells, each with its settings."""
 
     base: Experiment
-    cells: tuple[Mapping[str, Value], ...] = ({},)
+    cells: tuple[Mapping[str, Setting], ...] = ({},)
     """Settings by name, of each cell; every cell names the same ones."""
     axes: tuple[Axis, ...] = ()
     """Where the cells are all combinations of these (the last moves fastest); empty where they are not."""
@@ -132,7 +132,7 @@ def section_of(name: str) -> str:
     raise ValueError(f"`grid` varies a field of {', '.join(SECTIONS)}; got {name!r}.{near}")
 
 
-def varied(base: Experiment, settings: Mapping[str, Value]) -> Experiment:
+def varied(base: Experiment, settings: Mapping[str, Setting]) -> Experiment:
     """The experiment with other values of some settings.
 
     Raises:
@@ -141,20 +141,20 @@ def varied(base: Experiment, settings: Mapping[str, Value]) -> Experiment:
     data = dataclasses.asdict(base)
     for name, value in settings.items():
         data[section_of(name)][name] = value
-    told = ", ".join(f"{name}={label(value)}" for name, value in settings.items())
+    told = ", ".join(f"{name}={setting_label(value)}" for name, value in settings.items())
     return Experiment.from_json(json.dumps(data), source=f"grid {told}") if settings else base
 
 
-def label(value: Value) -> bool | int | float | str:
+def setting_label(value: Setting) -> bool | int | float | str:
     """What a value is called in results: one layer by its units, several as `16x8`, no value `none`."""
     if isinstance(value, tuple):
         return value[0] if len(value) == 1 else "x".join(map(str, value))
     return "none" if value is None else value
 
 
-def labels(values: Sequence[Value]) -> list[Any]:
+def setting_labels(values: Sequence[Setting]) -> list[Any]:
     """Labels of one kind: numbers where all are numbers, else words."""
-    found = [label(value) for value in values]
+    found = [setting_label(value) for value in values]
     are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in found)
     return found if are_numbers else [str(value) for value in found]
 
@@ -164,7 +164,7 @@ def _fields(section: str) -> tuple[str, ...]:
     return tuple(entry.name for entry in dataclasses.fields(part.default_factory))  # type: ignore[arg-type]
 
 
-def _values(text: str, *, name: str) -> Iterable[Value]:
+def _values(text: str, *, name: str) -> Iterable[Setting]:
     low, _, rest = text.partition(":")
     high, _, step = rest.partition(":")
     if step[:1] in ("x", "+"):
@@ -180,14 +180,14 @@ def _activations(text: str) -> tuple[str, ...]:
     return (*names, *(f"{validation.CHOOSE}:{own.rstrip(',')}" for own in choices))
 
 
-def _range(low: Value, high: Value, kind: str, by: Value, *, name: str) -> list[Value]:
+def _range(low: Setting, high: Setting, kind: str, by: Setting, *, name: str) -> list[Setting]:
     wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
     error = f"`{name}` must rise from LOW to HIGH by a {wanted}; got {low}:{high}:{kind}{by}."
     if not (isinstance(low, (int, float)) and isinstance(high, (int, float)) and isinstance(by, (int, float))):
         raise ValueError(error)
     if not (low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
         raise ValueError(error)
-    values: list[Value] = []
+    values: list[Setting] = []
     while (value := low + by * len(values) if kind == "+" else low * by ** len(values)) <= high * (1 + 1e-9):
         values.append(value)
     return values
@@ -205,7 +205,7 @@ def _value(text: str) -> bool | int | float | str | None:
     return text
 
 
-def _layers(value: Value) -> Value:
+def _layers(value: Setting) -> Setting:
     parts = str(value).split("x")
     return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else value
 

@@ -7,12 +7,13 @@ import math
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
-T = TypeVar("T")
+_T = TypeVar("_T")
+
 CHOOSE = "choose"
 """What a choice among names begins with, before a colon."""
 
 
-def from_json(cls: type[T], text: str, *, source: str) -> T:
+def from_json(cls: type[_T], text: str, *, source: str) -> _T:
     """An instance of a dataclass, dataclasses within it included.
 
     Args:
@@ -91,7 +92,7 @@ def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     return chosen if colon else ()
 
 
-def share(name: str, value: float) -> None:
+def unit_interval(name: str, value: float) -> None:
     """Refuse what is not in `[0, 1]`."""
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must lie in [0, 1]; got {value}.")

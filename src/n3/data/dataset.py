@@ -1,5 +1,6 @@
 """Data: the sets that networks learn from, drawn from a seed and scaled by their training split alone."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from numpy.random import Generator, default_rng
 
-from n3.config import settings
+from n3.config import experiment
 from n3.config.experiment import TaskConfig
-from n3.data import bundled, scalers, sources, tables
+from n3.data import sources, tables
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +27,7 @@ class Dataset:
     """
 
     name: str
-    kind: settings.Kind
+    kind: experiment.Kind
     train_inputs: Float32[np.ndarray, "train in_size"]
     train_targets: Float32[np.ndarray, "train out_size"]
     test_inputs: Float32[np.ndarray, "test in_size"]
@@ -39,12 +40,12 @@ class Dataset:
     input_names: tuple[str, ...]
     target_names: tuple[str, ...]
     """Name of each target column, or of each class."""
-    input_scaler: scalers.Scaler
-    target_scaler: scalers.Scaler
+    input_scaler: sources.Scaler
+    target_scaler: sources.Scaler
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(settings.Kind):
-            raise ValueError(f"`kind` must be one of {get_args(settings.Kind)}; got {self.kind!r}.")
+        if self.kind not in get_args(experiment.Kind):
+            raise ValueError(f"`kind` must be one of {get_args(experiment.Kind)}; got {self.kind!r}.")
         classes = self.num_classes
         if (classes is None) != (self.kind == "regression") or classes in (0, 1):
             raise ValueError(f"`num_classes` must be None or, for classes, at least 2; got {classes}.")
@@ -73,8 +74,8 @@ class Dataset:
 
 def build_dataset(
     name: str,
-    train: bundled.Samples,
-    test: bundled.Samples,
+    train: sources.RawSamples,
+    test: sources.RawSamples,
     *,
     fit: Callable,
     inputs: Sequence[str],
@@ -88,9 +89,9 @@ def build_dataset(
     num_classes = len(targets) if train.targets.ndim == 1 else None
     if num_classes is not None:
         codes = np.eye(num_classes)[:, 1:] if num_classes == 2 else np.eye(num_classes)
-        train, test = (bundled.Samples(split.inputs, codes[split.targets]) for split in (train, test))
+        train, test = (sources.RawSamples(split.inputs, codes[split.targets]) for split in (train, test))
     scaler = fit(train.inputs)
-    target_scaler = fit(train.targets) if num_classes is None else scalers.identity_scaler(train.targets)
+    target_scaler = fit(train.targets) if num_classes is None else sources.identity_scaler(train.targets)
     return Dataset(
         name=name,
         kind="regression" if num_classes is None else "classification",
@@ -121,7 +122,7 @@ def draw_rows(rng: Generator, strata: Int[np.ndarray, " rows"], count: int) -> I
 
 def split(
     name: str,
-    table: bundled.Table,
+    table: sources.Table,
     *,
     share: int,
     train_samples: int | None,
@@ -153,9 +154,9 @@ def split(
     test_rows = draw_rows(rng, strata, test_size)
     rest = np.setdiff1d(np.arange(rows), test_rows)
     train_rows = rest[draw_rows(rng, strata[rest], train_size)]
-    train, test = (bundled.Samples(inputs[part], targets[part]) for part in (train_rows, test_rows))
+    train, test = (sources.RawSamples(inputs[part], targets[part]) for part in (train_rows, test_rows))
     return build_dataset(
-        name, train, test, fit=scalers.standard_scaler, inputs=table.inputs, targets=table.targets
+        name, train, test, fit=sources.standard_scaler, inputs=table.inputs, targets=table.targets
     )
 
 
@@ -167,7 +168,7 @@ def _sizes(train_samples: int | None, test_samples: int | None, default: tuple[i
 
 
 def _draw(
-    name: str, recipe: sources.Recipe, *, train_samples: int | None, test_samples: int | None, seed: int
+    name: str, recipe: sources.SyntheticTask, *, train_samples: int | None, test_samples: int | None, seed: int
 ) -> Dataset:
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
     train_size, test_size = _sizes(train_samples, test_samples, recipe.sizes)
@@ -180,12 +181,12 @@ def _draw(
 def _bundled(name: str, *, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
     """A set of scikit-learn's: a quarter of the rows tests."""
     sizes = {"train_samples": train_samples, "test_samples": test_samples}
-    return split(name, bundled.sklearn_table(name), share=4, seed=seed, **sizes)
+    return split(name, sources.sklearn_table(name), share=4, seed=seed, **sizes)
 
 
 def _mnist1d(*, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
     """The splits stay as they are made; fewer samples than all are drawn by class share from their own side."""
-    sides = bundled.mnist1d_tables()
+    sides = sources.mnist1d_tables()
     most = tuple(len(table.samples.inputs) for table in sides)
     sizes = _sizes(train_samples, test_samples, most)
     for field, size, end in zip(("train_samples", "test_samples"), sizes, most, strict=True):
@@ -194,13 +195,13 @@ def _mnist1d(*, train_samples: int | None, test_samples: int | None, seed: int) 
     splits = []
     for rng, table, size in zip(default_rng(seed).spawn(2), sides, sizes, strict=True):
         rows = draw_rows(rng, table.samples.targets, size)
-        splits.append(bundled.Samples(table.samples.inputs[rows], table.samples.targets[rows]))
+        splits.append(sources.RawSamples(table.samples.inputs[rows], table.samples.targets[rows]))
     names = {"inputs": sides[0].inputs, "targets": sides[0].targets}
-    return build_dataset("mnist1d", *splits, fit=scalers.standard_scaler, **names)
+    return build_dataset("mnist1d", *splits, fit=sources.standard_scaler, **names)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    **{name: partial(_draw, name, recipe) for name, recipe in sources.RECIPES.items()},
+    **{name: partial(_draw, name, recipe) for name, recipe in sources.SYNTHETIC_TASKS.items()},
     **{name: partial(_bundled, name) for name in ("digits", "breast-cancer", "wine", "iris", "diabetes")},
     "mnist1d": _mnist1d,
 }
@@ -247,10 +248,40 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     return [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
 
 
-def told(task: TaskConfig, data: Dataset) -> str:
+def describe_task(task: TaskConfig, data: Dataset) -> str:
     """The task and its kind in words; whether the kind of a file's target was asked for or inferred."""
     if task.data is None:
         return f"{task.task}: {data.kind}"
     names = ", ".join(task.target) or "targets"
     how = "asked for" if task.kind else "inferred; `kind` overrides it"
     return f"{task.task}: {data.kind} of {names} ({how})"
+
+
+HELD_OUT = 5
+"""One in so many training samples is held out to choose the price, or to judge changes of structure."""
+
+
+def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
+    """A data set without a fifth of its training samples (rounded down), and those samples.
+
+    Classes are not stratified, and the scales stay those of all training samples.
+
+    Args:
+        data: The whole data set.
+        seed: Decides which samples; its stream is none of those that a data set is drawn from.
+
+    Returns:
+        The data set with the samples that are left to train on, in their order; and the same with the samples
+        held out in place of its test samples.
+
+    Raises:
+        ValueError: If there are fewer than five training samples.
+    """
+    samples = len(data.train_inputs)
+    if samples < HELD_OUT:
+        raise ValueError(f"`samples` must be {HELD_OUT} or more where a fifth is held out; got {samples}.")
+    order = default_rng(seed).spawn(3)[2].permutation(samples)
+    out, kept = np.sort(order[: samples // HELD_OUT]), np.sort(order[samples // HELD_OUT :])
+    left = {"train_inputs": data.train_inputs[kept], "train_targets": data.train_targets[kept]}
+    taken = {"test_inputs": data.train_inputs[out], "test_targets": data.train_targets[out]}
+    return dataclasses.replace(data, **left), dataclasses.replace(data, **left, **taken)

@@ -1,17 +1,70 @@
-"""Generators: curves, spirals and moons, drawn without end from a stream of random numbers."""
+"""Sources: synthetic tasks drawn from a stream of random numbers, and tables that come with packages."""
 
+import random
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.polynomial import Polynomial
 from numpy.random import Generator
 from scipy.special import jv
 
-from n3.data.bundled import Samples
-from n3.data.scalers import Scaler, identity_scaler, range_scaler, standard_scaler
+
+class RawSamples(NamedTuple):
+    """Samples in their own units; targets are real columns (regression) or labels from 0 (classification)."""
+
+    inputs: Float[np.ndarray, "samples in_size"]
+    targets: Float[np.ndarray, "samples out_size"] | Int[np.ndarray, " samples"]
+
+
+class Table(NamedTuple):
+    """Samples whose columns have names."""
+
+    samples: RawSamples
+    inputs: tuple[str, ...]
+    """Name of each input column."""
+    targets: tuple[str, ...]
+    """Name of each target column, or of each class in the order of the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scaler:
+    """Scaler: the affine map from each column's own unit, `scaled = (own - offset) / scale`, and back."""
+
+    offset: Float[np.ndarray, " features"]
+    scale: Float[np.ndarray, " features"]
+
+    def __post_init__(self) -> None:
+        if not np.all(np.isfinite(self.scale) & (self.scale > 0)):
+            raise ValueError(f"`scale` must be positive and finite; got {self.scale}.")
+
+    def transform(self, values: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples features"]:
+        """Own unit to scaled unit."""
+        return (values - self.offset) / self.scale
+
+    def inverse(self, values: Float[np.ndarray, "samples features"]) -> Float[np.ndarray, "samples features"]:
+        """Scaled unit back to own unit."""
+        return values * self.scale + self.offset
+
+
+def identity_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
+    """Leaves every column in its own unit: offset 0, scale 1."""
+    return Scaler(offset=np.zeros(values.shape[1]), scale=np.ones(values.shape[1]))
+
+
+def range_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
+    """Brings each column's minimum to -1 and its maximum to 1; a constant column is only centred."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    return Scaler(offset=(low + high) / 2, scale=np.where(high > low, (high - low) / 2, 1.0))
+
+
+def standard_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
+    """Brings each column to mean 0 and population deviation 1; a constant column is only centred."""
+    is_constant = np.ptp(values, axis=0) == 0  # its computed deviation may be a rounding error above zero
+    return Scaler(offset=values.mean(axis=0), scale=np.where(is_constant, 1.0, values.std(axis=0)))
 
 
 def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
@@ -27,62 +80,119 @@ def gaussian_mixture(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " sa
 
 def draw_curve(
     rng: Generator, samples: int, *, curve: Callable, low: float = -1.0, high: float = 1.0, noise: float = 0.0
-) -> Samples:
+) -> RawSamples:
     """Inputs uniform on `[low, high]`; targets `curve(x)` plus normal noise of deviation `noise`."""
     x = rng.uniform(low, high, samples)
-    return Samples(x[:, None], (curve(x) + noise * rng.standard_normal(samples))[:, None])
+    return RawSamples(x[:, None], (curve(x) + noise * rng.standard_normal(samples))[:, None])
 
 
-def draw_sine_classes(rng: Generator, samples: int) -> Samples:
+def draw_sine_classes(rng: Generator, samples: int) -> RawSamples:
     """Inputs uniform on `[-1, 1]`; class `floor(1 + sin(2 pi x))`: 1 where the sine is positive."""
     x = rng.uniform(-1, 1, samples)
-    return Samples(x[:, None], (np.sin(2 * np.pi * x) >= 0).astype(np.int64))
+    return RawSamples(x[:, None], (np.sin(2 * np.pi * x) >= 0).astype(np.int64))
 
 
-def draw_spirals(rng: Generator, samples: int, *, arms: int) -> Samples:
+def draw_spirals(rng: Generator, samples: int, *, arms: int) -> RawSamples:
     """Arm `k` at `u` uniform on `[0, 1]`: radius `5 u`, angle `4 (k + u) + 0.2 normal`, radians."""
     labels, u = rng.permutation(np.arange(samples) % arms), rng.uniform(size=samples)
     angle = 4 * (labels + u) + 0.2 * rng.standard_normal(samples)
-    return Samples(5 * u[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1), labels)
+    return RawSamples(5 * u[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1), labels)
 
 
-def draw_moons(rng: Generator, samples: int) -> Samples:
+def draw_moons(rng: Generator, samples: int) -> RawSamples:
     """scikit-learn's `make_moons` with noise 0.2, at uniform random angles instead of a fixed grid."""
     labels, angle = rng.permutation(np.arange(samples) % 2), rng.uniform(0, np.pi, samples)
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     points[labels == 1] = [1.0, 0.5] - points[labels == 1]
-    return Samples(points + 0.2 * rng.standard_normal(points.shape), labels)
+    return RawSamples(points + 0.2 * rng.standard_normal(points.shape), labels)
 
 
-class Recipe(NamedTuple):
+class SyntheticTask(NamedTuple):
     """Recipe of an endless set: how to draw and scale samples, names of targets or classes, usual sizes."""
 
-    draw: Callable[[Generator, int], Samples]
+    draw: Callable[[Generator, int], RawSamples]
     fit: Callable[[np.ndarray], Scaler] = identity_scaler
     targets: Sequence[str] = ("y",)
     sizes: tuple[int, int] = (1024, 256)
 
 
 _mixture = partial(draw_curve, curve=gaussian_mixture, low=-4.0, high=4.0)
+
 _cubic = Polynomial([-13 / 32, -45 / 32, 45 / 32, 45 / 32])
-RECIPES = {
-    "bessel": Recipe(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
-    "narrow-bessel": Recipe(partial(draw_curve, curve=partial(jv, 0), low=0.1, high=0.2), range_scaler),
-    "cubic": Recipe(partial(draw_curve, curve=_cubic)),
-    "cubic-negative": Recipe(partial(draw_curve, curve=-_cubic)),
-    "quadratic": Recipe(partial(draw_curve, curve=Polynomial([-1 / 5, -1, 1 / 5]))),
-    "quadratic-2": Recipe(partial(draw_curve, curve=Polynomial([-1 / 2, -3 / 4, 3 / 4]))),
-    "gaussian-mixture": Recipe(partial(_mixture, noise=0.1), range_scaler),
-    "gaussian-mixture-low": Recipe(partial(_mixture, noise=0.01), range_scaler),
-    "gaussian-mixture-high": Recipe(partial(_mixture, noise=0.5), range_scaler),
-    "line": Recipe(partial(draw_curve, curve=Polynomial([0, 1]), noise=0.1)),
-    "noise": Recipe(partial(draw_curve, curve=np.zeros_like, noise=1.0)),
-    "sine": Recipe(partial(draw_curve, curve=lambda x: np.sin(3 * np.pi * x), noise=0.1)),
-    "sine-classes": Recipe(draw_sine_classes, targets=("negative", "positive")),
-    "moons": Recipe(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
-    "spirals": Recipe(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),
-    "spirals-3": Recipe(partial(draw_spirals, arms=3), range_scaler, "012", (2048, 512)),
-    "spirals-7": Recipe(partial(draw_spirals, arms=7), range_scaler, "0123456", (2048, 512)),
-    "spirals-9": Recipe(partial(draw_spirals, arms=9), range_scaler, "012345678", (2048, 512)),
+
+SYNTHETIC_TASKS = {
+    "bessel": SyntheticTask(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
+    "narrow-bessel": SyntheticTask(partial(draw_curve, curve=partial(jv, 0), low=0.1, high=0.2), range_scaler),
+    "cubic": SyntheticTask(partial(draw_curve, curve=_cubic)),
+    "cubic-negative": SyntheticTask(partial(draw_curve, curve=-_cubic)),
+    "quadratic": SyntheticTask(partial(draw_curve, curve=Polynomial([-1 / 5, -1, 1 / 5]))),
+    "quadratic-2": SyntheticTask(partial(draw_curve, curve=Polynomial([-1 / 2, -3 / 4, 3 / 4]))),
+    "gaussian-mixture": SyntheticTask(partial(_mixture, noise=0.1), range_scaler),
+    "gaussian-mixture-low": SyntheticTask(partial(_mixture, noise=0.01), range_scaler),
+    "gaussian-mixture-high": SyntheticTask(partial(_mixture, noise=0.5), range_scaler),
+    "line": SyntheticTask(partial(draw_curve, curve=Polynomial([0, 1]), noise=0.1)),
+    "noise": SyntheticTask(partial(draw_curve, curve=np.zeros_like, noise=1.0)),
+    "sine": SyntheticTask(partial(draw_curve, curve=lambda x: np.sin(3 * np.pi * x), noise=0.1)),
+    "sine-classes": SyntheticTask(draw_sine_classes, targets=("negative", "positive")),
+    "moons": SyntheticTask(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
+    "spirals": SyntheticTask(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),
+    "spirals-3": SyntheticTask(partial(draw_spirals, arms=3), range_scaler, "012", (2048, 512)),
+    "spirals-7": SyntheticTask(partial(draw_spirals, arms=7), range_scaler, "0123456", (2048, 512)),
+    "spirals-9": SyntheticTask(partial(draw_spirals, arms=9), range_scaler, "012345678", (2048, 512)),
 }
 """Endless sets by name."""
+
+
+def sklearn_table(name: str) -> Table:
+    """A set that comes with scikit-learn, in its own units.
+
+    Args:
+        name: As in `sklearn.datasets.load_*`, with `-` for `_`.
+
+    Raises:
+        ModuleNotFoundError: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        raise _absent(name, "scikit-learn") from error
+    own_units = {"scaled": False} if name == "diabetes" else {}
+    bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**own_units)
+    targets = bunch.target[:, None] if name == "diabetes" else bunch.target
+    names = bunch.get("target_names", ["progression"])
+    return Table(RawSamples(bunch.data, targets), tuple(map(str, bunch.feature_names)), tuple(map(str, names)))
+
+
+def mnist1d_tables() -> tuple[Table, Table]:
+    """The training and the test split of MNIST-1D, 4,000 and 1,000 signals of ten digits, as its generator
+    draws them offline; nothing is downloaded or unpickled.
+
+    Raises:
+        ModuleNotFoundError: If the package mnist1d is not installed.
+
+    References:
+        Greydanus and Kobak, "Scaling down deep learning with MNIST-1D" (2020).
+    """
+    train, test = _mnist1d_samples()
+    inputs, targets = tuple(f"x{place}" for place in range(train.inputs.shape[1])), tuple("0123456789")
+    return Table(train, inputs, targets), Table(test, inputs, targets)
+
+
+@lru_cache(maxsize=1)
+def _mnist1d_samples() -> tuple[RawSamples, RawSamples]:
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset
+    except ModuleNotFoundError as error:
+        raise _absent("mnist1d", "mnist1d") from error
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002, its generator seeds the global ones
+    try:
+        found = make_dataset(get_dataset_args())
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+    return RawSamples(found["x"], found["y"]), RawSamples(found["x_test"], found["y_test"])
+
+
+def _absent(name: str, package: str) -> ModuleNotFoundError:
+    advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
+    return ModuleNotFoundError(f"`{name}` needs {package}: {advice}.")

@@ -16,16 +16,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from n3.config.settings import Kind
+from n3.config.experiment import Kind
 from n3.config.validation import suggestion
-from n3.data.bundled import Samples, Table
+from n3.data.sources import RawSamples, Table
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells that hold no value, in small or capital letters."""
+
 MOST_CATEGORIES = 256
 """Different texts that a column may hold: with more it names its rows and does not describe them."""
+
 MOST_CLASSES = 20
 """Different whole numbers up to which a target is taken for classes, where each is there twice on average."""
+
 LARGEST = 1e100
 """Largest magnitude of a number: its square is still finite."""
 
@@ -66,12 +69,12 @@ def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | Non
         raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
     if kind == "classification":
         labels, names = _labels(path, names[0], columns[0])
-        samples = Samples(np.stack(list(inputs.values()), axis=1), labels)
+        samples = RawSamples(np.stack(list(inputs.values()), axis=1), labels)
         return Table(samples, tuple(inputs), names)
     for name, values in targets.items():
         if values.dtype.kind == "U":
             raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
-    samples = Samples(np.stack(list(inputs.values()), axis=1), np.stack(columns, axis=1))
+    samples = RawSamples(np.stack(list(inputs.values()), axis=1), np.stack(columns, axis=1))
     return Table(samples, tuple(inputs), names)
 
 

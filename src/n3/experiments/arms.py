@@ -1,22 +1,27 @@
-"""Arms: which program, which numbers and which samples each arm of an experiment trains with."""
+"""Arms: what each arm of an experiment trains with, and the price at which the growing arm is kept."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int, Key
 
-from n3.config.experiment import Experiment
+from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
 from n3.information import gaussian
-from n3.information.monitor import LayerMonitor
+from n3.information.measures import Importance, LayerMonitor, SamplesLast
+from n3.information.price import _parameter_price, price_of
 from n3.information.sizing import DriveHypers, InformationDrive
-from n3.information.terms import Importance
-from n3.nn.choices import Annealing
+from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
-from n3.training.step import Hypers, Problem, Recipe
+from n3.nn.mlp import Annealing
+from n3.training.step import Hypers, Problem, Recipe, held_out_losses
+from n3.training.sweep import Swept
 
 
 def recipe_of(
@@ -31,6 +36,7 @@ def recipe_of(
         importance: A user's importance of units in place of the built-in one.
     """
     network, training = experiment.network, experiment.training
+    custom = None if importance is None else SamplesLast(importance)
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized = controller == network.method
     return Recipe(
@@ -49,8 +55,8 @@ def recipe_of(
         optimiser=training.optimiser,
         gumbel=training.gumbel,
         schedule=training.schedule,
-        drive=_drive_of(experiment, data, importance) if controller == "information" else None,
-        monitor=_monitor_of(experiment, data, importance),
+        drive=_drive_of(experiment, data, custom) if controller == "information" else None,
+        monitor=_monitor_of(experiment, data, custom),
         batch=None if training.batch == "full" else training.batch,
     )
 
@@ -103,32 +109,7 @@ def hypers_of(
     )
 
 
-def price_of(experiment: Experiment, data: Dataset) -> float:
-    """Nats per sample that a further unit must bring, from the samples of one seed.
-
-    By description length `k ln(n) / (4 n)` for a unit's `k` parameters, half the usual charge, which
-    `scripts/study_sizing.py` chose: the prior charges for weights too. They are its effective inputs, its bias
-    and its outgoing weights; the effective inputs are the participation ratio `tr(C)**2 / tr(C**2)` of the
-    inputs' covariance `C`. By chi-square the 95 % quantile, with a degree of freedom for each output, over
-    `2 n`: the gain that a unit without any information reaches in one case of twenty.
-    """
-    settings, samples = experiment.information, len(data.train_inputs)
-    covariance = np.atleast_2d(np.cov(data.train_inputs.T.astype(float)))
-    inputs = np.trace(covariance) ** 2 / max(np.sum(covariance**2), np.finfo(float).tiny)
-    parameters = inputs + 1 + data.out_size
-    price = {
-        "description-length": parameters * _parameter_price(experiment, samples),
-        "chi-square": _chi_square(data.out_size) / (2 * samples),
-    }.get(settings.price, settings.price)
-    return settings.price_scale * price
-
-
-def _parameter_price(experiment: Experiment, samples: int) -> float:
-    """Nats of one parameter by description length; zero under another price."""
-    return math.log(samples) / (4 * samples) if experiment.information.price == "description-length" else 0.0
-
-
-def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> InformationDrive:
+def _drive_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> InformationDrive:
     settings, steps = experiment.information, experiment.training.steps or 0
     return InformationDrive(
         is_classes=data.kind == "classification",
@@ -141,16 +122,16 @@ def _drive_of(experiment: Experiment, data: Dataset, importance: Importance | No
         correct=settings.correct,
         terms=any((settings.importance, settings.redundancy, settings.structure)),
         features=settings.features,
-        custom=importance,
+        custom=custom,
     )
 
 
-def _monitor_of(experiment: Experiment, data: Dataset, importance: Importance | None) -> LayerMonitor | None:
+def _monitor_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> LayerMonitor | None:
     names, samples = experiment.run.monitor, len(data.train_inputs)
     if "gap" in names and samples <= 3:
         raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")
     is_classes = data.kind == "classification"
-    monitor = LayerMonitor(names=names, is_classes=is_classes, psi=_psi_of(experiment), custom=importance)
+    monitor = LayerMonitor(names=names, is_classes=is_classes, psi=_psi_of(experiment), custom=custom)
     return monitor if names else None
 
 
@@ -180,16 +161,6 @@ def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHy
     )
 
 
-def _chi_square(outputs: int) -> float:
-    """The 95 % quantile of chi-square with so many degrees of freedom.
-
-    References:
-        Wilson and Hilferty, "The distribution of chi-square" (1931): within 2 % here.
-    """
-    spread = 2.0 / (9.0 * outputs)
-    return outputs * (1.0 - spread + 1.6448536 * math.sqrt(spread)) ** 3
-
-
 def stack(data: Sequence[Dataset]) -> Problem:
     """The samples of all seeds in the layout of training, with a first axis of seeds."""
 
@@ -204,7 +175,173 @@ def stack(data: Sequence[Dataset]) -> Problem:
     return Problem(train=side("train"), test=side("test"), unit=unit)
 
 
+def active_units_of(swept: Swept | None) -> Int[np.ndarray, "runs depth"] | None:
+    """Active units of every run's layers at its end; None of no runs."""
+    return None if swept is None else np.asarray(_active_units(swept.state.net))
+
+
+_active_units = jax.jit(jax.vmap(metrics.active_units))
+
+
 def stops_of(experiment: Experiment) -> Int[np.ndarray, " records"]:
     """Steps at which the runs are recorded: the first, the last, and evenly between."""
     steps = experiment.training.steps
     return np.unique(np.linspace(0, steps, min(experiment.run.records, steps) + 1).round().astype(np.int32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """The price that is kept, by its place in the path."""
+
+    index: int
+    best: int
+    """Place of the price of least loss; of several, the highest."""
+    bound: float
+    """Highest median loss that a price may have and be kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricePath:
+    """The growing arm at the end of its run at every price; NaN where a run diverged."""
+
+    prices: tuple[float, ...]
+    """Nats per sample, rising."""
+    sizes: Float[np.ndarray, "prices seeds depth"]
+    """Effective units of each layer."""
+    test_losses: Float[np.ndarray, "prices seeds"]
+    validation_losses: Float[np.ndarray, "prices seeds"]
+    """Task loss over the samples held out of training."""
+    pick: Pick
+
+    def variables(self) -> dict[str, Any]:
+        """What the path adds to the variables of `results.nc`, over the dimension `price`."""
+        return {
+            "path_size": (("price", "seed", "layer"), self.sizes),
+            "path_test_loss": (("price", "seed"), self.test_losses),
+            "path_validation_loss": (("price", "seed"), self.validation_losses),
+            "price": (("price",), np.array(self.prices), {"units": "nats"}),
+        }
+
+    def attributes(self) -> dict[str, int | float]:
+        """What the path adds to the attributes of `results.nc`."""
+        pick = self.pick
+        return {"picked_price": pick.index, "best_price": pick.best, "validation_loss_bound": pick.bound}
+
+
+def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smallest") -> Pick:
+    """The highest price, hence the fewest units, that is as good as the best one.
+
+    The best price has the least median loss over the seeds. As good is a median within one standard error of
+    it: of the logarithm of the loss at the best price, over the seeds, where all losses are positive; of the
+    loss itself where one is not; and 0 with a single seed. By rule `best` the standard error counts as 0.
+    Losses that are NaN or infinite (diverged runs) are left out.
+
+    Args:
+        losses: Validation losses; prices rise along the first axis.
+        rule: `smallest` as above, or `best`.
+
+    Returns:
+        The price's place in the path, the best one's, and the bound in the unit of the loss.
+
+    Raises:
+        ValueError: If no loss is finite.
+
+    References:
+        Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984, section 3.4.3: the
+        rule of one standard error, there for the mean and without the logarithm.
+    """
+    known = losses[np.isfinite(losses)]
+    if not known.size:
+        raise ValueError("`price`: every run of the path diverged; lower `learning_rate` or the prices.")
+    is_logarithmic = bool(np.all(known > 0))
+    medians = [_median(row) for row in losses]
+    scores = np.log(medians) if is_logarithmic else np.array(medians)
+    best = int(np.flatnonzero(scores == scores.min())[-1])
+    own = losses[best][np.isfinite(losses[best])].astype(float)
+    spread = _standard_error(np.log(own) if is_logarithmic else own) if rule == "smallest" else 0.0
+    index = int(np.flatnonzero(scores <= scores[best] + spread)[-1])
+    bound = medians[best] * np.exp(spread) if is_logarithmic else medians[best] + spread
+    return Pick(index=index, best=best, bound=float(bound))
+
+
+def _median(values):
+    known = values[np.isfinite(values)].astype(float)
+    return float(np.median(known)) if known.size else np.inf
+
+
+def _standard_error(values):
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def at_price(experiment: Experiment, price: float) -> Experiment:
+    """The same experiment at one price, nats per sample."""
+    information = dataclasses.replace(experiment.information, price=price, price_scale=1.0)
+    return dataclasses.replace(experiment, information=information)
+
+
+def over_prices(
+    experiment: Experiment, data: Sequence[Dataset], problem: Problem, keys: Key[Array, " seeds"]
+) -> tuple[Hypers, Problem, Key[Array, " runs"]]:
+    """What the growing arm trains with at all prices, price after price: only the price differs between them.
+
+    Args:
+        experiment: A resolved experiment with a path of prices.
+        data: The data set of each seed.
+        problem: Their samples, with a first axis of seeds.
+        keys: The key of each seed.
+
+    Returns:
+        Numbers, samples and keys with a first axis of prices times seeds: run `p * seeds + s` has price `p`.
+    """
+    prices = experiment.information.path
+    rows = [hypers_of(at_price(experiment, price), "growing", data=data, active=None) for price in prices]
+    hypers = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+    problem = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(prices)), problem)
+    return hypers, problem, jnp.concatenate([keys] * len(prices))
+
+
+def keep_price(
+    experiment: Experiment, swept: Swept, held: Sequence[Dataset], *, loss: str
+) -> tuple[Swept, PricePath]:
+    """The runs of the price that is kept, and what became of all.
+
+    Args:
+        experiment: A resolved experiment with a path of prices.
+        swept: The runs, in the order of `along`.
+        held: The samples held out for each seed, as its test samples.
+        loss: The task's loss, as in `Recipe`.
+
+    Returns:
+        The rows of the price that is kept, in the order of the seeds, with the seconds that all prices took;
+        and the path.
+
+    Raises:
+        ValueError: If every run diverged.
+    """
+    prices, seeds = experiment.information.path, len(held)
+    shape = (len(prices), seeds)
+    is_lost = np.asarray(swept.state.diverged_at).reshape(shape) >= 0
+    test = swept.records.test_loss[:, -1].reshape(shape)
+    sizes = swept.records.size[:, -1].reshape(*shape, -1)
+    validation = _validation_losses(swept, held, loss).reshape(shape)
+    is_lost |= ~np.isfinite(test) | ~np.isfinite(validation)
+    validation = np.where(is_lost, np.nan, validation)
+    pick = pick_price(validation, experiment.information.select)
+    path = PricePath(
+        prices=prices,
+        sizes=np.where(is_lost[..., None], np.nan, sizes),
+        test_losses=np.where(is_lost, np.nan, test),
+        validation_losses=validation,
+        pick=pick,
+    )
+    rows = slice(pick.index * seeds, (pick.index + 1) * seeds)
+    state, records = jax.tree.map(lambda leaf: leaf[rows], (swept.state, swept.records))
+    return dataclasses.replace(swept, state=state, records=records), path
+
+
+def _validation_losses(swept: Swept, held: Sequence[Dataset], loss: str) -> np.ndarray:
+    """Loss of each run over the samples that its seed held out; one price at a time."""
+    samples = stack(held).test
+    rows = range(0, swept.records.test_loss.shape[0], len(held))
+    nets = (jax.tree.map(lambda leaf, row=row: leaf[row : row + len(held)], swept.state.net) for row in rows)
+    return np.concatenate([np.asarray(held_out_losses(net, samples, loss)) for net in nets])

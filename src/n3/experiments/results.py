@@ -1,57 +1,36 @@
-"""Records: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
+"""Results: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
 
+import dataclasses
 import hashlib
-import importlib.metadata
+import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from n3.config.experiment import Experiment
-
-Results = xr.Dataset
-"""Labelled results, as `results.nc` holds them."""
-
-_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "n3")
-
-
-class StepRecord(eqx.Module):
-    """What is known of one run after some step."""
-
-    train_loss: Float[Array, "*records"]
-    """Task loss over all training samples."""
-    test_loss: Float[Array, "*records"]
-    """Task loss over samples that training has not seen; no penalty is in it."""
-    test_metric: Float[Array, "*records"]
-    """Accuracy in `[0, 1]`, or the root mean squared error in the target's own unit."""
-    total_loss: Float[Array, "*records"]
-    """The objective: training loss, weighted penalties and, under a drive, weighted information terms."""
-    size_penalty: Float[Array, "*records"]
-    depth_penalty: Float[Array, "*records"]
-    prior_penalty: Float[Array, "*records"]
-    size: Float[Array, "*records layers"]
-    """Effective units of each hidden layer."""
-    depth: Float[Array, "*records"]
-    """Effective hidden layers."""
-    terms: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
-    """Under a drive, `importance_term`, `redundancy_term` and `structure_term` of each hidden layer in the
-    objective, already weighted, and `price_term`, what its units cost in nats per sample."""
-    monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
-    """What each hidden layer says, in nats, by name (`n3.information.monitor.LayerMonitor`)."""
-    choice_share: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
-    """Share of each activation in each hidden layer, by name, where layers choose theirs."""
+from n3.nn.losses import LossWeights, Samples
+from n3.nn.mlp import GrowingMLP
+from n3.stats.summary import Results, RunRecord, versions
+from n3.surgery.compact import CompactMLP
+from n3.surgery.compact import compact as compact_network
+from n3.surgery.export import from_bytes, to_bytes, write_file
+from n3.training import decisions
+from n3.training.decisions import ACTIONS, Staged
+from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, init
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +42,7 @@ class ArmRecord:
     active_parameters: Int[np.ndarray, " seeds"]
     diverged_at: Int[np.ndarray, " seeds"]
     """Step at which a run's loss was first NaN or infinite; -1 where it never was."""
-    predictions: Float[np.ndarray, "shown out_size points"]
+    predictions: Float[np.ndarray, "shown points out_size"]
     """Outputs of the first seeds' networks on the grid, in the target's own unit or as logits."""
     compile_seconds: float
     run_seconds: float
@@ -74,7 +53,7 @@ def assemble(
     arms: Mapping[str, ArmRecord],
     *,
     steps: Int[np.ndarray, " records"],
-    grid: Float[np.ndarray, "in_size points"],
+    grid: Float[np.ndarray, "points in_size"],
     samples: Mapping[str, Float[np.ndarray, "samples features"]],
     attributes: Mapping[str, str | int | float],
 ) -> xr.Dataset:
@@ -89,12 +68,12 @@ def assemble(
         attributes: Facts about the task and the machine.
 
     Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`, and `shown_seed`, `output`, `point` for the predictions.
+        Dimensions `arm`, `seed`, `step`, `layer`, and `shown_seed`, `point`, `output` for the predictions.
     """
-    results = label(arms, rows=experiment.run.seeds, steps=steps)
+    results = label_records(arms, rows=experiment.run.seeds, steps=steps)
     predictions = np.stack([a.predictions for a in arms.values()])
-    variables: dict[str, Any] = {"prediction": (("arm", "shown_seed", "output", "point"), predictions)}
-    variables["grid"] = (("input", "point"), grid)
+    variables: dict[str, Any] = {"prediction": (("arm", "shown_seed", "point", "output"), predictions)}
+    variables["grid"] = (("point", "input"), grid)
     for name in ("compile_seconds", "run_seconds"):
         variables[name] = (("arm",), np.array([getattr(a, name) for a in arms.values()]))
     for name, values in samples.items():
@@ -103,7 +82,9 @@ def assemble(
     return results.assign(variables).assign_coords(shown_seed=shown).assign_attrs(attributes)
 
 
-def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
+def label_records(
+    arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]
+) -> Results:
     """Label what all arms recorded while they trained.
 
     Args:
@@ -195,17 +176,7 @@ class RunDirectory:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file under its final name only once it is complete."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_file(self.path / name, content)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a mapping as indented JSON; NaN and infinities become null."""
@@ -215,6 +186,13 @@ class RunDirectory:
         """Write `results.nc` (NetCDF4, compressed)."""
         encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
         self.write("results.nc", bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
+
+    def write_figures(self, figures: Mapping[str, Any]) -> None:
+        """Write Matplotlib figures by name, as `figures/<name>.png`."""
+        for name, figure in figures.items():
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=150)
+            self.write(f"figures/{name}.png", content.getvalue())
 
     def seal(self, facts: Mapping[str, Any]) -> None:
         """Write `manifest.json`: versions, commit, command line, and the sha256 of every output.
@@ -226,17 +204,6 @@ class RunDirectory:
         sums = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv}
         self.write_json("manifest.json", {**ours, **facts, "sha256": sums})
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """All results of an experiment; `results` holds what `results.nc` holds."""
-
-    experiment: Experiment
-    """Resolved: every field that the method decides is filled in."""
-    results: xr.Dataset
-    directory: RunDirectory | None
-    """The run directory; None where nothing was written."""
 
 
 def read(directory: str | Path) -> RunRecord:
@@ -256,19 +223,13 @@ def read(directory: str | Path) -> RunRecord:
     if (directory / "study.json").exists():
         raise ValueError(f"`directory` {directory} holds a sweep, not one experiment: take `n3.read_results`.")
     experiment = Experiment.load(directory / "config.json")
-    return RunRecord(experiment=experiment, results=read_results(directory), directory=RunDirectory(directory))
+    return RunRecord(experiment=experiment, results=read_results(directory), directory=directory)
 
 
 def read_results(directory: str | Path) -> Results:
     """What an experiment or a sweep left in its folder's `results.nc`, in memory; else FileNotFoundError."""
     with xr.open_dataset(Path(directory) / "results.nc", engine="h5netcdf") as results:
         return results.load()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _VERSIONS}
 
 
 def device_name() -> str:
@@ -298,3 +259,104 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
+
+
+def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: GrowingMLP) -> None:
+    """Write the networks of an arm, and what it takes to lay them out again.
+
+    Args:
+        directory: The run directory.
+        arm: The arm.
+        recipe: The program that trained it.
+        nets: Its networks, with a first axis of seeds; their capacity counts, not the recipe's.
+    """
+    plain = dataclasses.replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
+    directory.write(f"models/{arm}.safetensors", to_bytes(nets))
+    directory.write_json(f"models/{arm}.json", dataclasses.asdict(plain))
+
+
+def load(
+    directory: str | Path, *, compact: bool = False
+) -> dict[str, list[GrowingMLP]] | dict[str, list[CompactMLP]]:
+    """The trained networks of a run directory.
+
+    Args:
+        directory: What `run` left.
+        compact: Whether to return each as the plain network of its participating units (`n3.compact`).
+
+    Returns:
+        For each arm the network of each seed, in the order of the seeds.
+
+    Raises:
+        FileNotFoundError: If the folder lacks a file.
+        ValueError: If a file is damaged or holds another network.
+    """
+    experiment = Experiment.load(Path(directory) / "config.json")
+    nets = {
+        arm: _load_arm(Path(directory) / "models", arm, len(experiment.run.seeds))
+        for arm in experiment.run.arms
+    }
+    return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
+
+
+def init_one(recipe: Recipe, hypers: Hypers, problem: Problem) -> TrainState:
+    """The first run of a sweep before its first step, from a key that is always the same: for its shapes."""
+    first_hypers, first_problem = jax.tree.map(lambda leaf: leaf[0], (hypers, problem))
+    return init(recipe, first_hypers, first_problem, key=jr.key(0))
+
+
+def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
+    source = models / f"{arm}.safetensors"
+    fields = json.loads((models / f"{arm}.json").read_text())
+    recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    one = eqx.filter_eval_shape(init_one, recipe, *_smallest(recipe)).net
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), one)
+    nets = from_bytes(source.read_bytes(), like, source=str(source))
+    return [jax.tree.map(lambda leaf, row=row: leaf[row], nets) for row in range(seeds)]
+
+
+def _smallest(recipe: Recipe) -> tuple[Hypers, Problem]:
+    """Numbers and samples of the least size that fit a recipe, to learn its network's shapes."""
+    number, sizes = jnp.ones(1), jnp.ones((1, len(recipe.capacity)))
+    samples = Samples(jnp.ones((1, recipe.in_size, 1)), jnp.ones((1, recipe.out_size, 1)), jnp.ones((1, 1)))
+    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
+    return hypers, Problem(samples, samples, jnp.ones((1, recipe.out_size)))
+
+
+def with_structure(results: Results, staged: Mapping[str, Staged], capacity: Sequence[int]) -> Results:
+    """The results of an experiment with what its stages did; as they are where there were none.
+
+    Args:
+        results: Of all arms.
+        staged: The arms that were trained in stages.
+        capacity: Units allocated in each hidden layer, which the other arms keep.
+
+    Returns:
+        The results with `structure_action` over arm, seed and `look` (as numbered there), `structure_capacity`
+        over arm, look and layer, and the counts over all arms, which may share programs, as attributes.
+    """
+    if not staged:
+        return results
+    arms, looks = results["arm"].values.tolist(), next(iter(staged.values())).looks
+    actions = np.zeros((len(arms), results.sizes["seed"], len(looks)), np.int8)
+    units = np.tile(np.array(capacity), (len(arms), len(looks), 1))
+    for arm, own in staged.items():
+        codes = [ACTIONS.index(decision.action) for decision in own.decisions]
+        actions[arms.index(arm)] = np.reshape(codes, actions.shape[1:])
+        units[arms.index(arm)] = own.capacity
+    told = {"codes": ", ".join(f"{code} {action}" for code, action in enumerate(ACTIONS))}
+    counts = decisions.count_actions([decision for own in staged.values() for decision in own.decisions])
+    programs = frozenset().union(*(own.programs for own in staged.values()))
+    named = {
+        "structure_action": (("arm", "seed", "look"), actions, told),
+        "structure_capacity": (("arm", "look", "layer"), units),
+    }
+    attributes = {f"structure_{name}": count for name, count in (*counts.items(), ("programs", len(programs)))}
+    return results.assign(named).assign_coords(look=looks).assign_attrs(attributes)
+
+
+def structure_log(staged: Mapping[str, Staged]) -> dict[str, Any]:
+    """What `structure.json` holds: programs and their bound by arm, and every decision with its reason."""
+    programs = {arm: {"used": len(own.programs), "most": own.most_programs} for arm, own in staged.items()}
+    every = [asdict(decision) for own in staged.values() for decision in own.decisions]
+    return {"programs": programs, "decisions": every}

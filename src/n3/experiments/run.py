@@ -1,9 +1,10 @@
-"""Experiment: from a configuration to a run directory, the whole way from top to bottom."""
+"""Run: from a configuration to a run directory, the whole way from top to bottom."""
 
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -11,18 +12,38 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from n3.config.experiment import SIZED, Experiment
-from n3.data.dataset import Dataset, load_task, told
-from n3.experiments import logbook, models, path
-from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
-from n3.experiments.logbook import Staged
-from n3.experiments.results import ArmRecord, Results, RunDirectory, RunRecord, assemble, device_name
+from n3.data import dataset
+from n3.data.dataset import Dataset, describe_task, load_task
+from n3.experiments.arms import (
+    PricePath,
+    active_units_of,
+    at_price,
+    hypers_of,
+    keep_price,
+    over_prices,
+    recipe_of,
+    stack,
+    stops_of,
+)
+from n3.experiments.results import (
+    ArmRecord,
+    RunDirectory,
+    assemble,
+    device_name,
+    init_one,
+    structure_log,
+    with_structure,
+    write_models,
+)
 from n3.experiments.tensorboard import check_log_dir, write_events
-from n3.information.monitor import blindness
-from n3.information.terms import Importance, check_importance
+from n3.information.measures import Importance, blindness, check_importance
 from n3.nn import metrics
+from n3.stats.summary import Results, RunRecord, summarise
+from n3.training import decisions
+from n3.training.decisions import Staged
 from n3.training.progress import Progress
 from n3.training.restructure import Rules, train_in_stages
 from n3.training.step import Hypers, Problem, Recipe
@@ -30,17 +51,26 @@ from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
 """Seeds whose networks are evaluated on a grid for the figures."""
+SECONDS = ("wall", "compile", "cpu")
+"""What a run takes, as the manifest names it."""
 
 
-def run(experiment: Experiment, *, importance: Importance | None = None, quiet: bool = False) -> RunRecord:
+def run(
+    experiment: Experiment,
+    *,
+    importance: Importance | None = None,
+    has_figures: bool = True,
+    quiet: bool = False,
+) -> RunRecord:
     """Train every arm of an experiment and leave a run directory.
 
     Args:
         experiment: What to run; fields at `None` take the method's usual values.
-        importance: A function of a layer's activations `[units, samples]` and the targets `[out_size, samples]`
+        importance: A function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
             that returns each unit's importance, in the price's unit: by it method `information` sizes, and
             `monitor` importance sums it over the participating units of every arm, and `prune` judges units;
             None: the information that a unit adds about the target.
+        has_figures: Whether to draw `figures/*.png` too.
         quiet: Whether to show no progress.
 
     Returns:
@@ -52,6 +82,8 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
         ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
         FileExistsError: If the run directory, or an arm's folder in `log_dir`, holds anything already.
     """
+    from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
+
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
@@ -59,55 +91,26 @@ def run(experiment: Experiment, *, importance: Importance | None = None, quiet: 
         check_log_dir(experiment.run.log_dir, experiment.run.arms)
     data, held = load_splits(experiment)
     if importance is not None:
-        first = jnp.asarray(data[0].train_inputs.T), jnp.asarray(data[0].train_targets.T)
-        check_importance(importance, *first)
+        check_importance(importance, jnp.asarray(data[0].train_inputs), jnp.asarray(data[0].train_targets))
     recipes = {arm: recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms}
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
-        print(f"{experiment.task.data}: {told(experiment.task, data[0])}", file=sys.stderr)
-
-    problem, stops = stack(data), stops_of(experiment)
-    keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
-    staged: dict[str, Staged] = {}
-
-    def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
-        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
-            settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
-            if experiment.structure.structure_every is None or arm not in SIZED:
-                return sweep(recipes[arm], hypers, problem, **settings)
-            settings["rules"] = _rules_of(experiment, arm, data[0], held, importance)
-            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, **settings)
-        if not quiet:
-            print(staged[arm].told(), file=sys.stderr)
-        return whole
-
-    swept, tried, settled = {}, None, experiment
-    if experiment.information.path:
-        whole = trained("growing", *path.along(experiment, data, problem, keys))
-        swept["growing"], tried = path.picked(experiment, whole, held, loss=recipes["growing"].loss)
-        settled = path.at_price(experiment, tried.prices[tried.pick.index])
-    last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
-    for arm in (arm for arm in last if arm not in swept):
-        hypers = hypers_of(settled, arm, data=data, active=_active_units(swept.get("growing")))
-        swept[arm] = trained(arm, hypers, problem, keys)
-
-    grid = grid_of(data[0])
-    arms = {arm: _arm_record(swept[arm], data, grid) for arm in recipes}
-    seconds = {
-        "wall": time.perf_counter() - started[0],
-        "compile": sum(record.compile_seconds for record in arms.values()),
-        "cpu": time.process_time() - started[1],
-    }
-    facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
-    results = assemble(experiment, arms, steps=stops, grid=grid, samples=_own_units(data[0]), attributes=facts)
-    results = results.assign_coords(inputs_feature=list(data[0].input_names))
-    if tried is not None:
-        results = results.assign(tried.variables()).assign_attrs(tried.attributes())
-    results = logbook.added(results, staged, experiment.network.capacity or ())
-    _write(directory, results, recipes, swept, staged)
-    _warn_of_blindness(swept)
-    directory.seal({"device": facts["device"], "seconds": seconds})
-    record = RunRecord(experiment=experiment, results=results, directory=directory)
+        print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
+    trained = _train(experiment, recipes, data, held, importance=importance, devices=devices, quiet=quiet)
+    results = _labelled(experiment, trained, data, started)
+    record = RunRecord(experiment=experiment, results=results, directory=directory.path)
+    directory.write_results(results)
+    directory.write_json("summary.json", summarise(record))
+    for arm, recipe in recipes.items():
+        write_models(directory, arm, recipe, trained.swept[arm].state.net)
+    if trained.staged:
+        directory.write_json("structure.json", structure_log(trained.staged))
+    _warn_of_blindness(trained.swept)
+    facts = {"device": results.attrs["device"], "seconds": {n: results.attrs[f"{n}_seconds"] for n in SECONDS}}
+    directory.seal(facts)
+    if has_figures:
+        directory.write_figures(figures(record))
+        directory.seal(facts)
     if experiment.run.log_dir is not None:
         write_events(record, experiment.run.log_dir)
     return record
@@ -118,12 +121,12 @@ def describe(experiment: Experiment) -> str:
     experiment = experiment.resolved()
     data = load_data(experiment)
     seeds, steps, prices = len(data), experiment.training.steps, experiment.information.path
-    one = path.at_price(experiment, prices[0]) if prices else experiment
+    one = at_price(experiment, prices[0]) if prices else experiment
     runs = {arm: seeds * max(1, len(prices) * (arm == "growing")) for arm in experiment.run.arms}
     tried = f", growing at {len(prices)} prices" if prices else ""
     problem = jax.eval_shape(lambda: stack(data[:1]))
     lines = [
-        f"task        {told(experiment.task, data[0])}, {data[0].in_size} inputs, "
+        f"task        {describe_task(experiment.task, data[0])}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
         f"{len(data[0].test_inputs)} test samples a seed",
         f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
@@ -134,9 +137,7 @@ def describe(experiment: Experiment) -> str:
     total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
         recipe = recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(
-            models.init_one, recipe, hypers_of(one, arm, data=data, active=None), problem
-        )
+        state = eqx.filter_eval_shape(init_one, recipe, hypers_of(one, arm, data=data, active=None), problem)
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * runs[arm]
         lines.append(
@@ -145,7 +146,9 @@ def describe(experiment: Experiment) -> str:
         )
     if experiment.structure.structure_every is not None:
         capacity = experiment.network.capacity or ()
-        lines.append(logbook.planned(experiment.structure, steps or 0, capacity, experiment.run.arms))
+        lines.append(
+            decisions.describe_structure(experiment.structure, steps or 0, capacity, experiment.run.arms)
+        )
     lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
     return "\n".join(lines)
 
@@ -179,7 +182,7 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
     seeds = experiment.run.seeds if task.data_seed is None else (task.data_seed,)
     data, held = load_task(task, seeds), []
     if experiment.information.path or experiment.structure.structure_every is not None:
-        splits = [path.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
+        splits = [dataset.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
         data, held = ([split[part] for split in splits] for part in (0, 1))
     batch, samples = experiment.training.batch, len(data[0].train_inputs)
     if batch != "full" and batch > samples:
@@ -188,23 +191,100 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
     return data * copies, held * copies
 
 
-def grid_of(data: Dataset) -> Float[np.ndarray, "in_size points"]:
+def grid_of(data: Dataset) -> Float[np.ndarray, "points in_size"]:
     """Inputs for figures, in their own units: a line or a square over the training inputs, else no points."""
     if data.in_size > 2:
-        return np.zeros((data.in_size, 0))
+        return np.zeros((0, data.in_size))
     own = data.input_scaler.inverse(data.train_inputs)
     side = {1: 256, 2: 64}[data.in_size]
     axes = [np.linspace(column.min(), column.max(), side) for column in own.T]
-    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="xy")])
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="xy")], axis=1)
 
 
-def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "in_size points"]) -> ArmRecord:
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What became of all arms."""
+
+    swept: Mapping[str, Swept]
+    staged: Mapping[str, Staged]
+    """Those whose structure could change."""
+    path: PricePath | None
+
+
+def _train(
+    experiment: Experiment,
+    recipes: Mapping[str, Recipe],
+    data: Sequence[Dataset],
+    held: Sequence[Dataset],
+    *,
+    importance: Importance | None,
+    devices: Sequence[Device],
+    quiet: bool,
+) -> _Trained:
+    """Train every arm: the growing one first where it tries prices, `equal-size` last."""
+    problem, stops = stack(data), stops_of(experiment)
+    keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
+    staged: dict[str, Staged] = {}
+
+    def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
+        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+            settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
+            if experiment.structure.structure_every is None or arm not in SIZED:
+                return sweep(recipes[arm], hypers, problem, **settings)
+            rules = Rules(
+                config=experiment.structure,
+                arm=arm,
+                seeds=experiment.run.seeds,
+                held=stack(held).test,
+                is_classes=data[0].kind == "classification",
+                importance=importance,
+            )
+            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, rules=rules, **settings)
+        if not quiet:
+            print(staged[arm].describe(), file=sys.stderr)
+        return whole
+
+    swept, path, settled = {}, None, experiment
+    if experiment.information.path:
+        whole = trained("growing", *over_prices(experiment, data, problem, keys))
+        swept["growing"], path = keep_price(experiment, whole, held, loss=recipes["growing"].loss)
+        settled = at_price(experiment, path.prices[path.pick.index])
+    last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
+    for arm in (arm for arm in last if arm not in swept):
+        hypers = hypers_of(settled, arm, data=data, active=active_units_of(swept.get("growing")))
+        swept[arm] = trained(arm, hypers, problem, keys)
+    return _Trained(swept=swept, staged=staged, path=path)
+
+
+def _labelled(
+    experiment: Experiment, trained: _Trained, data: Sequence[Dataset], started: tuple[float, float]
+) -> Results:
+    """The results of all arms by name, with what they took since `started` (wall and CPU seconds)."""
+    grid = grid_of(data[0])
+    arms = {arm: _arm_record(trained.swept[arm], data, grid) for arm in experiment.run.arms}
+    seconds = {
+        "wall": time.perf_counter() - started[0],
+        "compile": sum(record.compile_seconds for record in arms.values()),
+        "cpu": time.process_time() - started[1],
+    }
+    facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
+    samples = _own_units(data[0])
+    results = assemble(
+        experiment, arms, steps=stops_of(experiment), grid=grid, samples=samples, attributes=facts
+    )
+    results = results.assign_coords(inputs_feature=list(data[0].input_names))
+    if trained.path is not None:
+        results = results.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
+    return with_structure(results, trained.staged, experiment.network.capacity or ())
+
+
+def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "points in_size"]) -> ArmRecord:
     shown = data[:SHOWN]
-    scaled = jnp.stack([jnp.asarray(d.input_scaler.transform(grid.T).T, jnp.float32) for d in shown])
+    scaled = jnp.stack([jnp.asarray(d.input_scaler.transform(grid), jnp.float32) for d in shown])
     nets = jax.tree.map(lambda leaf: leaf[: len(shown)], swept.state.net)
-    outputs = np.asarray(eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x)))(nets, scaled))
-    own = [o * d.target_scale[:, None] + d.target_offset[:, None] for o, d in zip(outputs, shown, strict=True)]
-    counts = jax.jit(jax.vmap(metrics.active_parameters))(swept.state.net)
+    outputs = np.asarray(_outputs(nets, scaled))
+    own = [o * d.target_scale + d.target_offset for o, d in zip(outputs, shown, strict=True)]
+    counts = _count_parameters(swept.state.net)
     return ArmRecord(
         history=swept.records,
         active_parameters=np.asarray(counts),
@@ -213,38 +293,6 @@ def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "
         compile_seconds=swept.compile_seconds,
         run_seconds=swept.run_seconds,
     )
-
-
-def _rules_of(
-    experiment: Experiment, arm: str, data: Dataset, held: Sequence[Dataset], importance: Importance | None
-) -> Rules:
-    return Rules(
-        config=experiment.structure,
-        arm=arm,
-        seeds=experiment.run.seeds,
-        held=stack(held).test,
-        is_classes=data.kind == "classification",
-        importance=importance,
-    )
-
-
-def _active_units(swept: Swept | None) -> Int[np.ndarray, "seeds depth"] | None:
-    return None if swept is None else np.asarray(jax.vmap(metrics.active_units)(swept.state.net))
-
-
-def _write(
-    directory: RunDirectory,
-    results: Results,
-    recipes: Mapping[str, Recipe],
-    swept: Mapping[str, Swept],
-    staged: Mapping[str, Staged],
-) -> None:
-    """Write what was found, and the networks."""
-    directory.write_results(results)
-    for arm, recipe in recipes.items():
-        models.write(directory, arm, recipe, swept[arm].state.net)
-    if staged:
-        directory.write_json("structure.json", logbook.log(staged))
 
 
 def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
@@ -277,6 +325,10 @@ def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float
         "target_name": data.target_names[0],
         "device": device_name(),
     }
+
+
+_outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))
+_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
 def _bytes(tree) -> int:

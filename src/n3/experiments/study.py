@@ -1,21 +1,233 @@
-"""Studies: a grid of experiments on disk, group by group, so that what is finished is never done again."""
+"""Study: a grid of experiments in as few programs as it needs, on disk group by group: none is done twice."""
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+from jaxtyping import Array, Int, PyTree
 
 from n3.config import grid
+from n3.config.experiment import Experiment
 from n3.config.grid import Study
-from n3.experiments import groups
-from n3.experiments.results import Results, RunDirectory, device_name, join, read_results, unfold
-from n3.experiments.run import find_devices
-from n3.stats.columns import aligned
-from n3.stats.summary import FINAL, final_values
+from n3.data.dataset import Dataset, load_dataset
+from n3.experiments.arms import active_units_of, hypers_of, recipe_of, stack, stops_of
+from n3.experiments.results import (
+    ArmRecord,
+    RunDirectory,
+    device_name,
+    join,
+    label_records,
+    read_results,
+    unfold,
+)
+from n3.experiments.run import find_devices, load_data
+from n3.nn import metrics
+from n3.stats.summary import FINAL, Results, align_columns, final_values
+from n3.training.progress import Progress
+from n3.training.sweep import Swept, sweep
+
+MOST_RUNS = 5_000
+"""Runs of an arm that a group trains at most: what a killed study loses."""
+
+MOST_BYTES = 2**28
+"""Bytes of samples that an arm of a group holds at most."""
+
+SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
+"""What training took, by arm: wall seconds of compiling and of running, CPU seconds of both."""
+
+FRESH = 2**31 - 1
+"""Seed of the samples on which confusion matrices are counted."""
 
 
-def prepare(study: Study, directory: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CellGroup:
+    """Cells whose programs and shapes agree, or some seeds of one cell."""
+
+    cells: tuple[int, ...]
+    """Places in the study."""
+    seeds: tuple[int, ...]
+
+
+def plan_groups(study: Study) -> list[CellGroup]:
+    """The groups of a study, as few as its programs and the bounds on runs and bytes allow.
+
+    Cells share a group where every arm has the same program, the same shapes of samples and the same steps to
+    record: they may differ in learning rates, penalties, prices, sizes at the start, and data of equal shape.
+    Nothing is compiled.
+
+    Raises:
+        ValueError: If a setting or a data set is not valid.
+    """
+    seeds, groups, alike = study.base.run.seeds, [], {}
+    for index, cell in enumerate(study.experiments()):
+        alike.setdefault(_program_of(cell), []).append(index)
+    for (*_, size), cells in alike.items():
+        most = max(1, min(MOST_RUNS, MOST_BYTES // size))
+        if len(seeds) > most:
+            parts = [((cell,), part) for cell in cells for part in _parts(seeds, most)]
+        else:
+            parts = [(part, seeds) for part in _parts(tuple(cells), most // len(seeds))]
+        groups += [CellGroup(cells=each, seeds=own) for each, own in parts]
+    return groups
+
+
+def describe_study(study: Study) -> str:
+    """What training a study would do, as text: every group with its settings, and the programs to compile."""
+    groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
+    cells, experiments, programs = len(study.cells), study.experiments(), set()
+    for group in groups:
+        shapes, own, *_ = _program_of(experiments[group.cells[0]])
+        programs |= {(shapes, arm, len(group.cells) * len(group.seeds)) for arm in own}
+    runs = cells * len(arms) * len(seeds)
+    lines = [f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"]
+    lines += [f"group {index:04d}  {_group_line(study, group)}" for index, group in enumerate(groups)]
+    return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+
+
+def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", quiet: bool = False) -> Results:
+    """Train all arms of a group.
+
+    Args:
+        study: The study.
+        group: One of its groups.
+        device: Device to compute on, as in `RunConfig`.
+        quiet: Whether to show no progress.
+
+    Returns:
+        Records of the runs over `cell`, `arm`, `seed`, `step` and `layer`; `confusion` where the study counts
+        it; compile, run and CPU seconds over `arm`.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    experiments, devices = study.experiments(), find_devices(device)
+    cells = [
+        replace(one, run=replace(one.run, seeds=group.seeds)) for one in (experiments[c] for c in group.cells)
+    ]
+    loaded = {cell.task: cell for cell in cells}
+    loaded = {task: load_data(cell) for task, cell in loaded.items()}
+    data, problems = [loaded[cell.task] for cell in cells], {task: stack(own) for task, own in loaded.items()}
+    problem = _concatenated([problems[cell.task] for cell in cells])
+    keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(group.seeds))] * len(cells))
+    stops, arms = stops_of(cells[0]), cells[0].run.arms
+    swept, seconds = {}, {}
+    for arm in sorted(arms, key="equal-size".__eq__):  # it needs the growing arm's final sizes
+        started, recipe = time.process_time(), recipe_of(cells[0], arm, data[0][0])
+        active = _rows(active_units_of(swept.get("growing")), len(cells))
+        rows = zip(cells, data, active, strict=True)
+        hypers = _concatenated([hypers_of(cell, arm, data=own, active=units) for cell, own, units in rows])
+        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
+            settings = {"stops": stops, "devices": devices, "progress": report}
+            swept[arm] = sweep(recipe, hypers, problem, keys=keys, **settings)
+        seconds[arm] = time.process_time() - started
+    swept = {arm: swept[arm] for arm in arms}
+    results = _labelled(group, swept, stops)
+    if study.points:
+        results["confusion"] = _confusions(cells, data, swept, study.points)
+    for name in SECONDS[:2]:
+        results[name] = ("arm", [getattr(swept[arm], name) for arm in arms])
+    results["cpu_seconds"] = ("arm", [seconds[arm] for arm in arms])
+    return results.assign_attrs(device=device_name())
+
+
+def _program_of(cell: Experiment) -> tuple[Any, ...]:
+    """What decides the program of a cell, hashable: shapes, arms, stops; and the bytes of a run's samples."""
+    one = replace(cell, run=replace(cell.run, seeds=cell.run.seeds[:1]))
+    data = load_data(one)
+    problem, units = jax.eval_shape(lambda: stack(data)), np.ones((1, len(cell.network.capacity)), int)
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(problem))
+    arms = tuple(
+        (recipe_of(one, arm, data[0]), jax.tree.structure(hypers_of(one, arm, data=data, active=units)))
+        for arm in cell.run.arms
+    )
+    size = sum(4 * int(np.prod(shape)) for shape in shapes)
+    return shapes, arms, tuple(stops_of(cell).tolist()), size
+
+
+def _parts(whole: tuple, most: int) -> list[tuple]:
+    """The tuple in as few parts as `most` items each allow, nearly equal in length."""
+    count = -(-len(whole) // most)
+    return [tuple(part.tolist()) for part in np.array_split(np.array(whole), count)]
+
+
+def _group_line(study: Study, group: CellGroup) -> str:
+    experiment = study.experiments()[group.cells[0]]
+    found = {
+        name: sorted({str(grid.setting_label(study.cells[c][name])) for c in group.cells})
+        for name in study.cells[0]
+    }
+    told = [
+        f"{name} {values[0]}" if len(values) == 1 else f"{len(values)} of {name}"
+        for name, values in found.items()
+    ]
+    runs = f"{len(group.cells)} cells x {len(group.seeds)} seeds x {experiment.training.steps} steps"
+    return "; ".join([runs, *told])
+
+
+def _concatenated(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
+def _rows(values: np.ndarray | None, cells: int) -> Sequence[np.ndarray | None]:
+    return [None] * cells if values is None else np.split(values, cells)
+
+
+def _labelled(group: CellGroup, swept: dict[str, Swept], stops: Int[np.ndarray, " records"]) -> Results:
+    """The records of all arms over cells and seeds."""
+    arms = {
+        arm: ArmRecord(
+            history=own.records,
+            active_parameters=np.asarray(_count_parameters(own.state.net)),
+            diverged_at=np.asarray(own.state.diverged_at),
+            predictions=np.zeros((0, 0, 1)),
+            compile_seconds=own.compile_seconds,
+            run_seconds=own.run_seconds,
+        )
+        for arm, own in swept.items()
+    }
+    rows = range(len(group.cells) * len(group.seeds))
+    return unfold(
+        label_records(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds}
+    )
+
+
+def _confusions(
+    cells: Sequence[Experiment], data: Sequence[Sequence[Dataset]], swept: dict[str, Swept], points: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Counts of the trained networks by true and predicted class, on fresh samples that all seeds share."""
+    inputs, targets = [], []
+    for cell, own in zip(cells, data, strict=True):
+        if own[0].kind == "regression":
+            raise ValueError(f"`points` counts classes, and `{cell.task.task}` has none.")
+        fresh = load_dataset(cell.task.task, test_samples=points, seed=FRESH)
+        plain = fresh.input_scaler.inverse(fresh.test_inputs)
+        inputs += [one.input_scaler.transform(plain).T for one in own]
+        targets += [fresh.test_targets.T] * len(own)
+    samples = jnp.asarray(np.stack(inputs), jnp.float32), jnp.asarray(np.stack(targets))
+    counts = np.stack([_count_classes(own.state.net, *samples) for own in swept.values()])
+    shape = (len(swept), len(cells), -1, *counts.shape[-2:])
+    return ("arm", "cell", "seed", "true_class", "predicted_class"), counts.reshape(shape)
+
+
+def _count(row: PyTree) -> Int[Array, "classes classes"]:
+    net, x, y = row
+    return metrics.confusion_matrix(net.batch(x), y)
+
+
+_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
+
+_count_classes = jax.jit(lambda *rows: jax.lax.map(_count, rows, batch_size=64))
+
+
+def prepare_study(study: Study, directory: Path) -> int:
     """Make the folder of a study, or find that it holds this very study.
 
     Returns:
@@ -25,7 +237,7 @@ def prepare(study: Study, directory: Path) -> int:
         FileExistsError: If the folder holds something else.
         ValueError: If the study is not valid; nothing is written then.
     """
-    count, written = len(groups.plan(study)), directory / "study.json"
+    count, written = len(plan_groups(study)), directory / "study.json"
     if written.exists() and written.read_text() == study.to_json():
         return count
     if directory.exists() and any(directory.iterdir()):
@@ -51,10 +263,10 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
     if is_finished(Path(directory), index):
         return
     study = _study_in(Path(directory))
-    results = groups.train(study, groups.plan(study)[index], device=device, quiet=quiet)
-    seconds = {name: results[name].expand_dims(group=[index]) for name in groups.SECONDS}
+    results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
+    seconds = {name: results[name].expand_dims(group=[index]) for name in SECONDS}
     own.write_results(results.assign(seconds))
-    own.seal(_facts(results))
+    own.seal(_group_facts(results))
 
 
 def is_finished(directory: Path, index: int) -> bool:
@@ -72,7 +284,7 @@ def is_finished(directory: Path, index: int) -> bool:
     return True
 
 
-def collect(directory: Path) -> Results:
+def collect_study(directory: Path) -> Results:
     """Join the results of a study whose groups are all finished, and leave `results.nc` and `manifest.json`.
 
     Returns:
@@ -85,7 +297,7 @@ def collect(directory: Path) -> Results:
         ValueError: If the results of a group are damaged.
     """
     study = _study_in(directory)
-    indices = range(len(groups.plan(study)))
+    indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:
         raise FileNotFoundError(f"{directory}: groups {missing} are not finished.")
@@ -93,18 +305,18 @@ def collect(directory: Path) -> Results:
     results = join(parts).sel(cell=np.arange(len(study.cells)), seed=list(study.base.run.seeds))
     results = results.sel(arm=list(study.base.run.arms))
     if study.axes:
-        results = unfold(results, "cell", {axis.name: grid.labels(axis.values) for axis in study.axes})
+        results = unfold(results, "cell", {axis.name: grid.setting_labels(axis.values) for axis in study.axes})
     else:
         names = study.cells[0]
-        settings = {name: ("cell", grid.labels([cell[name] for cell in study.cells])) for name in names}
+        settings = {name: ("cell", grid.setting_labels([cell[name] for cell in study.cells])) for name in names}
         results = results.assign_coords(settings)
     own = RunDirectory(directory)
     own.write_results(results)
-    own.seal(_facts(results))
+    own.seal(_group_facts(results))
     return results
 
 
-def run(study: Study, directory: Path, *, quiet: bool = False) -> Results:
+def run_study(study: Study, directory: Path, *, quiet: bool = False) -> Results:
     """Train what is not finished yet of a study, on the device of its experiment, and collect its results.
 
     Raises:
@@ -114,12 +326,12 @@ def run(study: Study, directory: Path, *, quiet: bool = False) -> Results:
     """
     device = study.base.run.device
     find_devices(device)
-    for index in range(prepare(study, directory)):
+    for index in range(prepare_study(study, directory)):
         train_group(str(directory), index, device=device, quiet=quiet)
-    return collect(directory)
+    return collect_study(directory)
 
 
-def table(results: Results, study: Study) -> str:
+def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
     rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
     shape = [len(axis.values) for axis in study.axes] or [len(study.cells)]
@@ -131,8 +343,10 @@ def table(results: Results, study: Study) -> str:
             known = own.isel(seed=np.isfinite(own["test_loss"].values))
             lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
             medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
-            rows.append("|".join([*(str(grid.label(value)) for value in cell.values()), arm, *medians, lost]))
-    return aligned(rows)
+            rows.append(
+                "|".join([*(str(grid.setting_label(value)) for value in cell.values()), arm, *medians, lost])
+            )
+    return align_columns(rows)
 
 
 def _folder(directory: Path, index: int) -> Path:
@@ -143,6 +357,6 @@ def _study_in(directory: Path) -> Study:
     return Study.from_json((directory / "study.json").read_text())
 
 
-def _facts(results: Results) -> dict:
-    seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in groups.SECONDS}
+def _group_facts(results: Results) -> dict:
+    seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in SECONDS}
     return {"device": results.attrs.get("device", device_name()), "seconds": seconds}

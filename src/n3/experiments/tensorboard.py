@@ -1,9 +1,8 @@
-"""Events: the recorded scalars of a finished experiment as event files, for TensorBoard."""
+"""TensorBoard: the recorded scalars of a finished experiment as event files."""
 
 from pathlib import Path
 
-from n3.experiments.results import RunRecord
-from n3.stats.summary import bands
+from n3.stats.summary import RunRecord, bands
 
 SCALARS = ("train_loss", "test_loss", "test_metric", "size")
 """What is written of every run, beside what it monitored."""

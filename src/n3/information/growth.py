@@ -1,4 +1,4 @@
-"""Growth: information moves the sizes of any grown model, as `n3.information.sizing` moves those of a `GrowingMLP`."""
+"""Growth: information moves the sizes of any grown model, as `sizing` moves those of a `GrowingMLP`."""
 
 from dataclasses import dataclass, fields
 from typing import cast
@@ -9,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from n3.config.settings import InformationConfig
+from n3.config.experiment import InformationConfig
 from n3.information import gaussian
 from n3.information.sizing import InformationDrive
 from n3.nn.controllers import Information
 from n3.tracing import groups
 from n3.tracing.grow import Grown
-from n3.tracing.program import activations
+from n3.tracing.trace import activations
 
 TILE = 128
 """Samples whose activations are computed at once."""
+
 POOL = 2048
 """Training samples at which the units are looked, at most."""
+
 SETTLED = 1e-3
 """Units from its aim at which a size counts as arrived; the participation changes by less than a thousandth."""
 
@@ -85,11 +87,11 @@ class Growth:
             The same function with its units in greedy order, its moments, and the state.
         """
         sizes, found = grown.sizes(), grown.structure
-        links = jax.grad(lambda own: groups.parameters(found, own, prices.inputs))(sizes)
+        links = jax.grad(lambda own: groups.parameter_count(found, own, prices.inputs))(sizes)
         best = []
         for group, active in enumerate(_activations(grown, pool.inputs)):
             order, worth = self.drive.worth_of(active, pool.targets, sizes[group])
-            grown, moments = permuted(grown, group, order), permuted(moments, group, order)
+            grown, moments = permute_grown(grown, group, order), permute_grown(moments, group, order)
             price = prices.unit + prices.parameter * links[group]
             best.append(self.drive.best_size(sizes[group], worth, price))
         return grown, moments, GrowthState(jnp.stack(best), self._births(grown, pool, count))
@@ -162,7 +164,7 @@ def growth_of(settings: InformationConfig, *, steps: int, is_classes: bool) -> G
 
 
 def prices_of(settings: InformationConfig, samples: int, inputs: Array) -> Prices:
-    """Prices of a unit, as of `n3.experiments.arms.price_of`: a number of nats, or `ln(n) / 4n` for each parameter.
+    """Prices of a unit, as of `n3.information.price_of`: a number of nats, or `ln(n) / 4n` for each parameter.
 
     Args:
         settings: Holds the price and its scale.
@@ -180,7 +182,7 @@ def prices_of(settings: InformationConfig, samples: int, inputs: Array) -> Price
     return Prices(*(jnp.asarray(value, jnp.float32) for value in (*scaled, effective)))
 
 
-def permuted(tree: PyTree, group: int, order: Int[Array, " units"]) -> PyTree:
+def permute_grown(tree: PyTree, group: int, order: Int[Array, " units"]) -> PyTree:
     """A tree with the units of a group in another order, in every grown model that it holds."""
 
     def is_grown(node: PyTree) -> bool:
@@ -189,7 +191,7 @@ def permuted(tree: PyTree, group: int, order: Int[Array, " units"]) -> PyTree:
     def of_grown(node: PyTree) -> PyTree:
         if not is_grown(node):
             return node
-        model = groups.permuted(node.model, node.structure, group, order)
+        model = groups.permute_channels(node.model, node.structure, group, order)
         return Grown(model, node.controller, node.structure)
 
     return jax.tree.map(of_grown, tree, is_leaf=is_grown)

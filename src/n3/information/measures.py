@@ -1,10 +1,30 @@
-"""Measures: what criteria name of a hidden layer and of each of its units, in nats."""
+"""Measures: what the units of a layer say about the target and about each other, in nats."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float
 
-from n3.information import gaussian
+from n3.information import gaussian, nearest_neighbours
+from n3.information.gaussian import (
+    FLOOR,
+    MONITORING_FLOOR,
+    MONITORING_RESOLUTION,
+    RESOLUTION,
+    channel_noise,
+    layer_information,
+    open_channel,
+    standardise,
+    statistics,
+    structural_entropy,
+)
+from n3.nn.losses import Samples
+from n3.nn.mlp import GrowingMLP
 
 
 class Measured(eqx.Module):
@@ -15,7 +35,7 @@ class Measured(eqx.Module):
 
 
 @eqx.filter_jit
-def measured(
+def measure_units(
     active: Float[Array, "units samples"],
     targets: Float[Array, "out_size samples"],
     mask: Float[Array, " units"],
@@ -29,7 +49,7 @@ def measured(
     its `marginal` is `information.marginal_importance`, what it says alone, both with the bias taken off
     (`information.corrected`); its `redundancy` is `information.redundancy`, what the others say of it; its
     `entropy` is `ln(S_jj / noise_j) / 2`, 0 for a unit that is constant or takes no part, 4.6 for one that does
-    fully. A layer's `importance`, `entropy` and `redundancy` are those of `n3.information.monitor`. All are seen at the
+    fully. A layer's `importance`, `entropy` and `redundancy` are those of `LayerMonitor`. All are seen at the
     resolution of monitoring, through the noise of the participation.
 
     Args:
@@ -68,3 +88,302 @@ def measured(
         "layer.redundancy": whole.total_correlation,
     }
     return Measured(units, layer)
+
+
+Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_size"]], Float[Array, " units"]]
+"""A user's importance of each unit, from a layer's activations and the targets, samples first."""
+
+
+@dataclass(frozen=True)
+class SamplesLast:
+    """A user's function of samples-first arrays, as the engine calls it; equal where the function is."""
+
+    function: Importance
+
+    def __call__(
+        self, active: Float[Array, "units samples"], targets: Float[Array, "out_size samples"]
+    ) -> Float[Array, " units"]:
+        """The function's value."""
+        return self.function(active.T, targets.T)
+
+
+class TermWeights(eqx.Module):
+    """Weights of the terms, all traced; zero switches a term off exactly."""
+
+    importance: Float[Array, "*runs"]
+    """Weight `alpha` of the information that the masked units have about the target, loss units per nat."""
+    psi: Float[Array, "*runs"]
+    """Price of what stays uncertain in that information: its gradient is so many times as large."""
+    redundancy: Float[Array, "*runs"]
+    """Weight `rho` of the total correlation of the masked units, loss units per nat."""
+    structure: Float[Array, "*runs"]
+    """Weight `gamma` of the divergence of the masks from what they were before, loss units per nat."""
+    price: Float[Array, "*runs"]
+    """Price of a unit that takes part fully, loss units."""
+
+
+class InformationTerms(eqx.Module):
+    """The terms of every hidden layer, each already weighted, loss units."""
+
+    importance: Float[Array, "*records layers"]
+    redundancy: Float[Array, "*records layers"]
+    structure: Float[Array, "*records layers"]
+    price: Float[Array, "*records layers"]
+
+    def total(self) -> Float[Array, ""]:
+        """Their sum over terms and layers, of one network."""
+        return self.descended() + jnp.sum(self.price)
+
+    def descended(self) -> Float[Array, ""]:
+        """The sum of all but the price."""
+        return jnp.sum(self.importance + self.redundancy + self.structure)
+
+    def named(self) -> dict[str, Float[Array, "*records layers"]]:
+        """The terms by the names that they are recorded under."""
+        names = InformationTerms.__dataclass_fields__
+        return {f"{name}_term": getattr(self, name) for name in names}
+
+
+def information_terms(
+    net: GrowingMLP,
+    inputs: Float[Array, "in_size samples"],
+    targets: Float[Array, "out_size samples"],
+    weights: TermWeights,
+    *,
+    before: Sequence[Float[Array, " _capacity"]] | None = None,
+    is_classes: bool,
+    features: bool = False,
+    custom: SamplesLast | None = None,
+) -> InformationTerms:
+    """What the objective says of every hidden layer beside the task's loss.
+
+    Of a layer with gate `g`, masks `m`, and `I`, `TC` and `KL` as in `n3.information.gaussian`:
+    `-alpha g (H - psi (H - I))`, `rho g TC`, `gamma g KL(m, before)` and `price g sum(m)`.
+
+    Args:
+        net: The network.
+        inputs: Inputs, a sample a column.
+        targets: Their targets: numbers, or classes as one-hot rows or one row of 0 and 1.
+        weights: Weights of the terms.
+        before: Masks of every layer from which the divergence is taken; None: the present ones.
+        is_classes: Whether the targets are classes.
+        features: Whether importance and redundancy have a gradient in the features as well as in the masks.
+        custom: A user's importance of each unit: `alpha g` times their sum, each times its participation, takes
+            the place of the built-in one, in the user's unit and without `psi`.
+    """
+    entropy, masks = gaussian.entropy(targets, is_classes=is_classes), net.participation()
+    rows, fixed = [], jax.lax.stop_gradient(masks if before is None else tuple(before))
+    for active, own, past, gate in zip(net.activations(inputs), masks, fixed, net.gates(), strict=True):
+        seen = active if features else jax.lax.stop_gradient(active)
+        channel = masked_channel(seen, targets, own, is_classes=is_classes)
+        gain = gaussian.importance(gaussian.gaussian_information(channel), entropy, psi=weights.psi)
+        known = gain if custom is None else jnp.sum(custom(seen, targets) * own)
+        total = gaussian.total_correlation(channel)
+        moved = gaussian.structural_divergence(own, past)
+        rows.append(jnp.stack([-known, total, moved, jnp.sum(own)]) * gate)
+    each = weights.importance, weights.redundancy, weights.structure, weights.price
+    return InformationTerms(*(own * row for own, row in zip(each, jnp.stack(rows, axis=1), strict=True)))
+
+
+def check_importance(
+    custom: Importance, activations: Float[Array, "samples units"], targets: Float[Array, "samples out_size"]
+) -> None:
+    """Call a user's importance once, before anything is compiled.
+
+    Args:
+        custom: The function.
+        activations: Activations of some layer.
+        targets: Targets of the same samples.
+
+    Raises:
+        ValueError: If it does not return one finite number of 0 or more for each unit.
+    """
+    own = jnp.asarray(custom(activations, targets))
+    if own.shape != activations.shape[1:]:
+        raise ValueError(f"`importance` must return shape {activations.shape[1:]}; got {own.shape}.")
+    if not jnp.all(jnp.isfinite(own)):
+        raise ValueError("`importance` must be finite; got NaN or an infinity.")
+    if jnp.any(own < 0):
+        raise ValueError(f"`importance` must be zero or more; got {float(own.min()):.3g}.")
+
+
+def masked_channel(
+    active: Float[Array, "units samples"],
+    targets: Float[Array, "out_size samples"],
+    mask: Float[Array, " units"],
+    *,
+    is_classes: bool,
+) -> gaussian.Channel:
+    """A layer seen through the noise of its mask, as training sees it."""
+    moments = gaussian.statistics(active, targets, is_classes=is_classes)
+    return gaussian.open_channel(moments, gaussian.channel_noise(mask))
+
+
+BLIND = 0.2
+"""Nats of gap, as the median over seeds at the last step, from which a run warns: about four times what the
+estimates scatter by, for one seed."""
+
+GAP_SAMPLES = 512
+"""Samples that the gap is estimated from, at most: its cost and memory grow with their square."""
+
+READ_OUT = 2
+"""Directions of the linear read-out among those that the gap is estimated in, at most."""
+
+PRINCIPAL = 0.5
+"""Standard deviation of the leading principal direction, the target having 1: the less, the less do neighbours
+lose of a linear relation (0.02 nats of 0.8 with 12 units; 0.07 at 1), and the less do they see of a fold."""
+
+_ROUNDS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMonitor:
+    """What to record of every layer of a network; hashable, static under `jit`."""
+
+    names: tuple[str, ...]
+    """Of `entropy` (what the masked layer says of its units, `logdet(S / noise) / 2`), `importance` (of the
+    target, bias taken off, at the price `psi`), `redundancy` (total correlation of the masked units),
+    `structure` (entropy of the masks) and `gap` (what the function `gap` says)."""
+    is_classes: bool
+    """Whether the targets are classes."""
+    psi: float = 1.0
+    """Price of what stays uncertain, more than 0 (`information.importance`)."""
+    custom: SamplesLast | None = None
+    """A user's importance of each unit: `importance` is then their sum, each times its participation, in the
+    user's unit and without `psi`."""
+
+    def __call__(self, net: GrowingMLP, samples: Samples) -> dict[str, Float[Array, " layers"]]:
+        """Nats of each hidden layer, by name.
+
+        Args:
+            net: The network.
+            samples: What it is looked at on, more than three for `gap`; their shares are taken as equal.
+        """
+        pairs = zip(net.activations(samples.inputs), net.participation(), strict=True)
+        each = [self._of_layer(active, mask, samples.targets) for active, mask in pairs]
+        return {name: jnp.stack([layer[name] for layer in each]) for name in self.names}
+
+    def _of_layer(self, active, mask, targets) -> dict[str, Float[Array, ""]]:
+        seen = {"floor": MONITORING_FLOOR, "resolution": MONITORING_RESOLUTION}
+        whole = layer_information(active, targets, mask, is_classes=self.is_classes, psi=self.psi, **seen)
+        channel = open_channel(
+            statistics(active, targets, is_classes=self.is_classes),
+            channel_noise(mask, floor=MONITORING_FLOOR),
+        )
+        alone = 0.5 * jnp.sum(jnp.log(jnp.diagonal(channel.covariance) / channel.noise))
+        own = None if self.custom is None else jnp.sum(self.custom(active, targets) * mask)
+        found = {
+            "entropy": alone - whole.total_correlation,
+            "importance": whole.corrected_importance if own is None else own,
+            "redundancy": whole.total_correlation,
+            "structure": structural_entropy(mask),
+        }
+        is_asked = "gap" in self.names
+        return found | ({"gap": gap(active, targets, mask, is_classes=self.is_classes)} if is_asked else {})
+
+
+def gap(
+    active: Float[Array, "units samples"],
+    targets: Float[Array, "out_size samples"],
+    mask: Float[Array, " units"],
+    *,
+    is_classes: bool,
+) -> Float[Array, ""]:
+    """What a layer says of the target by nearest neighbours, less what it says by the Gaussian estimate.
+
+    Both see the same three directions of the masked layer. First the linear read-out (of several numbers or
+    classes its two leading directions): all that the Gaussian estimate could use of however many units, so that
+    nothing is held against it that it sees elsewhere. Then the leading principal directions, which do not
+    depend on the target and show what it does not see. Several numbers count by their two leading directions.
+    The noise of the training estimate (variances `information.FLOOR` and `information.RESOLUTION`) is drawn
+    on, for ties and noiseless relations. What lies in none of these directions, neither sees.
+
+    Args:
+        active: Activations before the mask.
+        targets: Targets of the same samples: numbers; or classes, as one-hot rows or one row of 0 and 1. The
+            first 512 of a fixed shuffle are used.
+        mask: Participation of each unit, in `[0, 1]`.
+        is_classes: Whether the targets are classes.
+
+    Returns:
+        Nats: about 0 where second moments tell all, more where they do not; below 0 near a noiseless linear
+        relation, of which neighbours see less.
+
+    Raises:
+        ValueError: If there are three samples or fewer.
+
+    References:
+        Kraskov, Stögbauer, Grassberger (2004) for numbers, Ross (2014) for classes: see `kraskov` and `ross`.
+    """
+    rows = np.random.default_rng(0).permutation(active.shape[1])[:GAP_SAMPLES]
+    unit_key, target_key = jr.split(jr.key(0))
+    active, targets = active[:, rows], targets[:, rows]
+    if not is_classes:
+        numbers = _leading(standardise(targets), READ_OUT)
+        targets = _noisy(numbers, RESOLUTION, key=target_key)
+    units = _noisy(_directions(active, targets, mask, is_classes), FLOOR, key=unit_key)
+    gaussian = layer_information(
+        units,
+        targets,
+        jnp.ones_like(units[:, 0]),
+        is_classes=is_classes,
+        floor=MONITORING_FLOOR,
+        resolution=MONITORING_RESOLUTION,
+    ).corrected_importance
+    if not is_classes:
+        return nearest_neighbours.kraskov(units, targets) - gaussian
+    labels = targets[0].astype(int) if targets.shape[0] == 1 else jnp.argmax(targets, axis=0)
+    return nearest_neighbours.ross(units, labels) - gaussian
+
+
+def blindness(gaps: Mapping[str, Float[np.ndarray, "seeds layers"]]) -> str | None:
+    """A sentence that names the arms and layers of which the Gaussian estimate misses more than `BLIND`.
+
+    Args:
+        gaps: Gaps of each arm at its last step, nats; runs that are not finite do not count.
+
+    Returns:
+        One line with the median gap over the seeds of each such layer, or None where there is no such layer.
+    """
+    found = []
+    for arm, values in gaps.items():
+        for layer, own in enumerate(values.T, start=1):
+            known = own[np.isfinite(own)]
+            if known.size and np.median(known) > BLIND:
+                found.append(f"{arm} layer {layer}: {np.median(known):.2f}")
+    sees = "nearest neighbours see more about the target than the Gaussian estimate that moves sizes"
+    return f"{sees} (median gap over {BLIND} nats): {'; '.join(found)}" if found else None
+
+
+def _directions(active, targets, mask, is_classes: bool) -> Float[Array, "directions samples"]:
+    """Read-out and leading principal directions of a masked layer: three, where it has as many units."""
+    units = standardise(active)
+    moments = statistics(active, targets, is_classes=is_classes)
+    weights = open_channel(moments, channel_noise(mask)).weights
+    fitted = jnp.matmul(weights.T, units, precision="highest")
+    read_out = _leading(fitted, min(READ_OUT, fitted.shape[0] - is_classes))
+    others = _leading(mask[:, None] * units, nearest_neighbours.MAX_DIMENSIONS - read_out.shape[0])
+    return jnp.concatenate([read_out, PRINCIPAL * others])
+
+
+def _leading(rows: Float[Array, "rows samples"], number: int) -> Float[Array, "directions samples"]:
+    """Rows projected on their leading principal directions, and scaled down to a leading variance of 1."""
+    covariance = jnp.matmul(rows, rows.T, precision="highest") / rows.shape[1]
+    first = jr.normal(jr.key(1), (rows.shape[0], min(rows.shape[0], number)), rows.dtype)
+    # by subspace iteration and not LAPACK: see `information.whitening`
+    directions = jax.lax.fori_loop(0, _ROUNDS, lambda _, d: _orthonormal(covariance @ d), first)
+    found = jnp.matmul(directions.T, rows, precision="highest")
+    return found / jnp.sqrt(jnp.maximum(jnp.mean(found[0] ** 2), 1.0))
+
+
+def _orthonormal(columns: Float[Array, "rows directions"]) -> Float[Array, "rows directions"]:
+    found = []
+    for column in columns.T:
+        for other in found:
+            column = column - other * jnp.sum(other * column)
+        found.append(column / jnp.sqrt(jnp.sum(column**2) + jnp.finfo(column.dtype).tiny))
+    return jnp.stack(found, axis=1)
+
+
+def _noisy(rows, variance: float, *, key):
+    return rows + variance**0.5 * jr.normal(key, rows.shape, rows.dtype)

@@ -1,4 +1,4 @@
-"""Drive: information moves a size that has no target, and keeps the least useful unit at the frontier.
+"""Sizing: information moves a size that has no target, and keeps the least useful unit at the frontier.
 
 At a cadence the drive looks at the activations of every layer. It puts the units that take part fully into
 greedy order of what each adds about the target, so that the frontier is always the cheapest unit to lose; finds
@@ -6,10 +6,10 @@ the number of units `N*` that is worth the most,
 
     N* = argmax over j <= N + look_ahead of  I(first j units; target) - price * j,
 
-and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units that are about to be
-born are trained to add information (`n3.information.births`). Depth gates, all open at first, are drawn to the number of
-layers worth most once births are over (`n3.information.depth`). After `until` steps nothing is looked at any more, and
-sizes and depth come to rest at the last best ones.
+and pulls the size towards it by the gradient `clip(N - N*, -1, 1)` of every step. Units beyond the frontier are
+trained to add information, since a random one promises little (`with_frontier_gradient`). Depth gates, all open
+at first, are drawn to the number of layers worth most once that is over (`n3.information.depth`). After `until`
+steps nothing is looked at any more, and sizes and depth come to rest at the last best ones.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,69 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from n3.information import births, depth, gaussian
-from n3.information.price import ascended, met
-from n3.information.terms import Importance, InformationTerms, TermWeights, information_terms
+from n3.information import depth, gaussian
+from n3.information.measures import (
+    InformationTerms,
+    SamplesLast,
+    TermWeights,
+    information_terms,
+    masked_channel,
+)
+from n3.information.price import ascend_price, sizes_within_budget
 from n3.nn.controllers import Information
-from n3.nn.losses import Samples
-from n3.nn.mlp import GrowingMLP, permuted
+from n3.nn.losses import Samples, mean_squares
+from n3.nn.mlp import GrowingMLP, permute_units
+
+
+def with_frontier_gradient(
+    gradient: GrowingMLP,
+    net: GrowingMLP,
+    samples: Samples,
+    *,
+    look_ahead: int,
+    weight: Float[Array, ""],
+    prior: Float[Array, ""],
+    is_classes: bool,
+) -> GrowingMLP:
+    """A gradient with that of the birth term, for the units not yet born alone.
+
+    Args:
+        gradient: What to add to.
+        net: The network.
+        samples: Training samples.
+        look_ahead: Units in sight beyond those that take part.
+        weight: Weight of the information of all units in sight, loss units per nat.
+        prior: Weight of the description of their weights, beside that information.
+        is_classes: Whether the targets are classes.
+    """
+    born = jnp.floor(net.controller.sizes())
+    ends = born + look_ahead + 1
+    spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
+
+    def term(n: GrowingMLP) -> Float[Array, ""]:
+        promised = jnp.zeros(())
+        for layer, active in enumerate(n.activations(samples.inputs)):
+            index = jnp.arange(active.shape[0], dtype=active.dtype)
+            ahead = (index < ends[layer]).astype(active.dtype)
+            channel = masked_channel(active, samples.targets, ahead, is_classes=is_classes)
+            described = jnp.sum(ahead @ n.layers[layer].weight ** 2) / (2.0 * spreads[layer])
+            promised += gaussian.gaussian_information(channel) - prior * described
+        return -weight * promised
+
+    unborn = eqx.filter_grad(term)(net).layers
+    unborn = tuple(_between(rows, *limits) for rows, *limits in zip(unborn, born, ends, strict=True))
+    return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
+
+
+def _between(rows: PyTree, born: Float[Array, ""], end: Float[Array, ""]) -> PyTree:
+    """The leaves with zeros but for the units not yet born and in sight: Adam makes a step of any rest."""
+
+    def cut(leaf: Array) -> Array:
+        index = jnp.arange(leaf.shape[0], dtype=born.dtype)
+        kept = (index >= born) & (index < end)
+        return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
+
+    return jax.tree.map(cut, rows)
 
 
 class DriveHypers(eqx.Module):
@@ -96,7 +153,7 @@ class InformationDrive:
     """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
     features: bool = False
     """Whether importance and redundancy train the features as well as the masks."""
-    custom: Importance | None = None
+    custom: SamplesLast | None = None
     """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
 
     def start(self, net: GrowingMLP) -> DriveState:
@@ -133,7 +190,7 @@ class InformationDrive:
         """
         is_live, sizes = count < self.until, net.controller.sizes()
         ends = {"in_size": samples.inputs.shape[0], "out_size": samples.targets.shape[0]}
-        log_price = ascended(state.log_price, sizes, hypers.budget, **ends)
+        log_price = ascend_price(state.log_price, sizes, hypers.budget, **ends)
         gates = net.gates()
         free = jnp.where(is_live & depth.is_calm(gates), sizes, 0.0)
         layers = zip(net.activations(samples.inputs), free, strict=True)
@@ -150,7 +207,7 @@ class InformationDrive:
             values = depth.values(worths, best, hypers.price, hypers.link_price, ends["out_size"])
             is_due = is_live & (count >= self.birth_until)
             deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
-        best = jnp.where(is_live, met(best, hypers.budget, **ends), state.best)
+        best = jnp.where(is_live, sizes_within_budget(best, hypers.budget, **ends), state.best)
         gradient = self._gradient(net, masks, hypers, samples, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
@@ -264,7 +321,7 @@ class InformationDrive:
             return gradient
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
         settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
-        with_births = partial(births.added, net=net, samples=samples, weight=fade, **settings)
+        with_births = partial(with_frontier_gradient, net=net, samples=samples, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 
@@ -280,9 +337,9 @@ def _reordered(tree: PyTree, orders: Sequence[Int[Array, " _units"]], gates: Flo
     """The same function with the units of every layer in another order; the read-out sees the last open one."""
     *hidden, last = orders
     for layer, order in enumerate(hidden):
-        tree = permuted(tree, layer, order)
+        tree = permute_units(tree, layer, order)
     read = last if len(set(map(len, orders))) > 1 else jnp.stack(orders)[depth.number_open(gates) - 1]
-    return permuted(tree, len(hidden), last, read=read)
+    return permute_units(tree, len(hidden), last, read=read)
 
 
 def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):

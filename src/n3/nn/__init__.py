@@ -1,1 +1,30 @@
 """Networks: masks, controllers, the growing MLP, and what networks are judged by."""
+
+from n3.nn.controllers import CONTROLLERS as CONTROLLERS
+from n3.nn.controllers import AbstractController as AbstractController
+from n3.nn.controllers import Auxiliary as Auxiliary
+from n3.nn.controllers import Controller as Controller
+from n3.nn.controllers import Fixed as Fixed
+from n3.nn.controllers import Information as Information
+from n3.nn.controllers import Layerwise as Layerwise
+from n3.nn.controllers import Released as Released
+from n3.nn.controllers import Warmup as Warmup
+from n3.nn.controllers import make_controller as make_controller
+from n3.nn.losses import LOSSES as LOSSES
+from n3.nn.losses import LossTerms as LossTerms
+from n3.nn.losses import LossWeights as LossWeights
+from n3.nn.losses import Samples as Samples
+from n3.nn.losses import objective as objective
+from n3.nn.losses import task_loss as task_loss
+from n3.nn.masks import MASKS as MASKS
+from n3.nn.masks import participation as participation
+from n3.nn.metrics import accuracy as accuracy
+from n3.nn.metrics import active_parameters as active_parameters
+from n3.nn.metrics import active_units as active_units
+from n3.nn.metrics import confusion_matrix as confusion_matrix
+from n3.nn.metrics import effective_size as effective_size
+from n3.nn.metrics import flops as flops
+from n3.nn.metrics import rmse as rmse
+from n3.nn.mlp import ACTIVATIONS as ACTIVATIONS
+from n3.nn.mlp import GrowingMLP as GrowingMLP
+from n3.nn.norms import ParticipatingNorm as ParticipatingNorm

@@ -82,7 +82,7 @@ class Controller(AbstractController):
 
     def sizes(self) -> Float[Array, " depth"]:
         """The same share of each layer's capacity."""
-        return jnp.array(self.capacity, self.weight.dtype) * masks.share(self.weight)
+        return jnp.array(self.capacity, self.weight.dtype) * masks.capacity_share(self.weight)
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
@@ -155,7 +155,7 @@ class Warmup(AbstractController):
 
 
 class Information(AbstractController):
-    """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.information.sizing`)."""
+    """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.information`)."""
 
     weight: Float[Array, " depth"]
     capacity: tuple[int, ...] = eqx.field(static=True)
@@ -291,10 +291,38 @@ CONTROLLERS: Mapping[str, Maker] = MappingProxyType(
 
 
 def _open_loop(weight: Float[Array, ""]) -> Float[Array, ""]:
-    return masks.share(jax.lax.stop_gradient(weight))
+    return masks.capacity_share(jax.lax.stop_gradient(weight))
 
 
 def _ramps(
     sizes: Float[Array, " depth"], capacity: tuple[int, ...], mask: str
 ) -> tuple[Float[Array, " _capacity"], ...]:
     return tuple(masks.participation(sizes[layer], units, mask) for layer, units in enumerate(capacity))
+
+
+def make_controller(
+    kind: str,
+    capacity: tuple[int, ...],
+    *,
+    is_layerwise: bool,
+    initial_size: Float[Array, " depth"],
+    mask: str,
+    key: PRNGKeyArray,
+) -> AbstractController:
+    """A controller by its name in `CONTROLLERS`, one for the network or one for each hidden layer.
+
+    Args:
+        kind: Name in `CONTROLLERS`.
+        capacity: Units allocated in each hidden layer.
+        is_layerwise: Whether each layer has a controller of that kind to itself.
+        initial_size: Units of each layer at the start.
+        mask: Name in `masks.MASKS`.
+        key: For the controllers that start with a jitter.
+
+    Raises:
+        ValueError: If there is no such controller.
+    """
+    if kind not in CONTROLLERS:
+        raise ValueError(f"`controller` must be one of {', '.join(CONTROLLERS)}; got {kind!r}.")
+    make = layerwise(kind) if is_layerwise else CONTROLLERS[kind]
+    return make(capacity, initial_size=initial_size, key=key, mask=mask)

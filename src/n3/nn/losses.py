@@ -41,7 +41,7 @@ class LossTerms(eqx.Module):
     depth: Float[Array, ""]
     prior: Float[Array, ""]
     further: PyTree = None
-    """What `objective` was given beside these, such as the `n3.InformationTerms` of every layer."""
+    """What `objective` was given beside these, such as the `n3.information.InformationTerms` of every layer."""
 
 
 def squared_error(
@@ -184,7 +184,7 @@ def objective(
         target_size: Units at which the size penalty vanishes.
         target_depth: Layers at which the depth penalty vanishes.
         further: Terms of the network, already weighted, that join the sum: a tree of arrays, such as
-            `n3.information_terms` gives.
+            `n3.information.information_terms` gives.
 
     Returns:
         The total, and every term by name.

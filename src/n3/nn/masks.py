@@ -108,7 +108,7 @@ MASKS: Mapping[str, Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]] 
 """Ramps by name; each maps the distance of the size from a unit's index to the unit's participation."""
 
 
-def share(output: Float[Array, ""]) -> Float[Array, ""]:
+def capacity_share(output: Float[Array, ""]) -> Float[Array, ""]:
     """Share of the capacity at a bounded controller's output `c`: `sin(pi c / 2)**2`, in `[0, 1]`."""
     return jnp.sin(0.5 * jnp.pi * output) ** 2
 

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from n3.config.experiment import Experiment
-from n3.experiments.arms import hypers_of, recipe_of, stack
-from n3.experiments.results import Results, device_name
-from n3.experiments.run import load_data
+from n3.config import Experiment
+from n3.experiments import device_name, hypers_of, load_data, recipe_of, stack
 from n3.paper.claims import Part
-from n3.training.step import init, step
+from n3.stats import Results
+from n3.training import init, step
 
 
 def cost_of(parts: Sequence[Part], results: Sequence[Results], *, is_looped: bool = True) -> dict[str, Any]:

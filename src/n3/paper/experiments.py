@@ -4,17 +4,42 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from n3.config import validation
-from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
-from n3.config.grid import Study, Value
-from n3.paper import references
-from n3.paper.claims import Part, Reproduction
-from n3.paper.references import BOTH, CONTROLS, RATES
+from n3.config import (
+    Experiment,
+    NetworkConfig,
+    RunConfig,
+    Setting,
+    Study,
+    TaskConfig,
+    TrainingConfig,
+    suggestion,
+)
+from n3.paper import claims as references
+from n3.paper.claims import (
+    BOTH,
+    CONTROLS,
+    RATES,
+    Part,
+    Reproduction,
+    accuracy_claim,
+    advantages,
+    against,
+    found_size,
+    half_decades,
+    means,
+    ratios,
+    rescaled,
+    slopes,
+    stuck,
+    widths,
+)
 
 TRIALS, CONTROLLED = 10_000, 1_000
 """Trials of the paper's figures, and those of them in which the controls are trained too."""
+
 SIZED, SIZED_FEW = 100, 20
 """Trials of automatic sizing, whose networks are larger, beside the auxiliary weight and the controller."""
+
 QUICK_TRIALS, QUICK_STEPS, QUICK_SAMPLES, QUICK_UNITS = 6, 200, 256, 32
 """What is left at most of trials, steps, samples and units where an experiment is cut short."""
 
@@ -35,7 +60,7 @@ def reproduction(
         ValueError: If there is no such experiment, or `trials` or `samples` is not in its range.
     """
     if name not in NAMES:
-        near = validation.suggestion(name, NAMES)
+        near = suggestion(name, NAMES)
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}; got {name!r}.{near}")
     made = _MADE[name](name)
     full = 1 + max(part.study.base.run.seeds[-1] for part in made.parts)
@@ -75,7 +100,7 @@ def _histories(name: str) -> Reproduction:
     base = replace(base, task=replace(base.task, data_seed=0))
     title = "narrow-bessel, one data set: size, losses, mean ratio and fit over 40,000 steps"
     parts = (_part("main", base, arms=(*BOTH, *CONTROLS)), _sized(base, SIZED))
-    claims = references.ratios() + references.sized("grown")
+    claims = ratios() + references.sized("grown")
     return Reproduction(name=name, title=title, parts=parts, claims=claims, figure="histories")
 
 
@@ -83,13 +108,13 @@ def _histograms(name: str) -> Reproduction:
     is_third = name == "figure-3"
     tasks = ("cubic", "bessel", *(() if is_third else ("cubic-negative",)), "quadratic")
     tasks, steps = (tasks, 40_000) if is_third else ((*tasks, "quadratic-2"), 20_000)
-    claims = tuple(claim for task in tasks for claim in references.ratios(name, task))
+    claims = tuple(claim for task in tasks for claim in ratios(name, task))
     claims += tuple(claim for task in tasks for claim in references.sized("grown", task))
     return Reproduction(
         name=name,
         title=f"final test losses after {steps:,} steps, grown against growing",
         parts=_trials(_auxiliary(tasks[0], steps=steps), [{"task": task} for task in tasks]),
-        claims=claims + ((*references.rescaled(), *references.stuck()) if is_third else ()),
+        claims=claims + ((*rescaled(), *stuck()) if is_third else ()),
         figure="histograms",
     )
 
@@ -101,12 +126,12 @@ def _classes(name: str) -> Reproduction:
         task=replace(base.task, samples=40, test_samples=10),
         training=replace(base.training, learning_rate=0.08, size_cost=0.01),
     )
-    accuracies = tuple(references.accuracy(arm) for arm in BOTH)
+    accuracies = tuple(accuracy_claim(arm) for arm in BOTH)
     return Reproduction(
         name=name,
         title="sine-classes: final test losses, and classes on 1,000 fresh points",
         parts=_trials(base, [{"task": "sine-classes"}], points=1_000),
-        claims=references.ratios(name, "sine-classes") + accuracies + references.sized("grown", "sine-classes"),
+        claims=ratios(name, "sine-classes") + accuracies + references.sized("grown", "sine-classes"),
         figure="classes",
         loss_unit="nats",
     )
@@ -121,7 +146,7 @@ def _penalty(name: str) -> Reproduction:
         _part("main", base, [cell for cell in cells if cell["data_seed"] % 10], arms=BOTH),
     )
     title = "narrow-bessel: mean test loss and size penalty over the penalty's weight"
-    return Reproduction(name=name, title=title, parts=parts, claims=references.half_decades(), figure="penalty")
+    return Reproduction(name=name, title=title, parts=parts, claims=half_decades(), figure="penalty")
 
 
 def _bands(name: str) -> Reproduction:
@@ -139,8 +164,8 @@ def _bands(name: str) -> Reproduction:
         title=f"{task}: 26,214 training samples, 5,000 steps, capacity 10 (information: up to 64 units)",
         parts=parts,
         claims=(
-            *references.means(name),
-            *references.advantages(),
+            *means(name),
+            *advantages(),
             *references.sized("static"),
         ),
         figure="bands",
@@ -160,7 +185,7 @@ def _scaling(name: str) -> Reproduction:
             _part("main", base, cells, arms=("growing", "static")),
             _part("controls", base, fastest, arms=("warmup",)),
         ),
-        claims=references.slopes(task),
+        claims=slopes(task),
         figure="scaling",
         loss_unit="nats" if task == "spirals" else "squared scaled units",
     )
@@ -186,12 +211,12 @@ def _sizes(name: str) -> Reproduction:
         title="mnist1d: accuracy over size, set by hand or found by information",
         parts=parts,
         claims=(
-            *references.widths(),
-            references.against("static", "growing", capacity=128),
-            references.against("warmup", "growing"),
-            *(references.against("static", contender, capacity=128) for contender in found),
-            references.against("information equal-size", "information"),
-            *(make(contender) for contender in found for make in (references.accuracy, references.found_size)),
+            *widths(),
+            against("static", "growing", capacity=128),
+            against("warmup", "growing"),
+            *(against("static", variant, capacity=128) for variant in found),
+            against("information equal-size", "information"),
+            *(make(variant) for variant in found for make in (accuracy_claim, found_size)),
         ),
         figure="sizes",
         loss_unit="nats",
@@ -201,7 +226,7 @@ def _sizes(name: str) -> Reproduction:
 def _part(
     name: str,
     base: Experiment,
-    cells: Sequence[Mapping[str, Value]] = ({},),
+    cells: Sequence[Mapping[str, Setting]] = ({},),
     *,
     names: Mapping[str, str] | None = None,
     points: int = 0,
@@ -211,7 +236,7 @@ def _part(
     return Part(name=name, study=Study(base=base, cells=tuple(cells), points=points), names=names or {})
 
 
-def _sized(base: Experiment, trials: int, cells: Sequence[Mapping[str, Value]] = ({},)) -> Part:
+def _sized(base: Experiment, trials: int, cells: Sequence[Mapping[str, Setting]] = ({},)) -> Part:
     """The same tasks and steps with method `information`, which has no target size, as it comes."""
     training = TrainingConfig(steps=base.training.steps)
     sized = replace(base, network=NetworkConfig(method="information"), training=training)
@@ -219,7 +244,7 @@ def _sized(base: Experiment, trials: int, cells: Sequence[Mapping[str, Value]] =
     return _part("information", sized, cells, names={"growing": "information"}, **run)
 
 
-def _trials(base: Experiment, cells: Sequence[Mapping[str, Value]], *, points: int = 0) -> tuple[Part, ...]:
+def _trials(base: Experiment, cells: Sequence[Mapping[str, Setting]], *, points: int = 0) -> tuple[Part, ...]:
     """The first trials with all controls, the others with the two arms of the paper; then automatic sizing."""
     first, others = tuple(range(CONTROLLED)), tuple(range(CONTROLLED, TRIALS))
     return (
@@ -280,5 +305,6 @@ _MADE: Mapping[str, Callable[[str], Reproduction]] = {
     "scaling-spirals": _scaling,
     "sizes-mnist1d": _sizes,
 }
+
 NAMES: tuple[str, ...] = tuple(_MADE)
 """The experiments that can be run by name."""

@@ -1,4 +1,4 @@
-"""Report: the verdicts on a reproduction and what all its contenders ended with, as text and as plain data."""
+"""Report: the verdicts on a reproduction and what all its variants ended with, as text and as plain data."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from n3.config.grid import label
+from n3.config import setting_label
 from n3.paper.claims import Reference, Reproduction
-from n3.paper.contenders import Trained, gathered
+from n3.paper.variants import Trained, gather
 from n3.paper.verdicts import Verdict, side
-from n3.stats.columns import aligned, with_interval
-from n3.stats.comparison import Estimate
-from n3.stats.summary import bootstrap_interval
-from n3.stats.tails import stuck_fraction, stuck_threshold, tail_summary
+from n3.stats import (
+    Estimate,
+    align_columns,
+    bootstrap_interval,
+    stuck_fraction,
+    stuck_threshold,
+    tail_summary,
+    with_interval,
+)
 
 CELLS = 16
-"""Cells up to which a reproduction's contenders are told one by one."""
+"""Cells up to which a reproduction's variants are told one by one."""
 
 
-def report(
+def reproduction_report(
     reproduction: Reproduction, trained: Sequence[Trained], found: Sequence[Verdict], *, cost: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that is told of a reproduction, for JSON.
@@ -35,40 +40,40 @@ def report(
         "name": reproduction.name,
         "title": reproduction.title,
         "loss_unit": reproduction.loss_unit,
-        "parts": {own.part.name: _facts(own) for own in trained},
+        "parts": {own.part.name: _run_facts(own) for own in trained},
         "verdicts": [_plain(verdict) for verdict in found],
-        "contenders": contenders(trained),
+        "variants": variants_table(trained),
         "cost": dict(cost),
     }
 
 
-def contenders(trained: Sequence[Trained]) -> list[dict[str, Any]]:
-    """What every contender ended with in every cell, robustly and not; empty above `CELLS` cells.
+def variants_table(trained: Sequence[Trained]) -> list[dict[str, Any]]:
+    """What every variant ended with in every cell, robustly and not; empty above `CELLS` cells.
 
-    A run is stuck above ten times the median of all contenders of its cell.
+    A run is stuck above ten times the median of all variants of its cell.
     """
-    cells = {_told(cell): cell for own in trained for cell in own.part.study.cells}
+    cells = {_claim_line(cell): cell for own in trained for cell in own.part.study.cells}
     if len(cells) > CELLS:
         return []
     rows = []
     for told, cell in cells.items():
-        where = {setting: label(value) for setting, value in cell.items()}
-        here = [own for own in trained if any(_told(each) == told for each in own.part.study.cells)]
-        names = dict.fromkeys(name for own in here for name in own.part.contenders().values())
-        runs = {name: gathered(here, name, "test_loss", where) for name in names}
+        where = {setting: setting_label(value) for setting, value in cell.items()}
+        here = [own for own in trained if any(_claim_line(each) == told for each in own.part.study.cells)]
+        names = dict.fromkeys(name for own in here for name in own.part.variants().values())
+        runs = {name: gather(here, name, "test_loss", where) for name in names}
         losses = {name: np.array(list(values.values())) for name, values in runs.items()}
         above = stuck_threshold(*losses.values())
         for name, values in losses.items():
-            final = {n: np.array(list(gathered(here, name, n, where).values())) for n in _MEDIANS}
-            rows.append({"cell": told, "contender": name, **_summary(values, above, final)})
+            final = {n: np.array(list(gather(here, name, n, where).values())) for n in _MEDIANS}
+            rows.append({"cell": told, "variant": name, **_summary(values, above, final)})
     return rows
 
 
 _MEDIANS = ("accuracy", "final_size", "active_parameters")
 
 
-def text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
-    """What `report` gives, for a reader: verdicts, contenders, cost."""
+def report_text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
+    """What `report` gives, for a reader: verdicts, variants, cost."""
     lines = ["claim|reference|ours [95 % interval]|verdict"]
     for verdict in found:
         claim = verdict.claim
@@ -77,15 +82,15 @@ def text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
         )
         for name, own in verdict.controls.items():
             lines.append(f"    {name} in the baseline's place||{with_interval(*own)}|{_word(verdict, own)}")
-    rows = ["contender|runs|median loss|mean|trimmed|geometric|stuck|size|parameters|diverged"]
-    for row in content["contenders"]:
+    rows = ["variant|runs|median loss|mean|trimmed|geometric|stuck|size|parameters|diverged"]
+    for row in content["variants"]:
         rows.append(
-            f"{row['cell']}{row['contender']}|{row['runs']}|{row['median']:.3g}|{row['mean']:.3g}"
+            f"{row['cell']}{row['variant']}|{row['runs']}|{row['median']:.3g}|{row['mean']:.3g}"
             f"|{row['trimmed_mean']:.3g}|{row['geometric_mean']:.3g}|{100 * row['stuck']:.2g} %"
             f"|{row['final_size']:.3g}|{row['active_parameters']:.4g}|{row['diverged']}"
         )
     title = f"{content['name']}: {content['title']} (losses in {content['loss_unit']})"
-    tables = [aligned(part) for part in (lines, rows) if len(part) > 1]
+    tables = [align_columns(part) for part in (lines, rows) if len(part) > 1]
     return "\n\n".join([title, *tables, _of_cost(content["cost"])]) + "\n"
 
 
@@ -105,11 +110,11 @@ def _plain(verdict):
     }
 
 
-def _facts(own):
+def _run_facts(own):
     study, experiments = own.part.study, own.part.study.experiments()
     steps = sorted({experiment.training.steps for experiment in experiments})
     return {
-        "contenders": list(own.part.contenders().values()),
+        "variants": list(own.part.variants().values()),
         "cells": len(study.cells),
         "trials": len(own.seeds),
         "steps": steps,
@@ -126,9 +131,12 @@ def _summary(losses, above, final):
     return {**told, "stuck": stuck.value, "stuck_ci95": stuck[1:], **dict.fromkeys(final, math.nan), **medians}
 
 
-def _told(cell):
+def _claim_line(cell):
     """Name of a cell: a task by itself, another setting with its value."""
-    parts = (f"{label(value)}" if name == "task" else f"{name} {label(value)}" for name, value in cell.items())
+    parts = (
+        f"{setting_label(value)}" if name == "task" else f"{name} {setting_label(value)}"
+        for name, value in cell.items()
+    )
     return "".join(f"{part}: " for part in parts)
 
 

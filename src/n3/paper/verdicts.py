@@ -9,11 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from n3.paper.claims import NEUTRAL, Claim, Reproduction
-from n3.paper.contenders import Trained, gathered, law_of
-from n3.stats.comparison import Estimate
-from n3.stats.distributions import probability_of_improvement
-from n3.stats.summary import bootstrap_interval, compare
-from n3.stats.tails import share_of, stuck_fraction, stuck_threshold
+from n3.paper.variants import Trained, gather, law_of
+from n3.stats import (
+    Estimate,
+    bootstrap_interval,
+    compare,
+    probability_of_improvement,
+    share_of,
+    stuck_fraction,
+    stuck_threshold,
+)
 
 Word = Literal["reproduced", "not reproduced", "reversed by control", "-"]
 
@@ -29,7 +34,7 @@ class Verdict:
     word: Word
 
 
-def verdicts(reproduction: Reproduction, trained: Sequence[Trained]) -> list[Verdict]:
+def judge_claims(reproduction: Reproduction, trained: Sequence[Trained]) -> list[Verdict]:
     """Judge every claim of which there are runs.
 
     A claim is reproduced where our interval meets the reference's; if the reference's shows growing ahead or
@@ -45,19 +50,19 @@ def verdicts(reproduction: Reproduction, trained: Sequence[Trained]) -> list[Ver
     """
     found = []
     for claim in reproduction.claims:
-        ours = measured(claim, trained, claim.of)
+        ours = measured_value(claim, trained, claim.of)
         if ours is None:
             continue
-        controls = {name: measured(claim, trained, claim.with_baseline(name)) for name in claim.controls}
+        controls = {name: measured_value(claim, trained, claim.with_baseline(name)) for name in claim.controls}
         known = {name: estimate for name, estimate in controls.items() if estimate is not None}
         found.append(Verdict(claim=claim, ours=ours, controls=known, word=judge(claim, ours, known)))
     return found
 
 
-def measured(claim: Claim, trained: Sequence[Trained], of: tuple[str, ...]) -> Estimate | None:
-    """The claim's measure of some contenders, with its 95 % interval; None where one of them was not run."""
+def measured_value(claim: Claim, trained: Sequence[Trained], of: tuple[str, ...]) -> Estimate | None:
+    """The claim's measure of some variants, with its 95 % interval; None where one of them was not run."""
     name = {"accuracy": "accuracy", "size": "final_size"}.get(claim.measure, "test_loss")
-    sides = [gathered(trained, contender, name, claim.where) for contender in of]
+    sides = [gather(trained, variant, name, claim.where) for variant in of]
     return _MEASURES[claim.measure](*sides) if all(sides) else None
 
 

@@ -1,1 +1,32 @@
 """Plotting: figures that compute nothing."""
+
+from n3.plotting.animation import Trajectory as Trajectory
+from n3.plotting.animation import animate_growth as animate_growth
+from n3.plotting.animation import draw_fit as draw_fit
+from n3.plotting.runs import figures as figures
+from n3.plotting.runs import plot_choices as plot_choices
+from n3.plotting.runs import plot_final_losses as plot_final_losses
+from n3.plotting.runs import plot_fit as plot_fit
+from n3.plotting.runs import plot_gains as plot_gains
+from n3.plotting.runs import plot_history as plot_history
+from n3.plotting.runs import plot_information as plot_information
+from n3.plotting.runs import plot_losses as plot_losses
+from n3.plotting.runs import plot_participation as plot_participation
+from n3.plotting.runs import plot_price_path as plot_price_path
+from n3.plotting.runs import plot_regions as plot_regions
+from n3.plotting.runs import plot_sizes as plot_sizes
+from n3.plotting.runs import plot_structure as plot_structure
+from n3.plotting.studies import VARIANT_COLOURS as VARIANT_COLOURS
+from n3.plotting.studies import draw_confusion as draw_confusion
+from n3.plotting.studies import draw_histogram as draw_histogram
+from n3.plotting.studies import histogram_keys as histogram_keys
+from n3.plotting.studies import plot_confusion as plot_confusion
+from n3.plotting.studies import plot_histograms as plot_histograms
+from n3.plotting.studies import plot_parameters as plot_parameters
+from n3.plotting.studies import plot_profiles as plot_profiles
+from n3.plotting.studies import plot_scaling as plot_scaling
+from n3.plotting.style import COLOURS as COLOURS
+from n3.plotting.style import add_legend as add_legend
+from n3.plotting.style import band_key as band_key
+from n3.plotting.style import draw_band as draw_band
+from n3.plotting.style import titled as titled

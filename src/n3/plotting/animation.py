@@ -1,27 +1,66 @@
-"""Plotting of growth: a network that lights up unit by unit while its fit improves beside it, animated."""
+"""Animation: one run, frame by frame, as what its units and its predictions are at some steps."""
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.animation import PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
-from n3.paper.watching import Watched
-from n3.plotting.runs import CLASS_COLOURS, COLOURS, Axes, Figure, LineCollection, ListedColormap, PillowWriter
+from n3.plotting.style import CLASS_COLOURS, COLOURS
 
-MOST = 24
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One run at some of its steps; inputs, targets and predictions are in their own units."""
+
+    title: str
+    steps: Int[np.ndarray, " frames"]
+    participation: tuple[Float[np.ndarray, "frames _"], ...]
+    """Of every unit of each hidden layer, in `[0, 1]`."""
+    test_loss: Float[np.ndarray, " frames"]
+    grid: Float[np.ndarray, "points in_size"]
+    predictions: Float[np.ndarray, "frames points out_size"]
+    """On the grid; logits of a classification."""
+    residuals: Float[np.ndarray, "frames tests out_size"]
+    """Prediction minus target at the test inputs; of logits minus codes, which says nothing."""
+    inputs: Float[np.ndarray, "samples in_size"]
+    """Training samples."""
+    targets: Float[np.ndarray, "samples out_size"]
+    test_inputs: Float[np.ndarray, "tests in_size"]
+    is_classes: bool
+    input_names: tuple[str, ...]
+    target_name: str
+
+    @property
+    def sizes(self) -> Float[np.ndarray, " frames"]:
+        """Participations summed over all layers, in units."""
+        return np.sum([layer.sum(axis=1) for layer in self.participation], axis=0)
+
+
+MOST_UNITS = 24
 """Units of a layer that are drawn at most; what is left out is said."""
+
 BRIGHT = (0.0, 0.447, 0.698)
 """Red, green and blue of what takes part fully: the growing arm's colour."""
+
 SAMPLES = 500
 """Training samples that are drawn at most."""
 
 
-def animate_growth(watched: Watched, path: str | Path, *, frames_per_second: int = 12, dpi: int = 80) -> Path:
-    """Write an animation of a watched run as a GIF that stays on its last frame for a second.
+def animate_growth(
+    trajectory: Trajectory, path: str | Path, *, frames_per_second: int = 12, dpi: int = 80
+) -> Path:
+    """Write an animation of a trajectory run as a GIF that stays on its last frame for a second.
 
     Args:
-        watched: The run.
+        trajectory: The run.
         path: The file.
         frames_per_second: Frames shown in a second.
         dpi: Dots per inch, of 9.6 by 4.6 inches.
@@ -35,34 +74,34 @@ def animate_growth(watched: Watched, path: str | Path, *, frames_per_second: int
     figure, path = Figure(figsize=(9.6, 4.6), layout="constrained"), Path(path)
     writer = PillowWriter(fps=frames_per_second)
     with writer.saving(figure, str(path), dpi):
-        for frame in range(len(watched.steps)):
+        for frame in range(len(trajectory.steps)):
             figure.clear()
-            draw_frame(figure, watched, frame)
+            draw_frame(figure, trajectory, frame)
             writer.grab_frame()
         for _ in range(frames_per_second):
             writer.grab_frame()
     return path
 
 
-def draw_frame(figure: Figure, watched: Watched, frame: int) -> None:
+def draw_frame(figure: Figure, trajectory: Trajectory, frame: int) -> None:
     """Draw one frame: the network to the left, its fit with residual (or its regions) to the right."""
-    step, size, loss = watched.steps[frame], watched.sizes[frame], watched.test_loss[frame]
-    figure.suptitle(f"{watched.title}: step {step:,}, size {size:.2f} units, test loss {loss:.2e}")
+    step, size, loss = trajectory.steps[frame], trajectory.sizes[frame], trajectory.test_loss[frame]
+    figure.suptitle(f"{trajectory.title}: step {step:,}, size {size:.2f} units, test loss {loss:.2e}")
     places = figure.add_gridspec(2, 2, width_ratios=(1, 1.25), height_ratios=(3, 1.2))
-    draw_network(figure.add_subplot(places[:, 0]), watched, frame)
-    if len(watched.grid) == 2:
-        draw_regions(figure.add_subplot(places[:, 1]), watched, frame)
+    draw_network(figure.add_subplot(places[:, 0]), trajectory, frame)
+    if trajectory.grid.shape[1] == 2:
+        draw_regions(figure.add_subplot(places[:, 1]), trajectory, frame)
     else:
         fit = figure.add_subplot(places[0, 1])
         residual = figure.add_subplot(places[1, 1], sharex=fit)
-        draw_fit(fit, residual, watched, frame, colour=COLOURS["growing"])
+        draw_fit(fit, residual, trajectory, frame, colour=COLOURS["growing"])
         fit.tick_params(labelbottom=False)
 
 
-def draw_network(axes: Axes, watched: Watched, frame: int) -> None:
+def draw_network(axes: Axes, trajectory: Trajectory, frame: int) -> None:
     """Draw the units of all layers, each as bright as it takes part, and their links as bright as both ends."""
-    hidden = [layer[frame][:MOST] for layer in watched.participation]
-    layers = [np.ones(len(watched.grid)), *hidden, np.ones(watched.predictions.shape[1])]
+    hidden = [layer[frame][:MOST_UNITS] for layer in trajectory.participation]
+    layers = [np.ones(trajectory.grid.shape[1]), *hidden, np.ones(trajectory.predictions.shape[2])]
     links, shades = [], []
     for column, (before, after) in enumerate(itertools.pairwise(layers)):
         for (start, one), (end, other) in itertools.product(_placed(before), _placed(after)):
@@ -75,44 +114,54 @@ def draw_network(axes: Axes, watched: Watched, frame: int) -> None:
         )
         axes.scatter([column] * len(layer), heights, s=90, c=list(colours), edgecolors="black", zorder=3)
     names = ["inputs", *(f"layer {n + 1}" for n in range(len(hidden))), "outputs"]
-    hides = max(layer.shape[1] for layer in watched.participation) > MOST
+    hides = max(layer.shape[1] for layer in trajectory.participation) > MOST_UNITS
     axes.set_xticks(range(len(layers)), names)
     axes.set(yticks=[], xlim=(-0.4, len(layers) - 0.6), ylim=(-1.12, 1.12))
-    axes.set_title(f"participation (the first {MOST} units)" if hides else "participation of each unit")
+    axes.set_title(f"participation (the first {MOST_UNITS} units)" if hides else "participation of each unit")
     axes.spines[["left", "right", "top"]].set_visible(False)
 
 
-def draw_fit(fit: Axes, residual: Axes, watched: Watched, frame: int, *, colour: str) -> None:
+def draw_fit(fit: Axes, residual: Axes, trajectory: Trajectory, frame: int, *, colour: str) -> None:
     """Draw a regression with one input: samples and prediction above, prediction minus target below.
 
     The residual's axis holds this frame and all later ones, so that it narrows with the error.
     """
-    order = np.argsort(watched.test_inputs[:, 0])
-    fit.plot(watched.inputs[:SAMPLES, 0], watched.targets[:SAMPLES, 0], ".", color="#888888", markersize=4)
-    fit.plot(watched.grid[0], watched.predictions[frame, 0], color=colour)
+    order = np.argsort(trajectory.test_inputs[:, 0])
+    fit.plot(
+        trajectory.inputs[:SAMPLES, 0], trajectory.targets[:SAMPLES, 0], ".", color="#888888", markersize=4
+    )
+    fit.plot(trajectory.grid[:, 0], trajectory.predictions[frame, :, 0], color=colour)
     residual.axhline(0, color="black", linewidth=0.8)
     residual.plot(
-        watched.test_inputs[order, 0], watched.residuals[frame, 0, order], ".-", color=colour, markersize=4
+        trajectory.test_inputs[order, 0],
+        trajectory.residuals[frame, order, 0],
+        ".-",
+        color=colour,
+        markersize=4,
     )
-    fit.set(ylabel=watched.target_name, title="training samples and prediction", ylim=_room(watched.targets))
+    fit.set(
+        ylabel=trajectory.target_name, title="training samples and prediction", ylim=_room(trajectory.targets)
+    )
     residual.set(
-        xlabel=watched.input_names[0], ylabel="prediction\n- target", ylim=_room(watched.residuals[frame:])
+        xlabel=trajectory.input_names[0],
+        ylabel="prediction\n- target",
+        ylim=_room(trajectory.residuals[frame:]),
     )
 
 
-def draw_regions(axes: Axes, watched: Watched, frame: int) -> None:
+def draw_regions(axes: Axes, trajectory: Trajectory, frame: int) -> None:
     """Draw a classification with two inputs: predicted classes under the training samples."""
-    logits, side = watched.predictions[frame], round(watched.grid.shape[1] ** 0.5)
-    classes = (logits[0] > 0).astype(int) if len(logits) == 1 else logits.argmax(axis=0)
-    count = max(2, len(logits))
+    logits, side = trajectory.predictions[frame], round(len(trajectory.grid) ** 0.5)
+    classes = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
+    count = max(2, logits.shape[1])
     shades = ListedColormap([CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(count)])
     style: dict[str, Any] = {"cmap": shades, "vmin": 0, "vmax": count - 1}
-    extent = (*watched.grid[0][[0, -1]], *watched.grid[1][[0, -1]])
+    extent = trajectory.grid[[0, -1]].T.ravel()
     axes.imshow(classes.reshape(side, side), alpha=0.45, origin="lower", extent=extent, aspect="auto", **style)
-    targets = watched.targets[:SAMPLES]
+    targets = trajectory.targets[:SAMPLES]
     labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(axis=1)
-    axes.scatter(*watched.inputs[:SAMPLES].T, c=labels, s=6, edgecolors="black", linewidths=0.3, **style)
-    first, second = watched.input_names
+    axes.scatter(*trajectory.inputs[:SAMPLES].T, c=labels, s=6, edgecolors="black", linewidths=0.3, **style)
+    first, second = trajectory.input_names
     axes.set(xlabel=first, ylabel=second, title="predicted classes and training samples")
 
 

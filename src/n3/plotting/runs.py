@@ -1,48 +1,26 @@
-"""Plotting: figures of a finished experiment, from what the analysis gives; nothing is computed here."""
+"""Runs: the figures of one experiment, of one network and of one fit."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.animation import PillowWriter as PillowWriter  # this and the next for `plotting_growth`
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection as LineCollection
+from jaxtyping import Float
+from matplotlib.animation import PillowWriter as PillowWriter
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy import ndarray
 
-from n3.experiments.results import RunRecord
-from n3.stats import prices
-from n3.stats.summary import bands, decision_classes, final_distribution, fit_curves, has_diverged
-
-COLOURS = {
-    "growing": "#0072B2",
-    "static": "#D55E00",
-    "warmup": "#009E73",
-    "grown": "#E69F00",
-    "shrinking": "#56B4E9",
-    "rescaled": "#CC79A7",
-    "equal-size": "#555555",
-}
-"""Colour of each arm in every figure, told apart by colour-blind readers too.
-
-References:
-    Okabe and Ito, "Color universal design", 2008.
-"""
-
-CLASS_COLOURS = (
-    "#88CCEE", "#CC6677", "#117733", "#DDCC77", "#332288",
-    "#AA4499", "#44AA99", "#999933", "#882255", "#888888",
-)  # fmt: skip
-"""Colour of each class; an eleventh class begins again.
-
-References:
-    Tol, "Colour schemes", 2021, scheme "muted".
-"""
+from n3.config.experiment import SIZED
+from n3.plotting.style import CLASS_COLOURS, COLOURS, add_legend, arms_of, band_key, draw_band, titled
+from n3.stats import summary
+from n3.stats.summary import RunRecord, bands, decision_classes, final_distribution, fit_curves, has_diverged
+from n3.training.decisions import ACTIONS
+from n3.training.fit import History
 
 _LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+
 _POINTS = 1000
 
 
@@ -127,7 +105,7 @@ def plot_price_path(record: RunRecord) -> Figure:
 
     Points are medians over the seeds, bars their quartiles, numbers at the points prices in nats per sample.
     """
-    results, curves = record.results, prices.path_curves(record.results)
+    results, curves = record.results, summary.path_curves(record.results)
     size, loss, tried = curves["size"], curves["test_loss"], results["price"].values
     figure = Figure(figsize=(10.5, 4.5), layout="constrained")
     figure.suptitle(f"{results.attrs['task']}: the growing arm at {len(tried)} prices")
@@ -206,11 +184,6 @@ def _one_panel(record):
     return figure, figure.subplots(subplot_kw={"title": title})
 
 
-def arms_of(record: RunRecord) -> Sequence[str]:
-    """The arms of a record in the order in which figures show them: the growing one first."""
-    return sorted(record.results["arm"].values.tolist(), key="growing".__ne__)
-
-
 def _lengths(quartiles):
     """Lengths of the bars below and above the median."""
     return quartiles[1] - quartiles[0], quartiles[2] - quartiles[1]
@@ -225,17 +198,8 @@ def _loss_scale(quartiles):
     return "log" if known else "linear"
 
 
-def draw_band(
-    axes: Axes, x: Any, quartiles: Any, colour: str, style: str, prefix: str = "", width: float = 1.5
-) -> None:
-    """Draw the median as a line in a band from `low` to `high`, names of `quartiles` after a prefix."""
-    low, median, high = (quartiles[prefix + name].values for name in ("low", "median", "high"))
-    axes.fill_between(x.values, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(x.values, median, color=colour, linestyle=style, linewidth=width)
-
-
 def _draw_regions(axes, results, arm, colours):
-    first, second = results["grid"].values
+    first, second = results["grid"].values.T
     classes = decision_classes(results, arm)
     extent = (first.min(), first.max(), second.min(), second.max())
     limits = {"vmin": 0, "vmax": len(colours) - 1}
@@ -255,18 +219,171 @@ def _arm_handles(record) -> Sequence[Any]:
     ]
 
 
-def band_key(label: str) -> Patch:
-    """A legend's entry for bands of any colour."""
-    return Patch(color="#999999", alpha=0.4, linewidth=0, label=label)
-
-
-def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> None:
-    """Put a legend to the right of all panels: `upper`, or `center` where a long title is above."""
-    figure.legend(handles=handles, loc=f"outside right {place}", frameon=False)
-
-
-def titled(title: str, width: float, height: float) -> Figure:
-    """An empty figure, in inches, under a title in as many lines as its width asks for."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11)
+def plot_choices(record: RunRecord) -> Figure:
+    """Share of each activation over optimiser steps, a column an arm, a row a layer: median and quartiles."""
+    results, arms = record.results, arms_of(record)
+    names, layers = results["choice"].values.tolist(), results.sizes["layer"]
+    colours = dict(zip(names, CLASS_COLOURS, strict=False))
+    seeds = results.sizes["seed"]
+    title = f"{results.attrs['task']}: activation of each layer, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    figure = titled(title, 1.4 + 3 * len(arms), 0.9 + 2.4 * layers)
+    panels = figure.subplots(layers, len(arms), sharex=True, sharey=True, squeeze=False)
+    quartiles, hard = (
+        bands(results, "choice_share"),
+        record.experiment.training.choice_end * results["step"][-1],
+    )
+    for layer, row in enumerate(panels):
+        for arm, axes in zip(arms, row, strict=True):
+            for name in names:
+                own = quartiles.sel(arm=arm, choice=name).isel(layer=layer)
+                draw_band(axes, results["step"], own, colours[name], "-")
+            axes.axvline(float(hard), color="black", linestyle=":")
+            axes.set(title=arm if layers == 1 else f"{arm}, layer {layer + 1}", ylim=(-0.03, 1.03))
+    figure.supxlabel("optimiser step")
+    figure.supylabel("share of activation")
+    keys = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    limit = Line2D([], [], color="black", linestyle=":", label="hard from here")
+    add_legend(figure, [*keys, limit, band_key("quartiles")])
     return figure
+
+
+MARKS = {"prune": ("v", "#D55E00"), "expand": ("^", "#009E73"), "rollback": ("x", "black")}
+"""Marker and colour of each change."""
+
+
+def plot_structure(record: RunRecord) -> Figure:
+    """Size of every run over optimiser steps, summed over layers, with the capacity of the program and changes.
+
+    Args:
+        record: A finished experiment with `structure_every`.
+
+    Returns:
+        A panel for each arm whose structure may change. A mark stands at the size last recorded before the
+        change, or at the end after it.
+
+    Raises:
+        ValueError: If there were no looks at the structure.
+    """
+    results = record.results
+    if "look" not in results.sizes:
+        raise ValueError("`record` must be of an experiment with `structure_every`; it has no looks.")
+    arms = [arm for arm in results["arm"].values.tolist() if arm in SIZED]
+    figure = titled(
+        f"{results.attrs['task']}: structure of {results.sizes['seed']} runs", 5.0 * len(arms) + 2.0, 4.5
+    )
+    looks = results["look"].values
+    for axes, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms, strict=True):
+        own = results.sel(arm=arm)
+        sizes, capacity = own["size"].sum("layer"), own["structure_capacity"].sum("layer").values
+        axes.plot(results["step"], sizes.T, color=COLOURS[arm], linewidth=1, alpha=0.7)
+        axes.step([0, *looks], [capacity[0], *capacity], where="pre", color="black", linestyle=":")
+        at_looks = sizes.sel(step=looks, method="pad").values
+        for action, (marker, colour) in MARKS.items():
+            where = own["structure_action"].values == ACTIONS.index(action)
+            steps = [look for row in where for look in looks[row]]
+            axes.plot(steps, at_looks[where], marker, color=colour, markersize=7, zorder=3)
+        axes.set_yscale("symlog", base=2, linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="optimiser step", title=arm, ylim=(0, 1.4 * capacity.max()))
+    figure.axes[0].set_ylabel("size (effective units, all layers)")
+    sizes = [Line2D([], [], color=COLOURS[arm], label=f"size, {arm}") for arm in arms]
+    limit = Line2D([], [], color="black", linestyle=":", label="capacity of the program")
+    marks = [Line2D([], [], marker=m, color=c, linestyle="", label=action) for action, (m, c) in MARKS.items()]
+    add_legend(figure, [*sizes, limit, *marks], place="center")
+    return figure
+
+
+def plot_participation(
+    sizes: Float[ndarray, " sizes"], participation: Float[ndarray, "sizes units"], *, title: str
+) -> Figure:
+    """Participation of each unit over the size: a ramp a unit, one after the other.
+
+    Args:
+        sizes: Sizes, in effective units, rising.
+        participation: Participation of each unit at each size, in `[0, 1]`.
+        title: Of the whole figure.
+    """
+    figure = titled(title, 8.0, 3.5)
+    axes = figure.subplots()
+    for unit, ramp in enumerate(participation.T):
+        colour = CLASS_COLOURS[unit % len(CLASS_COLOURS)]
+        axes.plot(sizes, ramp, color=colour, label=f"unit {unit}")
+    axes.set(xlabel="size (effective units)", ylabel="participation")
+    add_legend(figure, axes.get_lines())
+    return figure
+
+
+def plot_gains(gains: Float[ndarray, " units"], *, price: float, title: str) -> Figure:
+    """What each unit adds to those before it, against the price of a unit.
+
+    Args:
+        gains: Information that each unit adds, nats per sample, in the order of the units; one of zero or less
+            lies below the figure.
+        price: What a unit must add to be kept, nats per sample.
+        title: Of the whole figure.
+    """
+    figure = titled(title, 8.0, 4.0)
+    axes = figure.subplots()
+    is_worth = gains >= price
+    places = range(1, len(gains) + 1)
+    colours = [COLOURS["growing"] if own else "#999999" for own in is_worth]
+    axes.vlines(places, price, gains, color=colours, linewidth=1)
+    axes.scatter(places, gains, c=colours, zorder=3)
+    line = axes.axhline(price, color="black", linestyle="--", label=f"price, {price:.2g} nats")
+    axes.set(xlabel="place of the unit", ylabel="what it adds (nats per sample)", yscale="log")
+    marks = {"worth its price": COLOURS["growing"], "not worth it": "#999999"}
+    add_legend(
+        figure,
+        [line, *(Line2D([], [], color=c, marker="o", linestyle="", label=n) for n, c in marks.items())],
+    )
+    return figure
+
+
+def plot_history(history: History, *, title: str, unit: str) -> Figure:
+    """Effective units of each group of layers, and the losses, over the steps of a fit.
+
+    Args:
+        history: What `n3.fit` recorded.
+        title: Of the whole figure.
+        unit: Unit of the losses.
+    """
+    figure = titled(title, 10.0, 4.0)
+    left, right = figure.subplots(1, 2)
+    for group, (layer, sizes) in enumerate(zip(history.layers, history.sizes.T, strict=True)):
+        left.plot(history.step, sizes, color=CLASS_COLOURS[group % len(CLASS_COLOURS)], label=layer)
+    right.plot(history.step, history.train_loss, "--", color="black", label="training loss")
+    if history.validation_loss is not None:
+        right.plot(history.step, history.validation_loss, "-", color="black", label="validation loss")
+    left.set(xlabel="optimiser step", ylabel="size (effective units)")
+    left.set_ylim(bottom=0)
+    right.set(xlabel="optimiser step", ylabel=f"loss ({unit})", yscale="log")
+    add_legend(figure, [*left.get_lines(), *right.get_lines()])
+    return figure
+
+
+def figures(record: RunRecord) -> dict[str, Figure]:
+    """Every figure that fits the task.
+
+    Args:
+        record: A finished experiment.
+
+    Returns:
+        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of
+        prices; `choices` where layers chose their activation; `structure` where it changed; and `fit` for a
+        regression with one input, or `regions` for a classification with two.
+    """
+    made = {"loss": plot_losses(record), "size": plot_sizes(record), "final-loss": plot_final_losses(record)}
+    if record.experiment.run.monitor:
+        made["information"] = plot_information(record)
+    if "price" in record.results.sizes:
+        made["price-path"] = plot_price_path(record)
+    if "choice" in record.results.sizes:
+        made["choices"] = plot_choices(record)
+    if "look" in record.results.sizes:
+        made["structure"] = plot_structure(record)
+    match record.results.attrs["kind"], record.results.sizes["input"]:
+        case "regression", 1:
+            return made | {"fit": plot_fit(record)}
+        case "classification", 2:
+            return made | {"regions": plot_regions(record)}
+    return made

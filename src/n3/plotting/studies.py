@@ -1,17 +1,24 @@
-"""Plotting of trials: how the final losses of many runs are spread, and which classes they confuse."""
+"""Studies: the figures of many experiments together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy import ndarray
 
-from n3.plotting.runs import COLOURS, Axes, Figure, Line2D, Patch, add_legend, band_key, titled
-from n3.stats.curves import Histogram
-from n3.stats.distributions import Profile
+from n3.plotting.style import COLOURS, add_legend, band_key, titled
+from n3.stats.distributions import Histogram, Profile
+from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
+from n3.stats.summary import with_interval
 
 
 def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -> Figure:
-    """Histograms of final test losses, a panel a task; a dotted line marks each contender's median.
+    """Histograms of final test losses, a panel a task; a dotted line marks each variant's median.
 
     Args:
         title: Of the whole figure.
@@ -24,12 +31,12 @@ def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -
     ):
         draw_histogram(axes, own)
         axes.set(title=task, xlabel=f"final test loss ({unit})")
-    add_legend(figure, _keys(next(iter(panels.values()))), place="center")
+    add_legend(figure, histogram_keys(next(iter(panels.values()))), place="center")
     return figure
 
 
 def draw_histogram(axes: Axes, histogram: Histogram) -> None:
-    """Draw the shares of all contenders over one another."""
+    """Draw the shares of all variants over one another."""
     for name, shares in histogram.shares.items():
         style = {"color": COLOURS[name], "alpha": 0.5}
         axes.stairs(shares, histogram.edges, fill=True, **style)
@@ -58,33 +65,6 @@ def plot_profiles(profiles: Mapping[str, Profile], *, title: str, unit: str) -> 
     return figure
 
 
-def plot_classes(
-    title: str,
-    panels: Mapping[str, Histogram],
-    counts: Mapping[str, Int[ndarray, "classes classes"]],
-    *,
-    unit: str,
-) -> Figure:
-    """A histogram of final test losses above the confusion matrix of each contender.
-
-    Args:
-        title: Of the whole figure.
-        panels: One histogram, under the task's name.
-        counts: Confusion matrix of each contender, true classes as rows.
-        unit: Unit of the losses.
-    """
-    figure = titled(title, 9.0, 7.5)
-    places = figure.add_gridspec(2, len(counts), height_ratios=(1, 1.5))
-    ((task, histogram),) = panels.items()
-    upper = figure.add_subplot(places[0, :])
-    draw_histogram(upper, histogram)
-    upper.set(title=task, xlabel=f"final test loss ({unit})")
-    for column, (name, matrix) in enumerate(counts.items()):
-        draw_confusion(figure.add_subplot(places[1, column]), matrix, title=name)
-    add_legend(figure, _keys(histogram), place="center")
-    return figure
-
-
 def plot_confusion(counts: Int[ndarray, "classes classes"], *, title: str) -> Figure:
     """A confusion matrix by itself: shares of each true class (a row) by predicted class, with the counts."""
     side = 2.6 + 0.75 * len(counts)
@@ -109,6 +89,99 @@ def draw_confusion(axes: Axes, counts: Int[ndarray, "classes classes"], *, title
     axes.set_title(f"{title}: accuracy {100 * accuracy:.1f} %")
 
 
-def _keys(histogram):
+def histogram_keys(histogram: Histogram) -> list[Any]:
+    """The entries of a legend for a histogram: a patch an arm, and the line of the medians."""
     bars = [Patch(color=COLOURS[name], alpha=0.6, linewidth=0, label=name) for name in histogram.shares]
     return [*bars, Line2D([], [], color="black", linestyle=":", label="median")]
+
+
+VARIANT_COLOURS = {
+    **COLOURS,
+    "released": "#CC79A7",
+    "information": "#332288",
+    "information shrinking": "#88CCEE",
+    "information equal-size": "#AA4499",
+}
+"""Colour of each variant: of the arms as everywhere, of other methods their own."""
+
+
+def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Figure:
+    """Final loss over capacity: geometric means with quartiles, power laws with an offset, and plain slopes.
+
+    Args:
+        title: Of the whole figure.
+        curves: Losses of each variant at each rate; a panel a rate.
+        unit: Unit of the losses.
+    """
+    rates = list(dict.fromkeys(curve.rate for curve in curves))
+    figure = titled(title, 1.8 + max(5.5, 3.7 * len(rates)), 5.4)  # one panel has room for its legend
+    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+    for axes, rate in zip(panels, rates, strict=True):
+        for curve in (curve for curve in curves if curve.rate == rate):
+            _draw_curve(axes, curve)
+        axes.set(xlabel="capacity (units)", title=f"learning rate {rate:g}", yscale="log")
+        axes.set_xscale("log", base=2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    panels[0].set_ylabel(f"final test loss ({unit})")
+    names = dict.fromkeys(curve.variant for curve in curves)
+    marks = [
+        Line2D([], [], color=VARIANT_COLOURS[name], marker="o", linestyle="", label=name) for name in names
+    ]
+    styles = {"power law with offset": "-", "straight line": ":"}
+    laws = [Line2D([], [], color="black", linestyle=style, label=name) for name, style in styles.items()]
+    mean = Line2D(
+        [], [], color="black", marker="o", linestyle="", label="geometric mean,\nquartiles over seeds"
+    )
+    add_legend(figure, [*marks, mean, *laws], place="center")
+    return figure
+
+
+def plot_parameters(
+    title: str, curves: Sequence[AccuracyCurve], references: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """Accuracy over active parameters: means in bands of their 95 % interval, and published points.
+
+    Args:
+        title: Of the whole figure.
+        curves: A line each.
+        references: Parameters and accuracy of what others reached, by name.
+    """
+    figure = titled(title, 8.5, 4.6)
+    axes = figure.subplots()
+    for curve in curves:
+        colour = VARIANT_COLOURS[curve.variant]
+        axes.fill_between(curve.parameters, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(curve.parameters, curve.mean, "o-", color=colour, markersize=4)
+    for point in references.values():
+        axes.plot(*point, "*", color="black", markersize=11)
+    axes.set(xscale="log", xlabel="active parameters", ylabel="test accuracy")
+    axes.minorticks_off()
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    names = [curve.variant for curve in curves]
+    lines = [Line2D([], [], color=VARIANT_COLOURS[name], marker="o", label=name) for name in names]
+    others = [
+        Line2D([], [], color="black", marker="*", linestyle="", markersize=11, label=name)
+        for name in references
+    ]
+    add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
+    return figure
+
+
+def _draw_curve(axes, curve):
+    colour = VARIANT_COLOURS[curve.variant]
+    ends = np.abs(np.stack([curve.low, curve.high]) - curve.mean)  # a mean may lie beyond a quartile
+    axes.errorbar(curve.sizes, curve.mean, yerr=ends, fmt="o", color=colour, markersize=4, elinewidth=1)
+    if curve.law is None:
+        return
+    sizes, law = np.geomspace(curve.sizes[0], curve.sizes[-1], 100), curve.law
+    for kind, own, loss, style in (
+        ("exponent", law.exponent, law.loss(sizes), "-"),
+        ("slope", law.slope, law.line(sizes), ":"),
+    ):
+        told = f"{curve.variant}: {kind} {with_interval(*own, form='.2f')}"
+        axes.plot(sizes, loss, color=colour, linestyle=style, label=told)
+
+
+_RATE_MARKERS = ("o", "s", "^", "D", "v")

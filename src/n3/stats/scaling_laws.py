@@ -1,4 +1,4 @@
-"""Scaling: how a loss falls with a network's size, as a power law with an offset and as a plain slope."""
+"""Scaling laws: how a loss falls with a network's size."""
 
 import warnings
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from n3.stats.comparison import Estimate, stratified_bootstrap
+from n3.stats.comparison import Estimate, bootstrap_interval, stratified_bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,3 +111,74 @@ def _guesses(x, y, slope):
 def _in_units(logs):
     """Offset, factor, exponent, slope and intercept of what `_fitted` found."""
     return [*map(float, np.exp(logs[:3])), float(logs[3]), float(np.exp(logs[4]))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingCurve:
+    """Final losses of one variant at one learning rate over capacity."""
+
+    variant: str
+    rate: float
+    sizes: Float[np.ndarray, " sizes"]
+    mean: Float[np.ndarray, " sizes"]
+    """Geometric, over the seeds that did not diverge."""
+    low: Float[np.ndarray, " sizes"]
+    """Lower quartile over the seeds."""
+    high: Float[np.ndarray, " sizes"]
+    law: PowerLaw | None
+    """None below four sizes."""
+
+
+def scaling_curve(
+    variant: str,
+    sizes: Float[np.ndarray, " sizes"],
+    losses: Float[np.ndarray, "sizes seeds"],
+    *,
+    rate: float,
+    law: PowerLaw | None,
+) -> ScalingCurve:
+    """The curve of one variant at one learning rate.
+
+    Args:
+        variant: Its name.
+        sizes: Units, rising.
+        losses: Final losses, positive; NaN where a run diverged or a seed was not run.
+        rate: The learning rate.
+        law: What `n3.stats.power_law` fitted; None below four sizes.
+    """
+    low, high = np.nanquantile(losses, [0.25, 0.75], axis=1)
+    mean = np.exp(np.nanmean(np.log(losses), axis=1))
+    return ScalingCurve(variant=variant, rate=rate, sizes=sizes, mean=mean, low=low, high=high, law=law)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyCurve:
+    """One variant's accuracy over the parameters that it uses, in rising order of these."""
+
+    variant: str
+    parameters: Float[np.ndarray, " points"]
+    """Median over the seeds."""
+    mean: Float[np.ndarray, " points"]
+    """Share of test samples whose class is predicted, over the seeds."""
+    low: Float[np.ndarray, " points"]
+    """Lower end of the mean's 95 % interval (BCa over the seeds)."""
+    high: Float[np.ndarray, " points"]
+
+
+def accuracy_curve(
+    variant: str, parameters: Float[np.ndarray, "points seeds"], accuracy: Float[np.ndarray, "points seeds"]
+) -> AccuracyCurve:
+    """The curve of runs in any order of their points.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    order = np.argsort(np.median(parameters, axis=1), kind="stable")
+    low, high = np.array([bootstrap_interval(accuracy[point], np.mean) for point in order]).T
+    return AccuracyCurve(
+        variant=variant,
+        parameters=np.median(parameters, axis=1)[order],
+        mean=accuracy.mean(axis=1)[order],
+        low=low,
+        high=high,
+    )

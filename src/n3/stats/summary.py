@@ -1,9 +1,14 @@
-"""Analysis: what the seeds of an experiment say together, as medians, intervals and paired comparisons."""
+"""Summary: what the seeds of an experiment say together, as numbers by name and as a table."""
 
+import importlib.metadata
+import math
+import platform
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,125 +16,48 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3.experiments.results import RunRecord, versions
-from n3.stats import columns, prices, winners
+from n3.config.experiment import Experiment
+from n3.stats.comparison import FLOOR, compare, interquartile_mean, point_and_interval, value_or_nan
 
-FLOOR = float(np.finfo(np.float32).tiny)
-"""Least loss that enters a logarithm or a ratio: a loss of zero counts as the least normal float32."""
-
-FINAL = ("test_loss", "test_metric", "final_size", "active_parameters")
-"""What is known of every run at its last step; the size is in effective units, summed over layers."""
-
-
-def bootstrap_interval(
-    values: Float[np.ndarray, " values"],
-    statistic: Callable[..., Any] = np.median,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated (BCa) bootstrap interval of a statistic.
-
-    Where ties leave BCa undefined (leaving out any one value changes nothing), it is the percentile interval
-    of the same resamples. Equal values give an interval of no width, and one value alone none: NaN.
-
-    Args:
-        values: Independent values, all finite.
-        statistic: Takes an array and an `axis`, as NumPy's reductions do.
-        level: Coverage, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling: equal calls give equal intervals.
-
-    Returns:
-        Lower and upper end, in the unit of the statistic.
-
-    Raises:
-        ValueError: If there is no value, a value is NaN or infinite, or `level` lies outside `(0, 1)`.
-
-    References:
-        Efron, "Better bootstrap confidence intervals", 1987, section 4.
-    """
-    if not values.size or not np.isfinite(values).all():
-        raise ValueError(f"`values` must be finite, one or more; got {values}.")
-    return _estimate(statistic, values.astype(float), level=level, resamples=resamples, seed=seed)[1]
-
-
-def interquartile_mean(values: Float[np.ndarray, " values"]) -> float:
-    """Mean of the middle half: a quarter of the values, rounded down, is left out at either end."""
-    return float(stats.trim_mean(values, 0.25))
+Results = xr.Dataset
+"""Labelled results, as `results.nc` holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Losses of arm a over losses of arm b, paired; a is better below 0 (logarithms) or 1 (ratios).
+class RunRecord:
+    """All results of an experiment; `results` holds what `results.nc` holds."""
 
-    Intervals are BCa over resampled pairs; 95 % unless another level was asked for. Of no pairs all is
-    NaN, of one pair the intervals are.
-    """
-
-    median_log_ratio: float
-    """Median of log(a / b)."""
-    ci95: tuple[float, float]
-    p_value: float
-    """Wilcoxon's signed-rank test (1945) of log(a / b), two-sided; 1 where all pairs are equal."""
-    wins: int
-    """Pairs in which a is strictly lower."""
-    pairs: int
-    """Pairs in which both losses are finite; all statistics are over these."""
-    excluded: int
-    """Pairs in which a loss is NaN or infinite: a run that diverged."""
-    geometric_mean_ratio: float
-    ratio_of_means: float
-    ratio_of_means_ci95: tuple[float, float]
-    ratio_of_medians: float
-    ratio_of_medians_ci95: tuple[float, float]
+    experiment: Experiment
+    """Resolved: every field that the method decides is filled in."""
+    results: xr.Dataset
+    directory: Path | None
+    """The run directory; None where nothing was written."""
 
 
-def compare(
-    a: Float[np.ndarray, " pairs"],
-    b: Float[np.ndarray, " pairs"],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two arms whose runs are paired by their index; swapping them inverts every ratio.
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in _VERSIONS}
 
-    Args:
-        a: Final losses, zero or more, NaN or infinite where a run diverged; below `FLOOR` they count as it.
-        b: Final losses of the other arm, in the same order.
-        level: Coverage of the intervals, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
 
-    Returns:
-        Statistics over the pairs in which both losses are finite, and the number of the other pairs.
+_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "n3")
 
-    Raises:
-        ValueError: If a loss is negative, or `level` lies outside `(0, 1)`.
-    """
-    if (a < 0).any() or (b < 0).any():
-        raise ValueError(f"`a` and `b` must be losses of zero or more; got {np.nanmin([a, b])}.")
-    kept = np.isfinite(a) & np.isfinite(b)
-    own, other = (np.maximum(side[kept].astype(float), FLOOR) for side in (a, b))
-    logs, how = np.log(own / other), {"level": level, "resamples": resamples, "seed": seed}
-    median_log_ratio, interval = _estimate(np.median, logs, **how)
-    ratio_of_means, means_interval = _estimate(_ratio_of(np.mean), own, other, **how)
-    ratio_of_medians, medians_interval = _estimate(_ratio_of(np.median), own, other, **how)
-    return Comparison(
-        median_log_ratio=median_log_ratio,
-        ci95=interval,
-        p_value=_over(_signed_rank_p, logs),
-        wins=int((own < other).sum()),
-        pairs=int(kept.sum()),
-        excluded=int((~kept).sum()),
-        geometric_mean_ratio=_over(stats.gmean, own / other),
-        ratio_of_means=ratio_of_means,
-        ratio_of_means_ci95=means_interval,
-        ratio_of_medians=ratio_of_medians,
-        ratio_of_medians_ci95=medians_interval,
-    )
+
+def align_columns(lines: Sequence[str]) -> str:
+    """Rows whose cells are separated by `|`, as columns: the first to the left, the others to the right."""
+    rows = [line.split("|") for line in lines]
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
+
+
+def with_interval(value: float, low: float, high: float, *, form: str = ".3g") -> str:
+    """`value [low, high]`, each number in a form of `format`; the value alone where the interval is NaN."""
+    ends = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{ends}"
+
+
+FINAL = ("test_loss", "test_metric", "final_size", "active_parameters")
+"""What is known of every run at its last step; the size is in effective units, summed over layers."""
 
 
 def has_diverged(results: xr.Dataset) -> xr.DataArray:
@@ -166,10 +94,10 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "arms": {arm: _summarise_arm(results.sel(arm=arm)) for arm in arms},
         "comparisons": pairs,
         "seconds": {"wall": float(facts["wall_seconds"]), "compile": compiling, "run": running},
-        "seed_steps_per_second": prices.runs_in(results) * steps / running if running > 0 else np.nan,
+        "seed_steps_per_second": _number_of_runs(results) * steps / running if running > 0 else np.nan,
         "device": facts["device"],
         "versions": versions(),
-    } | (prices.summarise_path(results) | winners.summarise_choices(results, has_diverged(results)))
+    } | (summarise_path(results) | _summarise_choices(results, has_diverged(results)))
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -180,20 +108,20 @@ def table(summary: dict[str, Any]) -> str:
     for name, arm in summary["arms"].items():
         loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
         rows += [
-            f"{name}|{columns.with_interval(loss['median'], *loss['ci95'], form='.3e')}"
+            f"{name}|{with_interval(loss['median'], *loss['ci95'], form='.3e')}"
             f"|{medians['test_metric']:.4g}|{medians['final_size']:.2f}|{medians['active_parameters']:g}"
             f"|{len(arm['diverged_seeds'])}/{seeds}"
         ]
     pairs = ["test loss of|median ratio [95 % interval]|lower in|p-value|mean / mean|excluded"]
     for pair in summary["comparisons"]:
-        ratio = columns.with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
+        ratio = with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
         pairs += [
             f"{pair['a']} / {pair['b']}|{ratio}|{pair['wins']}/{pair['pairs']}"
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
-    aligned = (columns.aligned(part) for part in (rows, pairs) if len(part) > 1)
-    return "\n\n".join([title, *aligned, *winners.told(summary), *prices.told(summary)])
+    aligned = (align_columns(part) for part in (rows, pairs) if len(part) > 1)
+    return "\n\n".join([title, *aligned, *_choice_lines(summary), *_price_lines(summary)])
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
@@ -229,11 +157,11 @@ def decision_classes(results: xr.Dataset, arm: str) -> Int[np.ndarray, "side sid
         ValueError: If the grid is not a square of two inputs.
     """
     logits, inputs = results["prediction"].sel(arm=arm).values[0], results.sizes["input"]
-    side = round(logits.shape[1] ** 0.5)
-    if inputs != 2 or not side or side**2 != logits.shape[1]:
+    side = round(len(logits) ** 0.5)
+    if inputs != 2 or not side or side**2 != len(logits):
         raise ValueError(f"`grid` must be a square of two inputs; got {results['grid'].shape}.")
-    classes = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
-    return np.where(np.isfinite(logits).all(axis=0), classes, -1).astype(int).reshape(side, side)
+    classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return np.where(np.isfinite(logits).all(axis=1), classes, -1).astype(int).reshape(side, side)
 
 
 def final_distribution(results: xr.Dataset) -> xr.Dataset:
@@ -249,50 +177,120 @@ def final_distribution(results: xr.Dataset) -> xr.Dataset:
     return bands(found, "loss").assign(loss=(("arm", "rank"), ranked), share=("rank", shares))
 
 
-def _estimate(statistic, *samples: np.ndarray, level=0.95, resamples=2000, seed=0):
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie in (0, 1); got {level}.")
-    point = float(statistic(*samples, axis=-1)) if samples[0].size else np.nan
-    if len(samples[0]) < 2:
-        return point, (np.nan, np.nan)
-    if all(len(np.unique(sample)) < 2 for sample in samples):
-        return point, (point, point)
-    options = {"confidence_level": level, "paired": len(samples) > 1, "vectorized": True}
-    options["batch"] = max(1, 250_000 // len(samples[0]))  # numbers held at once
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # ties: by percentiles below
-        found = stats.bootstrap(samples, statistic, n_resamples=resamples, rng=seed, **options)
-    if not np.isfinite(found.confidence_interval).all():
-        options |= {"n_resamples": 0, "bootstrap_result": found, "method": "percentile"}
-        found = stats.bootstrap(samples, statistic, **options)
-    return point, (float(found.confidence_interval.low), float(found.confidence_interval.high))
-
-
-def _ratio_of(reduce):
-    return lambda a, b, axis: reduce(a, axis=axis) / reduce(b, axis=axis)
-
-
-def _over(statistic, values):
-    return float(statistic(values)) if values.size else np.nan
-
-
-def _signed_rank_p(differences):
-    return float(np.asarray(stats.wilcoxon(differences))[1]) if differences.any() else 1.0
-
-
 def _summarise_arm(results):
     final, diverged = final_values(results), has_diverged(results).values
     arm = {
-        name: {"median": _over(np.median, each.values[~diverged]), "values": each.values.tolist()}
+        name: {"median": value_or_nan(np.median, each.values[~diverged]), "values": each.values.tolist()}
         for name, each in final.items()
     }
     losses = final["test_loss"].values[~diverged]
     arm["test_loss"] |= {
-        "ci95": _estimate(np.median, losses)[1],
-        "mean": _over(np.mean, losses),
-        "mean_ci95": _estimate(np.mean, losses)[1],
-        "interquartile_mean": _over(interquartile_mean, losses),
-        "geometric_mean": _over(stats.gmean, np.maximum(losses, FLOOR)),
+        "ci95": point_and_interval(np.median, losses)[1],
+        "mean": value_or_nan(np.mean, losses),
+        "mean_ci95": point_and_interval(np.mean, losses)[1],
+        "interquartile_mean": value_or_nan(interquartile_mean, losses),
+        "geometric_mean": value_or_nan(stats.gmean, np.maximum(losses, FLOOR)),
     }
     arm["test_metric"]["name"] = results.attrs["metric"]
     seeds, steps = (results[name].values[diverged].tolist() for name in ("seed", "diverged_at"))
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
+
+
+def _summarise_choices(results: Any, lost: Any) -> dict[str, Any]:
+    """The entry `choices` of `summary.json`, or nothing where no activation was chosen.
+
+    Args:
+        results: An xarray data set; `choice_share` at its last step decides.
+        lost: Which runs (arm, seed) diverged; they do not count.
+
+    Returns:
+        For each arm and hidden layer, the number of runs that chose each activation.
+    """
+    if "choice_share" not in results:
+        return {}
+    shares = results["choice_share"].isel(step=-1)
+    is_most = (shares == shares.max("choice")) & ~lost
+    names, counted = results["choice"].values.tolist(), is_most.sum("seed").transpose("arm", "layer", "choice")
+    arms = zip(results["arm"].values.tolist(), counted.values.tolist(), strict=True)
+    return {
+        "choices": {arm: [dict(zip(names, layer, strict=True)) for layer in layers] for arm, layers in arms}
+    }
+
+
+def _choice_lines(summary: dict[str, Any]) -> list[str]:
+    """How often each activation was chosen, a row for each layer of an arm; nothing where none was."""
+    if "choices" not in summary:
+        return []
+    rows = [
+        f"{arm}, layer {index}|{'|'.join(str(count) for count in layer.values())}"
+        for arm, layers in summary["choices"].items()
+        for index, layer in enumerate(layers, start=1)
+    ]
+    names = next(iter(summary["choices"].values()))[0]
+    return [align_columns([f"runs that chose|{'|'.join(names)}", *rows])]
+
+
+def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]]:
+    """Quartiles over the seeds of what became of the growing arm at each price.
+
+    Args:
+        results: An xarray data set with a price path.
+
+    Returns:
+        Low, median and high of `size` (effective units, summed over layers), `test_loss` and
+        `validation_loss`, over the runs that did not diverge; NaN at a price at which all did.
+    """
+    sizes = results["path_size"].values.sum(axis=-1)
+    losses = {name: results[f"path_{name}"].values for name in ("test_loss", "validation_loss")}
+    return {name: _quartiles(values) for name, values in {"size": sizes, **losses}.items()}
+
+
+def summarise_path(results: Any) -> dict[str, Any]:
+    """The entry `price_path` of `summary.json`, or nothing where `results` has no price path."""
+    if "price" not in results.sizes:
+        return {}
+    medians = {name: quartiles[1].tolist() for name, quartiles in path_curves(results).items()}
+    path = {
+        "prices": results["price"].values.tolist(),
+        "median_sizes": medians["size"],
+        "median_test_losses": medians["test_loss"],
+        "median_validation_losses": medians["validation_loss"],
+        "diverged": (~np.isfinite(results["path_validation_loss"].values)).sum(axis=1).tolist(),
+        "picked": int(results.attrs["picked_price"]),
+        "best": int(results.attrs["best_price"]),
+        "validation_loss_bound": float(results.attrs["validation_loss_bound"]),
+    }
+    return {"price_path": path}
+
+
+def _price_lines(summary: dict[str, Any]) -> list[str]:
+    """Which price was picked and why, as one text of lines of 100 columns or fewer; nothing without a path."""
+    if "price_path" not in summary:
+        return []
+    path = summary["price_path"]
+
+    def of(index: int) -> str:
+        size, loss = (path[f"median_{name}"][index] for name in ("sizes", "validation_losses"))
+        return f"{path['prices'][index]:.3g} nats (size {size:.2f}, validation loss {loss:.3e})"
+
+    picked, best = path["picked"], path["best"]
+    reason = (
+        "the least validation loss"
+        if picked == best
+        else f"the highest within one standard error of the best, {of(best)}: "
+        f"up to {path['validation_loss_bound']:.3e}"
+    )
+    text = f"Price of the growing arm, of {len(path['prices'])} tried: {of(picked)}, {reason}."
+    return [textwrap.fill(text, 100)]
+
+
+def _number_of_runs(results: Any) -> int:
+    """Runs that the results took: arms times seeds, with the growing arm once for each price of a path."""
+    sizes = results.sizes
+    return sizes["seed"] * (sizes["arm"] + sizes.get("price", 1) - 1)
+
+
+def _quartiles(values):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the answer there
+        return np.nanquantile(values, [0.25, 0.5, 0.75], axis=1)

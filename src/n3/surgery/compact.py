@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from n3.nn.choices import ACTIVATIONS
-from n3.nn.mlp import Dense, GrowingMLP
+from n3.nn.mlp import ACTIVATIONS, Dense, GrowingMLP
 from n3.surgery.edit import check_single, check_state
 from n3.tracing.grow import Grown, compact_model
 

@@ -158,7 +158,9 @@ def _taken(layer: Dense, rows: Int[np.ndarray, " out"], columns: Int[np.ndarray,
 
 
 _UNRANKED = (controllers.Released, controllers.Warmup)
+
 _SHARED = (controllers.Auxiliary, controllers.Controller, *_UNRANKED)
+
 _EACH = (controllers.Information, controllers.Fixed)
 
 
@@ -231,7 +233,7 @@ def _moved(
         return weight
     if kind is not controllers.Controller:
         return jnp.asarray(change(own), weight.dtype)
-    size = old * float(masks.share(weight))
+    size = old * float(masks.capacity_share(weight))
     after = change(size)
     if (after, new) == (size, old):
         return weight

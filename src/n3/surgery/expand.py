@@ -1,6 +1,6 @@
 """Expansion: further units and layers for a network that go on computing the same function, or nearly so."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import equinox as eqx
 import jax
@@ -9,12 +9,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from n3.config.experiment import ExpandMethod
 from n3.config.validation import suggestion
 from n3.nn.mlp import Dense, GrowingMLP
 from n3.surgery.edit import Edit, check_single, edited, full_units, is_gated
 
-Method = Literal["zero", "split", "mutate", "identity"]
-METHODS: tuple[str, ...] = get_args(Method)
+EXPANSION_METHODS: tuple[str, ...] = get_args(ExpandMethod)
 
 
 def expand(
@@ -78,9 +78,11 @@ def _checked(net: GrowingMLP, units, layers, method, scale, key) -> tuple[int, .
     """The units to add to each layer."""
     depth = len(net.layers)
     added = (units,) * depth if isinstance(units, int) else units
-    if method not in METHODS:
-        known = ", ".join(METHODS)
-        raise ValueError(f"`method` must be one of {known}; got {method!r}.{suggestion(method, METHODS)}")
+    if method not in EXPANSION_METHODS:
+        known = ", ".join(EXPANSION_METHODS)
+        raise ValueError(
+            f"`method` must be one of {known}; got {method!r}.{suggestion(method, EXPANSION_METHODS)}"
+        )
     if len(added) != depth or min(added) < 0:
         raise ValueError(
             f"`units` must be zero or more, one number or one for each of {depth} layers; got {units}."

@@ -1,22 +1,94 @@
-"""Portable: a compact network as files, to be read back here or run without this package."""
+"""Export: networks as files and as programs that run without n3."""
 
 import hashlib
+import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
 from jax import export as jax_export
 from jaxtyping import Array, Float
 
 from n3.config.validation import from_json
-from n3.experiments.results import RunDirectory
-from n3.nn.choices import ACTIVATIONS
+from n3.nn.mlp import ACTIVATIONS
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
-from n3.training import checkpoint
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file under its name only once it is complete; its folder is made where it is missing.
+
+    Raises:
+        OSError: If the file cannot be written; no part of it is left then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def to_bytes(tree: Any) -> bytes:
+    """The arrays of a tree in the safetensors format, each under its path.
+
+    Args:
+        tree: Any tree; what is not an array is left out, since `from_bytes` takes it from a like tree.
+
+    Returns:
+        Content for a file; reading it executes nothing.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
+    named = {jax.tree_util.keystr(path): np.asarray(leaf, order="C") for path, leaf in leaves}
+    return safetensors.numpy.save(named)
+
+
+def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
+    """The tree that `to_bytes` stored.
+
+    Args:
+        content: What `to_bytes` returned.
+        like: A tree of the same structure, with arrays or shapes (`jax.ShapeDtypeStruct`) as leaves.
+        source: What to call the content in an error, a file's name for example.
+
+    Returns:
+        The tree, with the stored arrays and the other leaves of `like`.
+
+    Raises:
+        ValueError: If the content is not safetensors, or a name, shape or type differs from `like`'s.
+    """
+    try:
+        stored = safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{source} is damaged or not safetensors: {error}.") from error
+    shaped, others = eqx.partition(like, lambda leaf: hasattr(leaf, "shape"))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shaped)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    if set(names) != set(stored):
+        odd = sorted(set(names) ^ set(stored))
+        raise ValueError(f"{source} does not hold this network: {odd[0]} is missing or not expected.")
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        if stored[name].shape != leaf.shape or stored[name].dtype != leaf.dtype:
+            found, expected = stored[name], leaf
+            raise ValueError(
+                f"{source}: {name} is {found.dtype}{found.shape}; expected {expected.dtype}{expected.shape}."
+            )
+    arrays = jax.tree_util.tree_unflatten(structure, [jax.numpy.asarray(stored[name]) for name in names])
+    return eqx.combine(arrays, others)
+
 
 FORMAT = "n3 compact network, version 1"
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 """What an exported program can run on."""
 
@@ -62,7 +134,7 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
         OSError: If the files cannot be written.
     """
     plain = _plain(net)
-    content = checkpoint.to_bytes(plain)
+    content = to_bytes(plain)
     every = (*plain.layers, plain.readout)
     manifest = Manifest(
         format=FORMAT,
@@ -73,9 +145,8 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
         keeps_input=tuple(layer.keeps_input for layer in every),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    folder = RunDirectory(Path(directory))
-    folder.write("network.safetensors", content)
-    folder.write_json("network.json", asdict(manifest))
+    write_file(Path(directory) / "network.safetensors", content)
+    write_file(Path(directory) / "network.json", (json.dumps(asdict(manifest), indent=2) + "\n").encode())
 
 
 def load_compact(directory: str | Path) -> CompactMLP:
@@ -95,7 +166,7 @@ def load_compact(directory: str | Path) -> CompactMLP:
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
-    return checkpoint.from_bytes(content, _like(manifest), source=str(source))
+    return from_bytes(content, _like(manifest), source=str(source))
 
 
 def export(net: eqx.Module, path: str | Path | None = None) -> bytes:
@@ -124,7 +195,7 @@ def export(net: eqx.Module, path: str | Path | None = None) -> bytes:
 
     content = bytes(jax_export.export(jax.jit(outputs), platforms=PLATFORMS)(shape).serialize())
     if path is not None:
-        RunDirectory(Path(path).parent).write(Path(path).name, content)
+        write_file(Path(path), content)
     return content
 
 

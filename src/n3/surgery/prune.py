@@ -10,14 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from n3.config.criteria import LAYER, Criterion, parse
-from n3.information.measures import Measured, measured
-from n3.information.terms import Importance, check_importance
-from n3.nn.losses import Samples
+from n3.information.measures import Importance, Measured, check_importance, measure_units
 from n3.nn.mlp import GrowingMLP
 from n3.surgery.edit import Edit, check_single, check_state, edited, is_gated
 
 Selector = Callable[
-    [Float[Array, "units samples"], Float[Array, "out_size samples"]],
+    [Float[Array, "samples units"], Float[Array, "samples out_size"]],
     Bool[Array, " units"] | Float[Array, " units"],
 ]
 """A user's criterion: of a layer's activations and the targets, what goes (true, or below zero)."""
@@ -52,7 +50,7 @@ class Pruned:
 def prune(
     net: GrowingMLP,
     criterion: str | Selector,
-    samples: Samples,
+    data: tuple[Float[Array | np.ndarray, "samples _in"], Float[Array | np.ndarray, "samples _out"]],
     *,
     is_classes: bool,
     importance: Importance | None = None,
@@ -70,12 +68,12 @@ def prune(
 
     Args:
         net: The network.
-        criterion: A text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`, `redundancy`
-            and `participation`, and `layer.importance`, `layer.gain` (over the layer before), `layer.entropy`
-            and `layer.redundancy`, all from `n3.information.gaussian` as `n3.information.measures.measured` says; or a function of a
-            layer's activations `[units, samples]` and the targets that returns for each unit whether it goes,
+        criterion: A text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`,
+            `redundancy` and `participation`, and `layer.importance`, `layer.gain` (over the layer before),
+            `layer.entropy` and `layer.redundancy`, all as `n3.information.measures` says; or a function of a
+            layer's activations `[samples, units]` and the targets that returns for each unit whether it goes,
             or a number that is below zero where it goes.
-        samples: What the quantities are measured on; their shares are taken as equal.
+        data: Inputs and targets that the quantities are measured on, samples first.
         is_classes: Whether the targets are classes.
         importance: A user's importance of each unit in place of the built-in one, times its participation;
             units are then taken as additive, and a layer's importance is the sum.
@@ -90,9 +88,9 @@ def prune(
     """
     check_single(net)
     check_state(net, state)
-    _check_samples(net, samples)
+    inputs, targets = _checked(net, data)
     rule = parse(criterion) if isinstance(criterion, str) else criterion
-    bench = _Bench(samples, is_classes, importance, _spelled(criterion))
+    bench = _Bench(inputs, targets, is_classes, importance, _spelled(criterion))
     if isinstance(rule, Criterion) and rule.names() <= set(LAYER):
         removed, edit = _without_layers(bench, net, rule)
     else:
@@ -106,7 +104,8 @@ def prune(
 class _Bench:
     """What every measurement shares."""
 
-    samples: Samples
+    inputs: Float[Array, "samples in_size"]
+    targets: Float[Array, "samples out_size"]
     is_classes: bool
     importance: Importance | None
     spelled: str
@@ -126,19 +125,20 @@ class _Bench:
 
     def activations(self, net: GrowingMLP) -> tuple[Float[Array, "_units samples"], ...]:
         """Activations of every layer, finite."""
-        every = _activations(net, self.samples.inputs)
+        every = _activations(net, self.inputs.T)
         for layer, active in enumerate(every):
             if not jnp.all(jnp.isfinite(active)):
                 raise ValueError(f"`net` must have finite activations; hidden layer {layer} has not.")
         return every
 
     def _of_layer(self, active, mask, is_there) -> Measured:
-        targets = self.samples.targets
-        own = measured(active, targets, mask, jnp.asarray(is_there, mask.dtype), is_classes=self.is_classes)
+        own = measure_units(
+            active, self.targets.T, mask, jnp.asarray(is_there, mask.dtype), is_classes=self.is_classes
+        )
         if self.importance is None:
             return own
-        check_importance(self.importance, active, targets)
-        each = self.importance(active, targets) * mask * is_there.astype(mask.dtype)
+        check_importance(self.importance, active.T, self.targets)
+        each = self.importance(active.T, self.targets) * mask * is_there.astype(mask.dtype)
         units, layer = {**own.units, "importance": each}, {**own.layer, "layer.importance": jnp.sum(each)}
         return Measured(units, layer)
 
@@ -185,8 +185,8 @@ def _by_text(bench: _Bench, net, rule: Criterion, is_there, stream) -> Judged:
 
 def _by_function(bench: _Bench, net, rule: Selector, is_there, stream) -> Judged:
     """All units that a function picks in every layer that has them, at once."""
-    every, targets = bench.activations(_muted(net, is_there)), bench.samples.targets
-    scores = {n: _scores(rule, every[n], targets) for n in stream if is_there[n].any()}
+    every = bench.activations(_muted(net, is_there))
+    scores = {n: _scores(rule, every[n].T, bench.targets) for n in stream if is_there[n].any()}
     has = {n: is_there[n].copy() for n in scores}
     for unit in range(is_there[stream[0]].size):
         own = [scores[n][unit] for n in scores if has[n][unit]]
@@ -197,8 +197,8 @@ def _by_function(bench: _Bench, net, rule: Selector, is_there, stream) -> Judged
 def _scores(rule: Selector, active, targets) -> Float[np.ndarray, " units"]:
     """A user's numbers, with -1 for true and 0 for false."""
     found = np.asarray(rule(active, targets))
-    if found.shape != active.shape[:1]:
-        raise ValueError(f"`criterion` must return shape {active.shape[:1]}; got {found.shape}.")
+    if found.shape != active.shape[1:]:
+        raise ValueError(f"`criterion` must return shape {active.shape[1:]}; got {found.shape}.")
     found = -1.0 * found if found.dtype == bool else found
     if not np.all(np.isfinite(found)):
         raise ValueError("`criterion` must return true or false, or finite numbers; got NaN or an infinity.")
@@ -264,12 +264,13 @@ def _spelled(criterion: str | Selector) -> str:
     return repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
 
 
-def _check_samples(net: GrowingMLP, samples: Samples) -> None:
+def _checked(net: GrowingMLP, data: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The inputs and the targets as JAX arrays."""
+    inputs, targets = map(jnp.asarray, data)
     ins, outs = net.layers[0].weight.shape[1], net.readout.bias.shape[0]
-    shapes = samples.inputs.shape, samples.targets.shape
-    number = samples.inputs.shape[-1]
-    if shapes != ((ins, number), (outs, number)) or number < 2:
+    if (inputs.shape, targets.shape) != ((len(inputs), ins), (len(inputs), outs)) or len(inputs) < 2:
         raise ValueError(
-            f"`samples` must be inputs [{ins}, samples] and targets [{outs}, samples], two samples or more; "
-            f"got {shapes[0]} and {shapes[1]}."
+            f"`data` must be inputs [samples, {ins}] and targets [samples, {outs}], two samples or more; "
+            f"got {inputs.shape} and {targets.shape}."
         )
+    return inputs, targets

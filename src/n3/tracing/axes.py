@@ -1,15 +1,12 @@
-"""Dimensions: which axes of a program are one and the same, and how some are products or sums of others.
-
-An axis of an array is a `Dimension`. Operations join the axes that must have the same length for ever, such as
-both sides of an addition; a reshape says that one axis is the product of others, a concatenation that it is
-their sum. What is left in the end are atoms, each of which can be made shorter wherever it occurs at once.
-"""
+"""Axes: which axes of the arrays in a traced model are one and the same, and what an array holds there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-T = TypeVar("T")
+from jax.extend import source_info_util
+
+_T = TypeVar("_T")
 
 
 class Dimension:
@@ -133,10 +130,10 @@ class Layout:
 
     def fold(
         self,
-        leaf: "Callable[[Layout], T]",
-        product: Callable[[T, T], T],
-        total: Callable[[Sequence[T]], T],
-    ) -> T:
+        leaf: "Callable[[Layout], _T]",
+        product: Callable[[_T, _T], _T],
+        total: Callable[[Sequence[_T]], _T],
+    ) -> _T:
         """Value of the expression, given those of its leaves and what product and sum make of their parts."""
         if not self.parts:
             return leaf(self)
@@ -161,3 +158,71 @@ def layout_of(dimension: Dimension, groups: Mapping[Dimension, int]) -> Layout:
     root = dimension.root
     parts = tuple(layout_of(part, groups) for part in root.parts)
     return Layout(root.size, root.role, groups.get(root, -1), parts, root.is_sum)
+
+
+Gates = frozenset[tuple[str, int]]
+"""Axes of parameters, by path and number."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of an array; a scalar has no axes."""
+
+    axes: tuple[Dimension, ...] = ()
+    gates: tuple[Gates, ...] = ()
+    """For each axis, parameters of which the array is a multiple: where they are zero along it, it is too."""
+    is_data: bool = False
+    """Whether it depends on the model's input."""
+
+    def keeping(self, axes: Sequence[int]) -> "Value":
+        """The value with some of its axes, in the order given."""
+        return Value(tuple(self.axes[a] for a in axes), tuple(self.gates[a] for a in axes), self.is_data)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum over an axis: exact without some of its terms if one of the summed arrays is zero there."""
+
+    place: int
+    """Number of the operation among those of the program that sum."""
+    dimension: Dimension
+    sides: tuple[tuple[Value, int], ...]
+    """The summed arrays, and the axis of each; nothing where the operation sums over no axis."""
+    name: str
+
+
+Rule = Callable[[Any, Sequence[Value], list[Sum]], list[Value]]
+"""From an equation of a jaxpr and its operands to its results; sums are appended to the list."""
+
+
+def named(equation: Any) -> str:
+    """The operation's name, and where in the model's source it is, if that is known."""
+    place = source_info_util.summarize(equation.source_info)
+    return f"`{equation.primitive.name}`" + (f" at {place}" if place else "")
+
+
+def shape_of(equation: Any) -> tuple[int, ...]:
+    """Shape of an operation's first result."""
+    return equation.outvars[0].aval.shape
+
+
+def depends_on_input(values: Sequence[Value]) -> bool:
+    """Whether any operand depends on the model's input."""
+    return any(value.is_data for value in values)
+
+
+def unknown(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Value]:
+    """Results of an operation without a rule: all axes of operands and results are fixed."""
+    text = f"n3 does not know what {named(equation)} does to them"
+    for value in values:
+        for axis in value.axes:
+            axis.note(text)
+    shapes = [getattr(variable.aval, "shape", ()) for variable in equation.outvars]
+    is_data = depends_on_input(values)
+    return [fixed(shape, text, is_data=is_data) for shape in shapes]
+
+
+def fixed(shape: Sequence[int], text: str, *, is_data: bool = False) -> Value:
+    """An array whose axes cannot become shorter, for the reason that `text` gives."""
+    axes = tuple(Dimension(size, notes={text: False}) for size in shape)
+    return Value(axes, (Gates(),) * len(axes), is_data)

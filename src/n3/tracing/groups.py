@@ -74,7 +74,7 @@ def masked(model: PyTree, structure: Structure, participation: Participation) ->
     def scaled(leaf: Leaf, array: Array) -> Array:
         for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
             if reads:
-                own = along(layout, {group: participation[group] for group in reads})
+                own = along_axis(layout, {group: participation[group] for group in reads})
                 own = own.astype(array.dtype) if leaf.is_trained else own
                 array = array.astype(own.dtype) * _on_axis(own, axis, array.ndim)
         return array
@@ -106,7 +106,7 @@ def cut(model: PyTree, structure: Structure, participation: Participation) -> Py
     return _mapped(masked(model, structure, participation), structure, shortened)
 
 
-def permuted(tree: PyTree, structure: Structure, group: int, order: Int[Array, " units"]) -> PyTree:
+def permute_channels(tree: PyTree, structure: Structure, group: int, order: Int[Array, " units"]) -> PyTree:
     """A model, or its moments, with the units of a group in another order: the same function.
 
     Args:
@@ -139,7 +139,7 @@ def made_by(gradient: PyTree, structure: Structure, shares: Participation) -> Py
     return _mapped(jax.tree.map(jnp.zeros_like, gradient), structure, own, source=gradient)
 
 
-def parameters(
+def parameter_count(
     structure: Structure, sizes: Float[Array, " groups"], inputs: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Effective parameters of all that belongs to groups, what is strongly correlated counted once.
@@ -174,7 +174,7 @@ def mean_of_units(value: Array, tap: Tap, group: int) -> Float[Array, " units"]:
     return jnp.asarray(is_own / is_own.sum(1, keepdims=True), means.dtype) @ means
 
 
-def along(layout: Layout, masks: Mapping[int, Array]) -> Float[Array, " places"]:
+def along_axis(layout: Layout, masks: Mapping[int, Array]) -> Float[Array, " places"]:
     """The values of a place's units multiplied, at every place of an axis; 1 where there are none."""
     return layout.fold(
         lambda part: masks[part.group] if part.group in masks else jnp.ones(part.size),

@@ -1,5 +1,6 @@
-"""Grown: any Equinox model as one whose hidden layers choose how many of their channels take part."""
+"""Grow: any Equinox model with participation, and the smaller model of its own class."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -11,27 +12,144 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from n3.nn import norms
-from n3.nn.controllers import AbstractController
+from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.masks import MASKS
-from n3.nn.mlp import make_controller
-from n3.tracing import groups, reduction
-from n3.tracing.groups import Structure
-from n3.tracing.program import activations
-from n3.tracing.trace import LAYERS, find_structure, layers_in
+from n3.tracing import groups
+from n3.tracing.groups import Participation, Structure, cut, masked
+from n3.tracing.trace import LAYERS, activations, find_structure, layers_in, takes_key
 
-Model = TypeVar("Model", bound=Callable[..., Any])
+
+def smaller_model(model: PyTree, found: Structure, participation: Participation) -> PyTree:
+    """A model without the units whose participation is zero; of a group without any, one stays.
+
+    Args:
+        model: A model whose norms count participation.
+        found: Its structure.
+        participation: Of the units of each group; known numbers, since shapes change.
+
+    Returns:
+        Equinox's own layers and norms, with the sizes that they have now. A norm of which a channel takes part
+        partly stays a `ParticipatingNorm`.
+    """
+
+    def is_leaf(node: PyTree) -> bool:
+        return isinstance(node, (*LAYERS, norms.ParticipatingNorm))
+
+    resized = jax.tree.map(_resized, cut(model, found, participation), is_leaf=is_leaf)
+    return norms.simplified(resized)
+
+
+def check_same_outputs(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> None:
+    """Make a smaller copy, about half of each group, and compare its outputs on a drawn sample.
+
+    Args:
+        model: A model whose norms count participation.
+        found: Its structure.
+        key: For the sample: normal numbers, or zeros and ones where the input is of whole numbers.
+
+    Raises:
+        ValueError: If the copy fails or differs, naming the layer and what happened.
+    """
+    halves = [_half(units) for units in found.capacity]
+    if _difference(model, found, halves, key=key) is None:
+        return
+    for number, group in enumerate(found.groups):
+        one = [half if n == number else jnp.ones_like(half) for n, half in enumerate(halves)]
+        reason = _difference(model, found, one, key=key)
+        if reason is not None:
+            raise ValueError(f"`where` must leave out layer {group.layers[0]}: with fewer channels {reason}.")
+    layers = ", ".join(group.layers[0] for group in found.groups)
+    raise ValueError(f"`where` must leave out one of {layers}: they can be grown one by one, but not together.")
+
+
+def _half(units: int) -> Array:
+    """About half of the units, the last of them in part."""
+    number = max(units // 2, 1)
+    return jnp.clip(number - 0.5 - jnp.arange(units, dtype=jnp.float32), 0.0, 1.0)
+
+
+def _difference(
+    model: PyTree, found: Structure, participation: Participation, *, key: PRNGKeyArray
+) -> str | None:
+    """What is wrong with a smaller copy; None if nothing."""
+    inputs = [_drawn(shape, dtype, jr.fold_in(key, n)) for n, (shape, dtype) in enumerate(found.example)]
+    options = {"key": key} if takes_key(model) else {}
+    call = eqx.filter_jit(lambda own: own(*inputs, **options))
+    model = eqx.nn.inference_mode(model)
+    try:
+        with jax.default_matmul_precision("highest"):
+            expected = call(masked(model, found, participation))
+            outputs = call(smaller_model(model, found, participation))
+    except (TypeError, ValueError) as error:  # what JAX and Equinox raise where shapes do not fit
+        return f"its call fails: {str(error).strip().splitlines()[0]}"
+    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(outputs), strict=True)
+    differences = [_distance(np.asarray(whole), np.asarray(own)) for whole, own in pairs if eqx.is_array(whole)]
+    return next((each for each in differences if each), None)
+
+
+def _distance(expected: np.ndarray, output: np.ndarray) -> str | None:
+    if expected.shape != output.shape:
+        return f"the output has shape {output.shape} in place of {expected.shape}"
+    scale = np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))
+    tolerance = (
+        float(jnp.finfo(expected.dtype).eps) ** 0.6 if jnp.issubdtype(expected.dtype, jnp.inexact) else 0.0
+    )
+    if np.allclose(output, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True):
+        return None
+    return f"the outputs differ by {np.max(np.abs(output - expected)):.1e}, of {scale:.1e}"
+
+
+def _drawn(shape: tuple[int, ...], dtype: Any, key: PRNGKeyArray) -> Array:
+    is_real = jnp.issubdtype(dtype, jnp.floating)
+    return jr.normal(key, shape, dtype) if is_real else jr.bernoulli(key, shape=shape).astype(dtype)
+
+
+def _resized(node: PyTree) -> PyTree:
+    """A layer or a norm that is told the sizes of its arrays."""
+    if isinstance(node, eqx.nn.Linear):
+        out, into = node.weight.shape
+        sizes = {"out_features": out, "in_features": into}
+        return _difference_text(
+            node, {name: size for name, size in sizes.items() if getattr(node, name) != "scalar"}
+        )
+    if isinstance(node, (eqx.nn.Conv, eqx.nn.ConvTranspose)):
+        out, into = node.weight.shape[:2]
+        groups = out if node.groups == node.out_channels > 1 else node.groups
+        return _difference_text(node, {"out_channels": out, "in_channels": into * groups, "groups": groups})
+    if not isinstance(node, norms.ParticipatingNorm):
+        return node
+    norm, shape = node.norm, node.share.shape
+    if isinstance(norm, eqx.nn.GroupNorm):
+        groups = 1 if norm.groups == 1 else shape[0] * norm.groups // (norm.channels or 1)
+        norm = _difference_text(norm, {"groups": groups, "channels": shape[0]})
+    else:
+        norm = _difference_text(norm, {"shape": shape})
+    return norms.ParticipatingNorm(norm, node.share, is_final=True)
+
+
+def _difference_text(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
+    """A copy of a module with other static fields; calling its class would draw weights."""
+    copy = object.__new__(type(module))
+    for field in dataclasses.fields(module):
+        object.__setattr__(copy, field.name, sizes.get(field.name, getattr(module, field.name)))
+    return copy
+
+
+_Model = TypeVar("_Model", bound=Callable[..., Any])
+
 Example = Array | np.ndarray | jax.ShapeDtypeStruct
-METHODS = ("information", "controller", "auxiliary")
+
+GROWTH_METHODS = ("information", "controller", "auxiliary")
 
 
-class Grown(eqx.Module, Generic[Model]):
+class Grown(eqx.Module, Generic[_Model]):
     """A model some of whose channels take part by the masks that a controller emits; called like the model.
 
     Each reader of a channel sees it multiplied by its participation, after activations, norms and pooling.
     Where all take part fully the outputs are the model's own.
     """
 
-    model: Model
+    model: _Model
     """The user's model, its norms counting participation."""
     controller: AbstractController
     structure: Structure = eqx.field(static=True)
@@ -40,7 +158,7 @@ class Grown(eqx.Module, Generic[Model]):
         """What the user's model returns for one sample, with the channels that take part."""
         return self.masked()(*inputs, **options)
 
-    def masked(self) -> Model:
+    def masked(self) -> _Model:
         """The user's model with the participation multiplied into its parameters, once for many calls."""
         return groups.masked(self.model, self.structure, self.controller.participation())
 
@@ -62,15 +180,15 @@ class Grown(eqx.Module, Generic[Model]):
 
 
 def grow(
-    model: Model,
-    where: Callable[[Model], Any] | None = None,
+    model: _Model,
+    where: Callable[[_Model], Any] | None = None,
     *,
     example: Example | tuple[Example, ...],
     key: PRNGKeyArray,
     method: str = "information",
     initial_size: float | None = None,
     mask: str = "sine",
-) -> Grown[Model]:
+) -> Grown[_Model]:
     """Let the hidden layers of a model choose their own size.
 
     The model is traced on one sample, in inference mode, to find which layers share channels and who reads
@@ -88,7 +206,7 @@ def grow(
         method: `information` (each size is moved by what its units say of the target, see `n3.fit`),
             `controller` (bounded sizes that approach a target) or `auxiliary` (one weight is every size).
         initial_size: Units of each group at the start, cut to its capacity; None: all of them.
-        mask: Ramp from size to participation, by its name in `n3.MASKS`.
+        mask: Ramp from size to participation, by its name in `n3.nn.MASKS`.
 
     Returns:
         A model that is called exactly like the given one. `n3.tracing.grow.compact_model` turns it back.
@@ -96,7 +214,7 @@ def grow(
     Raises:
         ValueError: If a layer cannot be grown, naming its path and the reason, or an argument is out of range.
     """
-    for name, value, known in (("method", method, METHODS), ("mask", mask, MASKS)):
+    for name, value, known in (("method", method, GROWTH_METHODS), ("mask", mask, MASKS)):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
     if initial_size is not None and initial_size < 0:
@@ -110,7 +228,7 @@ def grow(
     chosen = None if where is None else _paths(model, where)
     counting = norms.participating(model)
     found = find_structure(counting, inputs, chosen)
-    reduction.check(counting, found, key=sample_key)
+    check_same_outputs(counting, found, key=sample_key)
     capacity = jnp.array(found.capacity, jnp.float32)
     controller = make_controller(
         method,
@@ -123,7 +241,7 @@ def grow(
     return Grown(counting, controller, found)
 
 
-def compact_model(grown: Grown[Model]) -> Model:
+def compact_model(grown: Grown[_Model]) -> _Model:
     """The model without the channels that do not take part: same outputs, same class, smaller layers.
 
     The participation of a channel that takes part partly is multiplied into the parameters that read it. Only
@@ -133,10 +251,10 @@ def compact_model(grown: Grown[Model]) -> Model:
     Args:
         grown: A grown model; not inside `jit`, since shapes change.
     """
-    return reduction.smaller(grown.model, grown.structure, grown.controller.participation())
+    return smaller_model(grown.model, grown.structure, grown.controller.participation())
 
 
-def _paths(model: Model, where: Callable[[Model], Any]) -> list[str]:
+def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
     """Paths of the layers that `where` picks."""
     picked = where(model)
     picked = list(picked) if isinstance(picked, (tuple, list)) else [picked]

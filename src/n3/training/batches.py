@@ -1,4 +1,4 @@
-"""Batches: training samples as chunks of steps, from arrays or from anything that yields batches."""
+"""Batches: the samples of every step, from arrays or from anything that can be gone through again and again."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +9,35 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
+
+from n3.nn.losses import Samples
+
+
+def shuffle_epoch(
+    order: Int[Array, " samples"], count: Int[Array, ""], batch: int, *, key: PRNGKeyArray
+) -> Int[Array, " samples"]:
+    """The order of the samples at a step: a fresh one where an epoch begins.
+
+    Args:
+        order: The order so far.
+        count: Steps taken so far.
+        batch: Samples in a step; those beyond whole batches are left out of an epoch.
+        key: Decides, with the epoch's number, the order.
+    """
+    samples = order.shape[0]
+    epoch, within = jnp.divmod(count, samples // batch)
+    return jax.lax.cond(
+        within == 0,
+        lambda: jr.permutation(jr.fold_in(key, epoch), samples),
+        lambda: order,
+    )
+
+
+def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int, samples: Samples) -> Samples:
+    """The samples of a step, of equal shares; arguments as those of `shuffled`."""
+    within = jnp.mod(count, order.shape[0] // batch)
+    rows = jax.lax.dynamic_slice_in_dim(order, within * batch, batch)
+    return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(batch, 1.0 / batch))
 
 
 @runtime_checkable
@@ -23,8 +52,8 @@ class ArrayLike(Protocol):
 Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
 """Inputs and targets, samples first, or an iterable of batches of both."""
 
-
 Check = Callable[[Any], None]
+
 EMPTY = "`train_data` must yield batches; got none."
 
 
@@ -106,7 +135,7 @@ class IterableSource:
                 runs[-1].append(pair)
             else:
                 runs.append([pair])
-        return [_joined(run) for run in runs]
+        return [_joined_arrays(run) for run in runs]
 
     @property
     def samples(self) -> int:
@@ -184,6 +213,6 @@ def _shapes(pair):
     return tuple((side.shape, side.dtype) for side in pair)
 
 
-def _joined(run: list[tuple[np.ndarray, np.ndarray]]) -> Chunk:
+def _joined_arrays(run: list[tuple[np.ndarray, np.ndarray]]) -> Chunk:
     inputs, targets = (jax.device_put(np.concatenate(side)) for side in zip(*run, strict=True))
     return Chunk(inputs, targets, jnp.arange(len(inputs)).reshape(len(run), -1))

@@ -5,9 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from n3.config.settings import StructureConfig
+import numpy as np
+from jaxtyping import Int
+
+from n3.config.experiment import SIZED, StructureConfig
+from n3.training.step import Recipe
 
 Action = Literal["wait", "prune", "expand", "rollback"]
+
 ACTIONS: tuple[str, ...] = get_args(Action)
 
 
@@ -111,13 +116,13 @@ def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[A
     return (tried, rest) if tried else (("wait",), f"{rest}; too late to expand, and pruning was undone")
 
 
-def followed(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+def with_next_loss(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
     """The decisions of one run with the validation loss that came after each."""
     losses = [*(own.before for own in decisions[1:]), None]
     return tuple(replace(own, after=loss) for own, loss in zip(decisions, losses, strict=True))
 
 
-def counts(decisions: Sequence[Decision]) -> Mapping[str, int]:
+def count_actions(decisions: Sequence[Decision]) -> Mapping[str, int]:
     """How often each change was made: `prune`, `expand` and `rollback`."""
     found = [own.action for own in decisions]
     return {action: found.count(action) for action in ACTIONS[1:]}
@@ -125,3 +130,55 @@ def counts(decisions: Sequence[Decision]) -> Mapping[str, int]:
 
 def _percent(loss: float, before: float) -> str:
     return f"{loss / before - 1.0:.1%}" if before > 0 else f"{loss - before:.3g}"
+
+
+LEAST_CAPACITY = 8
+"""Units of a layer that a program has at least, or all that are allocated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """What became of the structure of an arm that was trained in stages."""
+
+    decisions: tuple[Decision, ...]
+    """Those of every run at every look, run after run."""
+    looks: Int[np.ndarray, " looks"]
+    """Steps at which there was a look; the last is the end."""
+    capacity: Int[np.ndarray, "looks layers"]
+    """Units of each layer in the program that trained up to each look."""
+    programs: frozenset[Recipe]
+    """The programs that trained."""
+    most_programs: int
+    """Programs that it could have been."""
+
+    def describe(self) -> str:
+        """What the arm did at its looks, as one line."""
+        counts = count_actions(self.decisions)
+        looks, runs = len(self.looks), len(self.decisions) // len(self.looks)
+        return (
+            f"{self.decisions[0].arm}: {looks} looks at {runs} runs, {counts['prune']} pruned, "
+            f"{counts['expand']} expanded, {counts['rollback']} undone; {len(self.programs)} programs of "
+            f"{self.most_programs} at most"
+        )
+
+
+def look_steps(steps: int, every: int | None) -> Int[np.ndarray, " looks"]:
+    """Steps of the looks: every so many, and the end."""
+    return np.append(np.arange(every or steps, steps, every or steps), steps)
+
+
+def most_programs(capacity: Sequence[int]) -> int:
+    """Programs that the stages of an arm need at most: a power of two each, from `LEAST` to the capacity."""
+    return 1 + max(0, math.ceil(math.log2(max(capacity) / LEAST_CAPACITY)))
+
+
+def describe_structure(
+    config: StructureConfig, steps: int, capacity: Sequence[int], arms: Sequence[str]
+) -> str:
+    """What would be done to the structure of those arms that choose their size, for people."""
+    looks = len(look_steps(steps, config.structure_every))
+    expansions = f", expand by {config.expand} ({config.expand_method})" if config.expand else ""
+    return (
+        f"structure   {looks} looks at {', '.join(arm for arm in arms if arm in SIZED)}: prune {config.prune}"
+        f"{expansions}; at most {most_programs(capacity)} programs an arm"
+    )

@@ -1,4 +1,4 @@
-"""Fitting: training of a grown model, or any Equinox model, on arrays or on batches from anywhere."""
+"""Fit: training of a grown model, or any Equinox model, on arrays or on batches from anywhere."""
 
 import warnings
 from collections.abc import Callable
@@ -13,22 +13,126 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from n3.config.settings import InformationConfig
+from n3.config.experiment import InformationConfig
 from n3.information.growth import POOL, Growth, Pool, Prices, growth_of, prices_of
+from n3.nn import metrics
 from n3.nn.controllers import Information
+from n3.nn.losses import LOSSES
 from n3.tracing.grow import Grown
+from n3.tracing.trace import takes_key
 from n3.training.batches import Chunk, Data, checked, is_arrays, source_of
-from n3.training.goal import Goal, LossOfOne, check_targets, goal_of
 from n3.training.progress import Progress
 from n3.training.step import optimiser
 
-Model = TypeVar("Model", bound=eqx.Module)
-Schedule = Callable[[Any], Any]
+LossOfOne = Callable[[Any, Any], Float[Array, ""]]
+"""From one sample's output and target to its loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputLoss:
+    """How a model is called and scored; hashable, static under `jit`."""
+
+    loss: str | LossOfOne
+    """Name in `n3.nn.losses.LOSSES`, or a function of one sample's output and target."""
+    outputs: int
+    """Rows of the targets: outputs of a sample, or classes."""
+    is_classes: bool
+    has_key: bool
+    """Whether the model is called with `key=`."""
+
+    def columns(self, targets: Array) -> Float[Array, "outputs samples"]:
+        """Targets as the losses take them, a sample a column: numbers, one-hot classes, or a row of 0 and 1."""
+        if not self.is_classes or self.outputs == 1 or targets.ndim > 1:
+            return targets.reshape(len(targets), -1).T.astype(jnp.float32)
+        return jax.nn.one_hot(targets.astype(jnp.int32), self.outputs, axis=0)
+
+    def outputs_of(self, model: PyTree, inputs: Array, key: PRNGKeyArray) -> PyTree:
+        """Outputs of every sample, samples first; each with a key of its own where the model takes one."""
+        if not self.has_key:
+            return jax.vmap(model)(inputs)
+        keys = jax.random.split(key, len(inputs))
+        return jax.vmap(lambda one, own: model(one, key=own))(inputs, keys)
+
+    def losses_of(self, outputs: PyTree, targets: Array) -> Float[Array, " samples"]:
+        """Loss of every sample."""
+        if callable(self.loss):
+            return jax.vmap(self.loss)(outputs, targets)
+        rows = outputs.reshape(len(outputs), -1).T
+        return LOSSES[self.loss](rows, self.columns(targets).astype(rows.dtype))
+
+    @eqx.filter_jit
+    def scores(self, model: PyTree, inputs: Array, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sums over samples of the loss and of the classes that are predicted, without dropout.
+
+        The second is NaN where outputs are not logits of classes.
+        """
+        outputs = self.outputs_of(eqx.nn.inference_mode(model), inputs, jax.random.key(0))
+        total = jnp.sum(self.losses_of(outputs, targets))
+        if self.loss != "cross-entropy":
+            return total, jnp.full((), jnp.nan)
+        rows = outputs.reshape(len(outputs), -1).T
+        return total, jnp.sum(metrics.hits(rows, self.columns(targets).astype(rows.dtype)))
+
+
+def output_loss_of(
+    model: Callable[..., Any], inputs: Array, targets: Array, loss: str | LossOfOne | None
+) -> OutputLoss:
+    """The goal that some samples suggest: classes where targets are whole numbers.
+
+    Args:
+        model: The model that the user wrote, which is asked whether it takes a key.
+        inputs: Inputs of some samples.
+        targets: Their targets.
+        loss: A name in `n3.nn.LOSSES`, a function of one sample's output and target, or None: by targets.
+
+    Raises:
+        ValueError: If the loss is unknown, or the targets do not fit it and the model's outputs.
+    """
+    is_whole = not jnp.issubdtype(targets.dtype, jnp.inexact)
+    loss = ("cross-entropy" if is_whole else "squared-error") if loss is None else loss
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
+    has_key = takes_key(model)
+    if callable(loss):
+        rows = int(jnp.max(targets)) + 1 if is_whole else targets[0].size
+        return OutputLoss(loss=loss, outputs=rows, is_classes=is_whole, has_key=has_key)
+    keys = {"key": jax.random.key(0)} if has_key else {}
+    output = eqx.filter_eval_shape(eqx.nn.inference_mode(model), inputs[0], **keys)
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        raise ValueError(f"`loss` must be a function where the model returns {type(output).__name__}s.")
+    goal = OutputLoss(loss=loss, outputs=output.size, is_classes=loss == "cross-entropy", has_key=has_key)
+    check_targets(goal, targets, name="train_data")
+    return goal
+
+
+def check_targets(goal: OutputLoss, targets: Array | np.ndarray, *, name: str) -> None:
+    """See that targets fit the goal.
+
+    Raises:
+        ValueError: If there are labels out of range, or more or fewer numbers than outputs, naming `name`.
+    """
+    if callable(goal.loss):
+        return
+    if goal.is_classes and targets.ndim == 1:
+        classes, least, most = max(goal.outputs, 2), int(targets.min()), int(targets.max())
+        if least < 0 or most >= classes:
+            raise ValueError(f"`{name}` must have labels in [0, {classes - 1}]; got {least} to {most}.")
+    elif targets[0].size != goal.outputs:
+        got = targets[0].size
+        raise ValueError(f"`{name}` must have {goal.outputs} targets a sample, one for each output; got {got}.")
+
+
+_Model = TypeVar("_Model", bound=eqx.Module)
+
+LearningRateSchedule = Callable[[Any], Any]
 """From a step's number to its learning rate, such as an Optax schedule."""
+
 RECORDS = 50
 """Records of a run, about."""
+
 CHUNK = 25
 """Steps compiled as one, of models that information does not grow."""
+
 EVALUATED = 1024
 """Samples that are evaluated at once."""
 
@@ -56,8 +160,8 @@ class History:
 class Plan:
     """What of a run fixes the program; hashable, static under `jit`."""
 
-    goal: Goal
-    learning_rate: float | Schedule
+    goal: OutputLoss
+    learning_rate: float | LearningRateSchedule
     growth: Growth | None
     target_size: float
     size_cost: float
@@ -73,20 +177,20 @@ class FitState(eqx.Module):
 
 
 def fit(
-    model: Model,
+    model: _Model,
     train_data: Data,
     validation_data: Data | None = None,
     *,
     steps: int,
     key: PRNGKeyArray,
     loss: str | LossOfOne | None = None,
-    learning_rate: float | Schedule = 1e-3,
+    learning_rate: float | LearningRateSchedule = 1e-3,
     batch: int = 64,
     information: InformationConfig | None = None,
     target_size: float | None = None,
     size_cost: float = 0.1,
     quiet: bool = False,
-) -> tuple[Model, History]:
+) -> tuple[_Model, History]:
     """Train a model by Adam; a grown one finds its sizes while it trains.
 
     Args:
@@ -118,7 +222,7 @@ def fit(
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
     is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
     inputs, targets = source.pool(POOL if is_informed else 1)
-    goal = goal_of(_user_model(model), inputs, targets, loss)
+    goal = output_loss_of(_user_model(model), inputs, targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     growth, pool, prices = None, None, None
     if is_informed:
@@ -139,7 +243,7 @@ def fit(
         done = 0
         while done < steps and recorder.diverged_at is None:
             if growth and growth.is_due(done):
-                state = _looked(growth, state, pool, prices)
+                state = _after_look(growth, state, pool, prices)
             length = min(growth.drive.every if growth else CHUNK, steps - done)
             for chunk in source.chunks(length):
                 state, losses = _advance(plan, state, chunk, dropout_key)
@@ -155,7 +259,7 @@ def fit(
 class Recorder:
     """Gathers what a `History` holds while a run goes on."""
 
-    def __init__(self, goal: Goal, validation_data: Data | None, *, every: int):
+    def __init__(self, goal: OutputLoss, validation_data: Data | None, *, every: int):
         self.goal, self.validation_data, self.every = goal, validation_data, every
         self.diverged_at: int | None = None
         self.rows: list[tuple[int, float, tuple[float, float], np.ndarray]] = []
@@ -199,7 +303,7 @@ class Recorder:
         )
 
 
-def evaluate(goal: Goal, model: PyTree, data: Data) -> tuple[float, float]:
+def evaluate(goal: OutputLoss, model: PyTree, data: Data) -> tuple[float, float]:
     """Mean loss of a model over data, and the share of classes that it predicts (NaN without classes).
 
     Raises:
@@ -255,7 +359,7 @@ def _step(plan, state, inputs, targets, key):
     return FitState(eqx.apply_updates(state.model, updates), moments, state.growth, state.count + 1), loss
 
 
-def _looked(growth: Growth, state: FitState, pool: Pool, prices: Prices) -> FitState:
+def _after_look(growth: Growth, state: FitState, pool: Pool, prices: Prices) -> FitState:
     model, moments, seen = growth.look(state.model, state.moments, pool, prices, state.count)
     return FitState(model, moments, seen, state.count)
 

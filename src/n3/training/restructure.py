@@ -1,32 +1,151 @@
-"""Stages: an arm trained from look to look, with units really removed and added in between.
-
-From one look to the next all runs of an arm train in one compiled program. At a look every run decides by its
-own validation loss (`n3.training.decisions`), and what it decides is carried out on the host: `n3.prune` and `n3.expand`
-with the optimiser's state, or the state before the last change once more. Then all runs are laid out in one
-capacity again, the least power of two that holds each of them: few programs, however many changes.
-"""
+"""Restructure: many runs whose units are really removed and added between compiled stages."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Int, Key
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
-from n3.config.settings import StructureConfig
-from n3.experiments.logbook import LEAST, Staged, looks_of, most_programs
-from n3.experiments.path import losses_of
-from n3.experiments.results import StepRecord
-from n3.information.terms import Importance
+from n3.config.experiment import StructureConfig
+from n3.information.measures import Importance
+from n3.information.sizing import DriveState
 from n3.nn.losses import Samples
-from n3.training import alterations, decisions, tiers
-from n3.training.alterations import Altered
-from n3.training.decisions import Action, Decision, Track
-from n3.training.step import Hypers, Problem, Recipe, TrainState
-from n3.training.sweep import Swept, sweep
+from n3.surgery.edit import Edit, edited
+from n3.surgery.expand import expand
+from n3.surgery.prune import prune
+from n3.training import decisions
+from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, look_steps, most_programs
+from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, held_out_losses
+from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Altered:
+    """What became of an attempt to change a run."""
+
+    state: TrainState | None
+    """The run afterwards, of whatever capacity, its drive still as before; None: nothing was to be changed."""
+    units: tuple[int, ...]
+    """Change of the units of each hidden layer."""
+    reason: str
+
+
+def pruned(
+    state: TrainState,
+    samples: Samples,
+    criterion: str,
+    *,
+    is_classes: bool,
+    importance: Importance | None = None,
+) -> Altered:
+    """The run without the units that meet a criterion, as `n3.prune`; none where that would empty a layer."""
+    depth = len(state.net.layers)
+    how = {"is_classes": is_classes, "importance": importance, "state": state.moments}
+    try:
+        found = prune(state.net, criterion, (samples.inputs.T, samples.targets.T), **how)
+    except ValueError as error:
+        return Altered(state=None, units=(0,) * depth, reason=f"not pruned: {error}")
+    if not found.removed:
+        return Altered(state=None, units=(0,) * depth, reason=f"no unit with {criterion}")
+    gone = tuple(-sum(own.layer == layer for own in found.removed) for layer in range(depth))
+    why = ", ".join(f"unit {own.unit} of layer {own.layer}: {own.reason}" for own in found.removed)
+    return Altered(state=replace(state, net=found.net, moments=found.state), units=gone, reason=why)
+
+
+def expanded(state: TrainState, config: StructureConfig, bound: Sequence[int], *, key: PRNGKeyArray) -> Altered:
+    """The run with further units that take part at once, as `n3.expand`.
+
+    Args:
+        state: The run.
+        config: How many units, and of what kind.
+        bound: Units that each hidden layer can hold.
+        key: For methods that draw.
+    """
+    taken = np.ceil(np.asarray(state.net.controller.sizes())).astype(int).tolist()
+    units = tuple(min(config.expand, most - own) for most, own in zip(bound, taken, strict=True))
+    if not max(units):
+        return Altered(
+            state=None, units=units, reason="no room to expand" if config.expand else "never expands"
+        )
+    how = {"method": config.expand_method, "is_born": config.expand_method == "zero", "state": state.moments}
+    try:
+        net, moments = expand(state.net, units=units, key=key, **how)
+    except ValueError as error:
+        return Altered(state=None, units=(0,) * len(units), reason=f"not expanded: {error}")
+    return Altered(
+        state=replace(state, net=net, moments=moments), units=units, reason=f"added by {config.expand_method}"
+    )
+
+
+def with_capacity(
+    state: TrainState, recipe: Recipe, capacity: tuple[int, ...], *, is_changed: bool, key: PRNGKeyArray
+) -> TrainState:
+    """The run in a program's capacity: the same function, of which no unit that takes part is left out.
+
+    Args:
+        state: The run.
+        recipe: Its program before.
+        capacity: Units of each hidden layer, no fewer than take part. Others are unborn, and come or go.
+        is_changed: Whether the run was altered: its drive then begins anew, but for the budget's price.
+        key: For the weights of new units.
+    """
+    net, own = state.net, state.net.controller.capacity
+    gradient = None if is_changed or state.drive is None else state.drive.gradient
+    carried, kept = (state.moments, gradient), tuple(map(min, own, capacity))
+    if kept != own:
+        units, is_new = tuple(map(np.arange, kept)), tuple(np.zeros(count, bool) for count in kept)
+        edit = Edit(layers=tuple(range(len(kept))), units=units, is_new=is_new)
+        net, carried = edited(net, edit, carried)
+    if kept != capacity:
+        added = tuple(most - count for most, count in zip(capacity, kept, strict=True))
+        net, carried = expand(net, units=added, key=key, state=carried)
+    moments, gradient = carried
+    made = replace(state, net=net, moments=moments)
+    if state.drive is None:
+        return made
+    if is_changed:
+        drive = eqx.tree_at(lambda of: of.log_price, recipe.drive.start(net), state.drive.log_price)
+    else:
+        masks = tuple(
+            _resized_mask(mask, count) for mask, count in zip(state.drive.masks, capacity, strict=True)
+        )
+        old = state.drive
+        drive = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
+    return replace(made, drive=drive)
+
+
+def has_finite_sizes(state: TrainState) -> bool:
+    """Whether the run's sizes are numbers: surgery needs them."""
+    return bool(np.isfinite(np.asarray(state.net.controller.sizes())).all())
+
+
+def shaped_as(state: TrainState, like: TrainState) -> TrainState:
+    """A run whose sizes are no numbers, in the shapes of another."""
+    is_wider = max(state.net.controller.capacity) > max(like.net.controller.capacity)
+    return narrowed(state, like) if is_wider else widened(state, like)
+
+
+def unstacked(states: TrainState, runs: int) -> list[TrainState]:
+    """The states of all runs, one by one."""
+    host = jax.device_get(states)
+    return [jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), host) for row in range(runs)]
+
+
+def stacked(states: Sequence[TrainState]) -> TrainState:
+    """The states of runs of one capacity, with a first axis of runs."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def _resized_mask(mask: Array, count: int) -> Array:
+    """The mask of the first units, zero for those that it has not."""
+    return jnp.asarray(np.pad(np.asarray(mask)[:count], (0, max(0, count - mask.size))))
+
 
 STREAM = 1_000_003
 """Which stream of a run's key surgery draws from: none that training uses."""
@@ -75,7 +194,7 @@ def train_in_stages(
         Final states, in the capacity of the last stage, with the records; and what became of the structure.
     """
     began, bound = time.perf_counter(), recipe.capacity
-    looks = looks_of(int(stops[-1]), rules.config.structure_every)
+    looks = look_steps(int(stops[-1]), rules.config.structure_every)
     *each, _ = np.split(stops[:-1], np.searchsorted(stops[:-1], looks, side="right"))
     runs, parts, programs, capacity, start = [_Run()] * len(keys), [], set(), [], None
     for place, (own, look) in enumerate(zip([*each, stops[-1:]], [*looks, looks[-1]], strict=True)):
@@ -98,7 +217,7 @@ def train_in_stages(
         run_seconds=time.perf_counter() - began - compile_seconds,
     )
     staged = Staged(
-        decisions=tuple(own for run in runs for own in decisions.followed(run.log)),
+        decisions=tuple(own for run in runs for own in decisions.with_next_loss(run.log)),
         looks=looks,
         capacity=np.array(capacity[: len(looks)]),
         programs=frozenset(programs),
@@ -133,8 +252,8 @@ class _Look:
 
     def carried_out(self, runs: Sequence[_Run], states: TrainState) -> tuple[list[_Run], Recipe, TrainState]:
         """The runs after their decisions, and the program and the states with which they go on."""
-        losses = np.asarray(losses_of(states.net, self.rules.held, self.recipe.loss)).tolist()
-        before = alterations.unstacked(states, len(runs))
+        losses = np.asarray(held_out_losses(states.net, self.rules.held, self.recipe.loss)).tolist()
+        before = unstacked(states, len(runs))
         made = [self._decided(row, *of) for row, of in enumerate(zip(runs, before, losses, strict=True))]
         runs, after = [run for run, _ in made], [state for _, state in made]
         is_changed = [own is not old for own, old in zip(after, before, strict=True)]
@@ -142,15 +261,13 @@ class _Look:
         if not any(is_changed) and capacity == self.recipe.capacity:
             return runs, self.recipe, states
         sound = {
-            row: alterations.fitted(
-                own, self.recipe, capacity, is_changed=is_changed[row], key=self._keys(row)[1]
-            )
+            row: with_capacity(own, self.recipe, capacity, is_changed=is_changed[row], key=self._keys(row)[1])
             for row, own in enumerate(after)
-            if alterations.is_sound(own)
+            if has_finite_sizes(own)
         }
         like = next(iter(sound.values()))
-        every = [sound.get(row) or alterations.shaped_as(own, like) for row, own in enumerate(after)]
-        return runs, replace(self.recipe, capacity=capacity), alterations.stacked(every)
+        every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
+        return runs, replace(self.recipe, capacity=capacity), stacked(every)
 
     def _decided(self, row: int, run: _Run, state: TrainState, loss: float) -> tuple[_Run, TrainState]:
         """What a run does, and its state afterwards: the same object where nothing changes."""
@@ -183,9 +300,9 @@ class _Look:
         if action == "prune":
             samples = jax.tree.map(lambda leaf: leaf[row], self.problem.train)
             how = {"is_classes": self.rules.is_classes, "importance": self.rules.importance}
-            return alterations.pruned(state, samples, config.prune, **how)
+            return pruned(state, samples, config.prune, **how)
         if action == "expand":
-            return alterations.expanded(state, config, self.bound, key=self._keys(row)[0])
+            return expanded(state, config, self.bound, key=self._keys(row)[0])
         saved = run.saved
         assert saved is not None
         back = replace(state, net=saved.net, moments=saved.moments, diverged_at=saved.diverged_at)
@@ -198,8 +315,8 @@ class _Look:
     def _capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
         rows = enumerate(zip(states, is_changed, strict=True))
-        sight = [self._sight(row, *of) for row, of in rows if alterations.is_sound(of[0])]
-        tier = tiers.tier_of(max(sight, default=0.0), self.bound, least=LEAST)
+        sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
+        tier = tier_of(max(sight, default=0.0), self.bound, least=LEAST_CAPACITY)
         may_shrink = any(is_changed) and self.left > 0
         return tier if may_shrink or max(tier) > max(self.recipe.capacity) else self.recipe.capacity
 

@@ -1,4 +1,4 @@
-"""Train: one run, from its key to a trained network, as a pure function that knows no other run."""
+"""Step: one run, from its key to a trained network, as a pure function that knows no other run."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +11,39 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from n3.experiments.results import StepRecord
 from n3.nn import losses, metrics
-from n3.nn.choices import Annealing
+from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
-from n3.nn.mlp import GrowingMLP, annealed, make_controller, perturbed, with_rescaled_size_input
-from n3.training import epochs
+from n3.nn.mlp import Annealing, GrowingMLP, annealed, perturbed, with_rescaled_size_input
+from n3.training import batches
+
+
+class StepRecord(eqx.Module):
+    """What is known of one run after some step."""
+
+    train_loss: Float[Array, "*records"]
+    """Task loss over all training samples."""
+    test_loss: Float[Array, "*records"]
+    """Task loss over samples that training has not seen; no penalty is in it."""
+    test_metric: Float[Array, "*records"]
+    """Accuracy in `[0, 1]`, or the root mean squared error in the target's own unit."""
+    total_loss: Float[Array, "*records"]
+    """The objective: training loss, weighted penalties and, under a drive, weighted information terms."""
+    size_penalty: Float[Array, "*records"]
+    depth_penalty: Float[Array, "*records"]
+    prior_penalty: Float[Array, "*records"]
+    size: Float[Array, "*records layers"]
+    """Effective units of each hidden layer."""
+    depth: Float[Array, "*records"]
+    """Effective hidden layers."""
+    terms: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """Under a drive, `importance_term`, `redundancy_term` and `structure_term` of each hidden layer in the
+    objective, already weighted, and `price_term`, what its units cost in nats per sample."""
+    monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """What each hidden layer says, in nats, by name (`n3.information.measures.LayerMonitor`)."""
+    choice_share: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
+    """Share of each activation in each hidden layer, by name, where layers choose theirs."""
+
 
 _GUMBEL = 2**31 - 1
 """What a run's key is folded with for noise; for the order of samples it is folded with an epoch's number."""
@@ -147,11 +174,11 @@ def step(
     Returns:
         The run after the step.
     """
-    state, batch = _looked(recipe, state, hypers, problem, count), problem.train
+    state, batch = _after_look(recipe, state, hypers, problem, count), problem.train
     if recipe.batch is not None:
-        order = epochs.shuffled(state.order, count, recipe.batch, key=state.key)
+        order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
-        batch = epochs.drawn(order, count, recipe.batch, problem.train)
+        batch = batches.draw_batch(order, count, recipe.batch, problem.train)
     net = state.net
     if recipe.gumbel:
         net = perturbed(net, key=jr.fold_in(jr.fold_in(state.key, _GUMBEL), count))
@@ -284,7 +311,7 @@ def _gradient(
     return loss + own, jax.tree.map(jnp.add, gradient, pull)
 
 
-def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
+def _after_look(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
     """The state after a look at the information, where the cadence asks for one."""
     if recipe.drive is None:
         return state
@@ -298,3 +325,15 @@ def _looked(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem,
 
 def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:
     return jnp.where((before < 0) & ~is_finite, count, before)
+
+
+@eqx.filter_jit
+def held_out_losses(nets: GrowingMLP, samples: Samples, loss: str) -> Float[Array, " seeds"]:
+    """Task loss of each seed's network over the samples that it held out.
+
+    Args:
+        nets: Networks with a first axis of seeds.
+        samples: The samples of each seed, stacked alike.
+        loss: The task's loss, as in `Recipe`.
+    """
+    return eqx.filter_vmap(lambda net, own: task_loss(net, own, loss))(nets, samples)

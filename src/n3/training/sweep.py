@@ -1,9 +1,16 @@
-"""Sweep: many runs trained in one program, blocked for the cache and spread over devices."""
+"""Sweep: many runs trained in one program, blocked for the cache and spread over devices.
+
+A unit out of the drive's sight takes no part, is trained by nothing and changes nothing. A run can therefore
+be trained in a tier, with only the first units of each layer, a power of two of them, and comes out the same
+but for rounding. What is left out waits as it is: a unit that was trained before would have coasted on by its
+moments meanwhile, which matters only if it comes into sight again.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,21 +20,76 @@ from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
-from n3.experiments.results import StepRecord
-from n3.training import tiers
-from n3.training.step import Hypers, Problem, Recipe, TrainState, advance, init
+from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
+
+LEAST_TIER = 32
+"""Units of a layer that are never cut: below, a further program costs more than it saves (measured)."""
+
+
+def tier_of(sight: float, capacity: Sequence[int], *, least: int) -> tuple[int, ...]:
+    """Units to train with in each layer: the least power of two, from `least` on, that holds all in sight.
+
+    Args:
+        sight: Units in sight, in the layer and the run that see most.
+        capacity: Units allocated in each hidden layer, which bound the tier.
+        least: A power of two.
+    """
+    tier = least
+    while tier < min(sight, max(capacity)):
+        tier *= 2
+    return tuple(min(tier, units) for units in capacity)
+
+
+def narrowed(state: PyTree, like: PyTree) -> PyTree:
+    """The first units of a state.
+
+    Args:
+        state: The whole.
+        like: A state of fewer units: its structure, and the shapes of its leaves.
+
+    Returns:
+        A state of that structure. Leaves whose shape changes come back as NumPy arrays.
+    """
+
+    def corner(leaf: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:
+        return leaf if leaf.shape == shape else np.asarray(leaf)[tuple(map(slice, shape))]
+
+    leaves, smaller = jax.tree.leaves(state), jax.tree.leaves(like)
+    cuts = [corner(leaf, own.shape) for leaf, own in zip(leaves, smaller, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), cuts)
+
+
+def widened(part: PyTree, whole: PyTree) -> PyTree:
+    """The whole state with its first units as they are in a part of it: what `cut` undoes."""
+
+    def filled(own: Array | np.ndarray, leaf: Array | np.ndarray) -> Array | np.ndarray:
+        if own.shape == leaf.shape:
+            return own
+        new = np.array(leaf)
+        new[tuple(map(slice, own.shape))] = own
+        return new
+
+    leaves, all_leaves = jax.tree.leaves(part), jax.tree.leaves(whole)
+    news = [filled(own, leaf) for own, leaf in zip(leaves, all_leaves, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(whole), news)
+
 
 CACHE_BYTES = 160 * 1024
 """Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
-MOST = 64
+
+MOST_RUNS_IN_BLOCK = 64
 """Runs that a block holds at most on CPU (measured: more are slower for small problems)."""
+
 TILE_BYTES = 64 * 1024
 """Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
 times as many, for 64 units and 1,300 to 2,000 samples)."""
+
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
+
 TIERED = 4e9
 """Units times samples times steps times runs from which tiers save more than their programs cost (measured)."""
+
 STRIDE = 100
 """Steps between two looks of the host at the sizes, where it may train with fewer units than are allocated."""
 
@@ -58,7 +120,7 @@ def sweep(
     """Train many runs side by side, in one compilation whatever their numbers.
 
     Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
-    the sizes reach (`n3.training.tiers`): a power of two, from the largest of all runs.
+    the sizes reach (`n3.training.sweep`): a power of two, from the largest of all runs.
 
     Args:
         recipe: The program, the same for all runs.
@@ -88,27 +150,27 @@ def sweep(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     if on_cpu:
         recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
-    block = block or _block(recipe, samples, per_device, on_cpu=on_cpu)
+    block = block or runs_in_block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
     padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
     *arguments, whole = _on_devices(padded, mesh)
     began = time.perf_counter()
     if given is None:
         drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
-        whole = _program(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
+        whole = compiled_stages(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
     compile_seconds = time.perf_counter() - began
 
     state, tier, onward, history = whole, (), None, []
     is_tiered = is_tiered and _is_tiered(recipe, runs * samples * int(stops[-1]))
     checks = _checks(recipe, stops) if is_tiered else stops
-    for chunk in _chunks(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
+    for chunk in rows_of_stops(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
         onto = int(chunk[-1])
         wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
         if onward is None or wanted != tier:
             since, tier = time.perf_counter(), wanted
-            whole = tiers.put_back(state, whole)
-            first, onward = _program(replace(recipe, capacity=tier), block, mesh)
-            state = _on_devices(tiers.cut(whole, jax.eval_shape(first, *arguments)), mesh)
+            whole = widened(state, whole)
+            first, onward = compiled_stages(replace(recipe, capacity=tier), block, mesh)
+            state = _on_devices(narrowed(whole, jax.eval_shape(first, *arguments)), mesh)
             onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
             compile_seconds += time.perf_counter() - since
         state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
@@ -116,7 +178,7 @@ def sweep(
         now = onto
         progress(now)
     kept = np.searchsorted(checks, stops)
-    state = _on_devices(tiers.put_back(state, whole), mesh)
+    state = _on_devices(widened(state, whole), mesh)
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], state),
         records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
@@ -126,7 +188,7 @@ def sweep(
 
 
 @lru_cache(maxsize=32)
-def _program(recipe: Recipe, block: int, mesh: Mesh):
+def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The two compiled stages, `init` and `advance`, over runs in blocks on every device of the mesh."""
     over, each = PartitionSpec("runs"), PartitionSpec()
 
@@ -155,12 +217,12 @@ def _tile(recipe: Recipe) -> int:
     return max(1, TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size)))
 
 
-def _block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
+def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
     """Runs in a block: near what the cache holds, with as little padding as that allows."""
     if not on_cpu:
         return per_device
     wide = min(samples, recipe.tile) * max(*recipe.capacity, recipe.in_size) * 4
-    most = min(MOST, per_device, max(1, CACHE_BYTES // wide))
+    most = min(MOST_RUNS_IN_BLOCK, per_device, max(1, CACHE_BYTES // wide))
     near = range(max(1, -(-most // 2)), most + 1)
     return min(near, key=lambda size: (-(-per_device // size) * size, -size))
 
@@ -182,10 +244,10 @@ def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: i
     best, rate = np.asarray(state.drive.best), np.asarray(hypers.drive.rate)
     sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
     most = float(np.max(sight, initial=0.0, where=np.isfinite(sight)))
-    return tiers.tier_of(most, recipe.capacity, least=tiers.LEAST)
+    return tier_of(most, recipe.capacity, least=LEAST_TIER)
 
 
-def _chunks(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:
+def rows_of_stops(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:
     """The stops in rows of equal length, the last filled up with the last stop: one shape, one program."""
     rows = min(most, len(stops))
     width = -(-len(stops) // rows)

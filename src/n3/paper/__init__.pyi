@@ -1,0 +1,14 @@
+from .claims import Claim as Claim
+from .claims import Part as Part
+from .claims import Reference as Reference
+from .claims import Reproduction as Reproduction
+from .cost import cost_of as cost_of
+from .experiments import NAMES as NAMES
+from .experiments import reproduction as reproduction
+from .figures import paper_figure as paper_figure
+from .report import report_text as report_text
+from .report import reproduction_report as reproduction_report
+from .trajectory import record_trajectory as record_trajectory
+from .variants import Trained as Trained
+from .verdicts import Verdict as Verdict
+from .verdicts import judge_claims as judge_claims

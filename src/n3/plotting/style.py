@@ -1,0 +1,69 @@
+"""Style: colours, bands, legends and titles that all figures share."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.animation import PillowWriter as PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection as LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from n3.stats.summary import RunRecord
+
+COLOURS = {
+    "growing": "#0072B2",
+    "static": "#D55E00",
+    "warmup": "#009E73",
+    "grown": "#E69F00",
+    "shrinking": "#56B4E9",
+    "rescaled": "#CC79A7",
+    "equal-size": "#555555",
+}
+"""Colour of each arm in every figure, told apart by colour-blind readers too.
+
+References:
+    Okabe and Ito, "Color universal design", 2008.
+"""
+
+CLASS_COLOURS = (
+    "#88CCEE", "#CC6677", "#117733", "#DDCC77", "#332288",
+    "#AA4499", "#44AA99", "#999933", "#882255", "#888888",
+)  # fmt: skip
+"""Colour of each class; an eleventh class begins again.
+
+References:
+    Tol, "Colour schemes", 2021, scheme "muted".
+"""
+
+
+def draw_band(
+    axes: Axes, x: Any, quartiles: Any, colour: str, style: str, prefix: str = "", width: float = 1.5
+) -> None:
+    """Draw the median as a line in a band from `low` to `high`, names of `quartiles` after a prefix."""
+    low, median, high = (quartiles[prefix + name].values for name in ("low", "median", "high"))
+    axes.fill_between(x.values, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(x.values, median, color=colour, linestyle=style, linewidth=width)
+
+
+def band_key(label: str) -> Patch:
+    """A legend's entry for bands of any colour."""
+    return Patch(color="#999999", alpha=0.4, linewidth=0, label=label)
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> None:
+    """Put a legend to the right of all panels: `upper`, or `center` where a long title is above."""
+    figure.legend(handles=handles, loc=f"outside right {place}", frameon=False)
+
+
+def titled(title: str, width: float, height: float) -> Figure:
+    """An empty figure, in inches, under a title in as many lines as its width asks for."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11)
+    return figure
+
+
+def arms_of(record: RunRecord) -> Sequence[str]:
+    """The arms of a record in the order in which figures show them: the growing one first."""
+    return sorted(record.results["arm"].values.tolist(), key="growing".__ne__)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -264,7 +265,7 @@ def _spelled(criterion: str | Selector) -> str:
     return repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
 
 
-def _checked(net: GrowingMLP, data: tuple[Array, Array]) -> tuple[Array, Array]:
+def _checked(net: GrowingMLP, data: tuple[Any, Any]) -> tuple[Array, Array]:
     """The inputs and the targets as JAX arrays."""
     inputs, targets = map(jnp.asarray, data)
     ins, outs = net.layers[0].weight.shape[1], net.readout.bias.shape[0]

@@ -12,7 +12,7 @@ from n3.config.experiment import Experiment, RunConfig, TaskConfig, TrainingConf
 from n3.experiments.results import read_results
 from n3.experiments.study import prepare_study, train_group
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = (
     "--samples",
     12,

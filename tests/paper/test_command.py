@@ -11,7 +11,7 @@ import pytest
 from n3.data.dataset import DATASETS
 from n3.paper.experiments import NAMES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = ("analysis", "classification", "information", "regression", "structure")
 LIBRARIES = {"json", "os", "pathlib", "shutil", "tempfile", "equinox", "jax", "n3", "numpy", "optax"}
 LONGEST = 10

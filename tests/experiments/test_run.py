@@ -28,7 +28,7 @@ from n3.experiments.run import grid_of, load_data
 from n3.information import gaussian
 from n3.training.step import init, observe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def small(out, *, task="bessel", samples=24, steps=30, network=None, **run):

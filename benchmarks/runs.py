@@ -11,7 +11,7 @@ import numpy as np
 
 import n3
 from n3.experiments import recipe_of, stack, stops_of
-from n3.nn import metrics
+from n3.nn import active_parameters, active_units, flops
 from n3.training import TrainState, sweep
 
 
@@ -34,7 +34,7 @@ class Outcome(eqx.Module):
 
 def outcome(state: TrainState, records: Any) -> Outcome:
     """What became of runs, from their stacked states and records."""
-    shapes = (metrics.active_units, metrics.active_parameters, metrics.flops)
+    shapes = (active_units, active_parameters, flops)
     counts = [np.asarray(jax.jit(jax.vmap(count))(state.net)) for count in shapes]
     scores = (np.asarray(own)[:, -1] for own in (records.train_loss, records.test_loss, records.test_metric))
     states = [jax.tree.map(lambda leaf, row=row: leaf[row], state) for row in range(len(counts[0]))]

@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from command_line import Arguments, read
-from n3.config import Study, grid
+from n3.config import Study, parse_axis, product
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
@@ -48,7 +48,7 @@ class SweepArguments(Arguments):
         """The study of these flags; a bad value raises ValueError."""
         if self.run.log_dir is not None:
             raise ValueError("`log_dir` takes the events of one experiment, not of a sweep: leave it out.")
-        return grid.product(self.experiment(), map(grid.parse_axis, self.grid))
+        return product(self.experiment(), map(parse_axis, self.grid))
 
 
 def folder_of(study: Study) -> Path:

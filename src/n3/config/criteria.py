@@ -16,21 +16,16 @@ from n3.config.validation import suggestion
 
 UNIT: tuple[str, ...] = ("importance", "marginal", "entropy", "redundancy", "participation")
 """Names for a unit."""
-
 LAYER: tuple[str, ...] = ("layer.importance", "layer.gain", "layer.entropy", "layer.redundancy")
 """Names for a whole layer."""
-
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 )
-
 MOST_BRACKETS = 50
 """Opening brackets that a text may hold."""
-
 _TOKEN = re.compile(
     r"\s*(?:(<=|>=|<|>|\(|\))|([A-Za-z_][A-Za-z_.]*)|([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))"
 )
-
 Values = Mapping[str, float]
 
 

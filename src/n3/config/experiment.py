@@ -13,31 +13,18 @@ from typing import Any, Literal, get_args
 from n3.config import criteria, validation
 
 Kind = Literal["regression", "classification"]
-
 Method = Literal["auxiliary", "controller", "released", "information"]
-
 Mask = Literal["sine", "linear", "hard"]
-
 Initialisation = Literal["fan-in", "unit-uniform"]
-
 Optimiser = Literal["adam", "sgd"]
-
 Loss = Literal["squared-error", "cross-entropy"]
-
 Schedule = Literal["constant", "cosine"]
-
 Price = float | str  # a name of PRICES or a path too, as its own check says
-
 Select = Literal["smallest", "best"]
-
 ExpandMethod = Literal["zero", "split", "mutate"]
-
 Psi = float | Literal["classification", "generation", "regression", "detection"]
-
 METHODS: tuple[str, ...] = get_args(Method)
-
 ACTIVATION_NAMES = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
-
 PRICES = ("description-length", "chi-square")
 """Prices that follow from the samples."""
 
@@ -296,16 +283,11 @@ class StructureConfig:
 
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
-
 Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
-
 Device = Literal["auto", "cpu", "gpu"]
-
 ARMS: tuple[str, ...] = get_args(Arm)
-
 SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")
 """Arms that choose their size, and whose structure may change."""
-
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -355,7 +337,6 @@ _CONTROLLER = {
         "weight_prior": 0.0,
     },
 }
-
 _AUXILIARY = {
     "task": {"samples": 32, "test_samples": 8},
     "network": {"capacity": (9,), "size_input": True, "initialisation": "unit-uniform"},
@@ -368,7 +349,6 @@ _AUXILIARY = {
         "target_size": 5.0,
     },
 }
-
 _INFORMATION = {
     "task": {},
     "network": {**_CONTROLLER["network"], "capacity": (64,)},
@@ -377,7 +357,6 @@ _INFORMATION = {
         **{"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0},
     },
 }
-
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
 )

@@ -13,7 +13,6 @@ from n3.config.experiment import Experiment
 
 SECTIONS = ("task", "network", "training", "information")
 """Parts of an experiment whose fields a grid may vary."""
-
 Setting = bool | int | float | str | None | tuple[int, ...]
 
 

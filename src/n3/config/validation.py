@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
 _T = TypeVar("_T")
-
 CHOOSE = "choose"
 """What a choice among names begins with, before a colon."""
 

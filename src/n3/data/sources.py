@@ -117,9 +117,7 @@ class SyntheticTask(NamedTuple):
 
 
 _mixture = partial(draw_curve, curve=gaussian_mixture, low=-4.0, high=4.0)
-
 _cubic = Polynomial([-13 / 32, -45 / 32, 45 / 32, 45 / 32])
-
 SYNTHETIC_TASKS = {
     "bessel": SyntheticTask(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
     "narrow-bessel": SyntheticTask(partial(draw_curve, curve=partial(jv, 0), low=0.1, high=0.2), range_scaler),

@@ -22,13 +22,10 @@ from n3.data.sources import RawSamples, Table
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells that hold no value, in small or capital letters."""
-
 MOST_CATEGORIES = 256
 """Different texts that a column may hold: with more it names its rows and does not describe them."""
-
 MOST_CLASSES = 20
 """Different whole numbers up to which a target is taken for classes, where each is there twice on average."""
-
 LARGEST = 1e100
 """Largest magnitude of a number: its square is still finite."""
 

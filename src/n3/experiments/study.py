@@ -36,13 +36,10 @@ from n3.training.sweep import Swept, sweep
 
 MOST_RUNS = 5_000
 """Runs of an arm that a group trains at most: what a killed study loses."""
-
 MOST_BYTES = 2**28
 """Bytes of samples that an arm of a group holds at most."""
-
-SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
+GROUP_SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
 """What training took, by arm: wall seconds of compiling and of running, CPU seconds of both."""
-
 FRESH = 2**31 - 1
 """Seed of the samples on which confusion matrices are counted."""
 
@@ -132,7 +129,7 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     results = _labelled(group, swept, stops)
     if study.points:
         results["confusion"] = _confusions(cells, data, swept, study.points)
-    for name in SECONDS[:2]:
+    for name in GROUP_SECONDS[:2]:
         results[name] = ("arm", [getattr(swept[arm], name) for arm in arms])
     results["cpu_seconds"] = ("arm", [seconds[arm] for arm in arms])
     return results.assign_attrs(device=device_name())
@@ -223,7 +220,6 @@ def _count(row: PyTree) -> Int[Array, "classes classes"]:
 
 
 _count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
-
 _count_classes = jax.jit(lambda *rows: jax.lax.map(_count, rows, batch_size=64))
 
 
@@ -264,7 +260,7 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
         return
     study = _study_in(Path(directory))
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
-    seconds = {name: results[name].expand_dims(group=[index]) for name in SECONDS}
+    seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
     own.write_results(results.assign(seconds))
     own.seal(_group_facts(results))
 
@@ -358,5 +354,5 @@ def _study_in(directory: Path) -> Study:
 
 
 def _group_facts(results: Results) -> dict:
-    seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in SECONDS}
+    seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
     return {"device": results.attrs.get("device", device_name()), "seconds": seconds}

@@ -18,10 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 RATE = 0.25
 """Layers by which a step moves the depth, for each unit by which it moves a size."""
-
 SHARPNESS = 10.0
 """Pull on the depth for each layer that it is away from the best, up to 1: the last tenth comes slower."""
-
 SHUT = 1e-6
 """Gate up to which a layer counts as shut, and as wholly open if it lacks no more."""
 

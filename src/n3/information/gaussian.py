@@ -13,13 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Activations, Targets, Scalar = Float[Array, "units samples"], Float[Array, "out_size samples"], Float[Array, ""]
-
 PerUnit, Chosen, Number = Float[Array, " units"], Bool[Array, " units"], float | Scalar
-
 FLOOR, RESOLUTION, KAPPA, MONITORING_FLOOR, MONITORING_RESOLUTION = 1e-3, 1e-2, 1.0, 1e-4, 1e-4
-
 SMALLEST_MASK, SMALLEST_VARIANCE, SMALLEST_PROBABILITY = 1e-4, 1e-6, 1e-6
-
 PSI = MappingProxyType({"classification": 1.2, "generation": 0.8, "regression": 1.0, "detection": 1.1})
 
 

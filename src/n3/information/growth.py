@@ -19,10 +19,8 @@ from n3.tracing.trace import activations
 
 TILE = 128
 """Samples whose activations are computed at once."""
-
 POOL = 2048
 """Training samples at which the units are looked, at most."""
-
 SETTLED = 1e-3
 """Units from its aim at which a size counts as arrived; the participation changes by less than a thousandth."""
 

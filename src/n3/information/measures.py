@@ -222,17 +222,13 @@ def masked_channel(
 BLIND = 0.2
 """Nats of gap, as the median over seeds at the last step, from which a run warns: about four times what the
 estimates scatter by, for one seed."""
-
 GAP_SAMPLES = 512
 """Samples that the gap is estimated from, at most: its cost and memory grow with their square."""
-
 READ_OUT = 2
 """Directions of the linear read-out among those that the gap is estimated in, at most."""
-
 PRINCIPAL = 0.5
 """Standard deviation of the leading principal direction, the target having 1: the less, the less do neighbours
 lose of a linear relation (0.02 nats of 0.8 with 12 units; 0.07 at 1), and the less do they see of a fold."""
-
 _ROUNDS = 32
 
 

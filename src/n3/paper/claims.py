@@ -20,9 +20,7 @@ Measure = Literal[
     "slope",
     "exponent",
 ]
-
 Figure = Literal["histories", "histograms", "classes", "penalty", "bands", "scaling", "sizes"]
-
 NEUTRAL: Mapping[str, float] = {
     "ratio of means": 1.0,
     "ratio of medians": 1.0,
@@ -31,7 +29,6 @@ NEUTRAL: Mapping[str, float] = {
     "wins": 0.5,
 }
 """Value at which neither side is ahead, of the measures that compare two."""
-
 BASELINES = ("grown", "static")
 """Variants that the paper compares growing with."""
 
@@ -100,15 +97,11 @@ class Reproduction:
 
 BOTH = ("growing", "grown")
 """The two arms of the paper's figures."""
-
 CONTROLS = ("rescaled", "warmup", "equal-size")
 """What must not do as well as growing, if growing is what helps."""
-
 RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates of the scaling experiments."""
-
 _REPLICATED = "replication, 1,000 trials"
-
 _RATIOS: dict[tuple[str, str], tuple[tuple[float, ...], tuple[float, ...], float]] = {
     ("figure-3", "quadratic"): ((7.9, 4.4, 15.7), (1.34, 1.19, 1.52), 0.58),
     ("figure-3", "bessel"): ((1.18, 1.10, 1.27), (1.36, 1.16, 1.54), 0.55),
@@ -118,22 +111,16 @@ _RATIOS: dict[tuple[str, str], tuple[tuple[float, ...], tuple[float, ...], float
     ("figure-5", "sine-classes"): ((1.16, 1.07, 1.26), (1.21, 1.06, 1.47), 0.54),
 }
 """Of final test losses: grown / growing of means and of medians, with intervals; P(growing < grown)."""
-
 _RESCALED = {"quadratic": (0.91, 0.60, 1.46), "cubic": (0.66, 0.52, 0.86), "bessel": (0.78, 0.67, 0.90)}
-
 _STUCK = {"grown": 35, "growing": 3}
-
 _HALF_DECADES = (9.79, 2.02, 0.316, 0.517, 0.642, 0.863, 0.960, 0.897)
-
 _RERUN = {
     "controller-bessel": {"released": (1.60e-4, 1.8e-4, 10), "static": (1.29e-3, 1.3e-3, 10)},
     "controller-spirals": {"released": (0.864, 0.004, 5), "static": (0.831, 0.016, 5)},
     "controller-gaussian": {"released": (0.0364, None, 3), "static": (0.0380, None, 3)},
 }
 """The published code run again: mean over seeds of losses (spirals: accuracies), deviation, seeds."""
-
 _SLOPES = {"bessel": {"static": -1.31, "growing": -0.79}, "spirals": {"static": -0.24, "growing": -0.25}}
-
 _MLP = {8: 0.343, 32: 0.487, 128: 0.567}
 
 

@@ -36,10 +36,8 @@ from n3.paper.claims import (
 
 TRIALS, CONTROLLED = 10_000, 1_000
 """Trials of the paper's figures, and those of them in which the controls are trained too."""
-
 SIZED, SIZED_FEW = 100, 20
 """Trials of automatic sizing, whose networks are larger, beside the auxiliary weight and the controller."""
-
 QUICK_TRIALS, QUICK_STEPS, QUICK_SAMPLES, QUICK_UNITS = 6, 200, 256, 32
 """What is left at most of trials, steps, samples and units where an experiment is cut short."""
 
@@ -305,6 +303,5 @@ _MADE: Mapping[str, Callable[[str], Reproduction]] = {
     "scaling-spirals": _scaling,
     "sizes-mnist1d": _sizes,
 }
-
 NAMES: tuple[str, ...] = tuple(_MADE)
 """The experiments that can be run by name."""

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy import ndarray
 
 from n3.paper import variants
@@ -23,6 +22,7 @@ from n3.plotting import (
     draw_fit,
     draw_histogram,
     histogram_keys,
+    line_key,
     plot_histograms,
     plot_scaling,
     titled,
@@ -60,9 +60,9 @@ def plot_penalty(
         ylabel=f"{first} / {second}",
         xlabel="weight of the size penalty, lambda (per squared unit)",
     )
-    lines = [Line2D([], [], color=VARIANT_COLOURS[name], label=name) for name in curves]
-    each = Line2D([], [], color="#999999", marker=".", linestyle="", label="ratio at one lambda")
-    mean = Line2D([], [], color="black", label="geometric mean and\n95 % interval,\nby half-decade")
+    lines = [line_key(name, VARIANT_COLOURS[name]) for name in curves]
+    each = line_key("ratio at one lambda", "#999999", marker=".")
+    mean = line_key("geometric mean and\n95 % interval,\nby half-decade")
     add_legend(figure, [*lines, each, mean], place="center")
     return figure
 
@@ -94,10 +94,8 @@ def plot_sizes_found(title: str, points: Sequence[SizePoint]) -> Figure:
         )
     axes.set_xscale("log", base=2)
     axes.set(xlabel="final size (effective units)", ylabel="test accuracy")
-    marks = [
-        Line2D([], [], color=VARIANT_COLOURS[name], marker="o", linestyle="", label=name) for name in names
-    ]
-    bars = Line2D([], [], color="black", marker="|", linestyle="", label="median, quartiles\nover seeds")
+    marks = [line_key(name, VARIANT_COLOURS[name], marker="o") for name in names]
+    bars = line_key("median, quartiles\nover seeds", marker="|")
     add_legend(figure, [*marks, bars], place="center")
     return figure
 
@@ -194,8 +192,8 @@ def plot_histories(title: str, results: Any, trajectories: Sequence[Trajectory],
     for run, name in zip(trajectories, BOTH, strict=True):
         draw_fit(fit, residual, run, -1, colour=VARIANT_COLOURS[name])
     fit.tick_params(labelbottom=False)
-    lines = [Line2D([], [], color=VARIANT_COLOURS[name], label=name) for name in BOTH]
-    samples = Line2D([], [], color="#888888", marker=".", linestyle="", label="training samples")
+    lines = [line_key(name, VARIANT_COLOURS[name]) for name in BOTH]
+    samples = line_key("training samples", "#888888", marker=".")
     add_legend(figure, [*lines, band_key("quartiles"), samples], place="center")
     return figure
 
@@ -218,7 +216,7 @@ def plot_bands(title: str, histories: Mapping[str, Any], *, unit: str) -> Figure
             draw_band(axes, own["step"], found, VARIANT_COLOURS[variant], "-", width=width)
         axes.set(ylabel=told, yscale="log" if name == "test_loss" else "linear")
     axes.set_xlabel("optimiser step")
-    lines = [Line2D([], [], color=VARIANT_COLOURS[name], label=name) for name in histories]
+    lines = [line_key(name, VARIANT_COLOURS[name]) for name in histories]
     add_legend(figure, [*lines, band_key("quartiles")], place="center")
     return figure
 

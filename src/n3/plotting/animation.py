@@ -46,10 +46,8 @@ class Trajectory:
 
 MOST_UNITS = 24
 """Units of a layer that are drawn at most; what is left out is said."""
-
 BRIGHT = (0.0, 0.447, 0.698)
 """Red, green and blue of what takes part fully: the growing arm's colour."""
-
 SAMPLES = 500
 """Training samples that are drawn at most."""
 

@@ -8,19 +8,17 @@ from jaxtyping import Float
 from matplotlib.animation import PillowWriter as PillowWriter
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy import ndarray
 
 from n3.config.experiment import SIZED
-from n3.plotting.style import CLASS_COLOURS, COLOURS, add_legend, arms_of, band_key, draw_band, titled
+from n3.plotting.style import CLASS_COLOURS, COLOURS, add_legend, arms_of, band_key, draw_band, line_key, titled
 from n3.stats import summary
 from n3.stats.summary import RunRecord, bands, decision_classes, final_distribution, fit_curves, has_diverged
 from n3.training.decisions import ACTIONS
 from n3.training.fit import History
 
 _LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
-
 _POINTS = 1000
 
 
@@ -33,9 +31,7 @@ def plot_losses(record: RunRecord) -> Figure:
             draw_band(axes, record.results["step"], quartiles.sel(arm=arm), COLOURS[arm], style)
     axes.set(xlabel="optimiser step", ylabel=f"loss ({_loss_unit(record)})")
     axes.set_yscale(_loss_scale(quartiles))
-    styles = [
-        Line2D([], [], color="black", linestyle=s, label=n) for n, s in (("test", "-"), ("training", "--"))
-    ]
+    styles = [line_key(n, linestyle=s) for n, s in (("test", "-"), ("training", "--"))]
     add_legend(figure, [*_arm_handles(record), *styles, band_key("quartiles")])
     return figure
 
@@ -53,8 +49,8 @@ def plot_sizes(record: RunRecord) -> Figure:
     for units in set(capacity):
         axes.axhline(units, color="black", linestyle=":", zorder=3)
     axes.set(xlabel="optimiser step", ylabel="size (effective units)", ylim=(0, 1.08 * max(capacity)))
-    styles = [Line2D([], [], color="black", linestyle=s, label=f"layer {n + 1}") for n, s in layers]
-    limit = Line2D([], [], color="black", linestyle=":", label="capacity")
+    styles = [line_key(f"layer {n + 1}", linestyle=s) for n, s in layers]
+    limit = line_key("capacity", linestyle=":")
     add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], limit, band_key("quartiles")])
     return figure
 
@@ -73,10 +69,7 @@ def plot_information(record: RunRecord) -> Figure:
                 draw_band(axes, record.results["step"], own, COLOURS[arm], style)
         unit = "effective units" if name == "size" else "nats"
         axes.set(xlabel="optimiser step", ylabel=f"{name} ({unit})")
-    styles = [
-        Line2D([], [], color="black", linestyle=_LAYER_STYLES[n % len(_LAYER_STYLES)], label=f"layer {n + 1}")
-        for n in layers
-    ]
+    styles = [line_key(f"layer {n + 1}", linestyle=_LAYER_STYLES[n % len(_LAYER_STYLES)]) for n in layers]
     add_legend(figure, [*_arm_handles(record), *styles[len(styles) == 1 :], band_key("quartiles")])
     return figure
 
@@ -95,7 +88,7 @@ def plot_final_losses(record: RunRecord) -> Figure:
         axes.axvline(float(own["median"]), color=colour, linestyle=":")
     axes.set(xlabel=f"final test loss ({_loss_unit(record)})", ylabel="share of runs", ylim=(0, 1.03))
     axes.set_xscale(_loss_scale(distribution))
-    median = Line2D([], [], color="black", linestyle=":", label="median")
+    median = line_key("median", linestyle=":")
     add_legend(figure, [*_arm_handles(record), median])
     return figure
 
@@ -130,8 +123,8 @@ def plot_price_path(record: RunRecord) -> Figure:
     left.set_yscale("log" if (loss[2] > 0).any() else "linear")  # as `_loss_scale`
     left.margins(x=0.08, y=0.3)  # room for the numbers
     right.set(xlabel="price (nats per sample and unit)", ylabel="final size (effective units)", xscale="log")
-    point = Line2D([], [], color=colour, marker=".", label="median and quartiles")
-    add_legend(figure, [point, Line2D([], [], **mark, label="price picked")])
+    point = line_key("median and quartiles", colour, marker=".")
+    add_legend(figure, [point, line_key("price picked", **mark)])
     return figure
 
 
@@ -172,7 +165,7 @@ def plot_regions(record: RunRecord) -> Figure:
     figure.supxlabel(first)
     figure.supylabel(second)
     patches = [Patch(color=colour, label=f"class {n}") for n, colour in enumerate(colours)]
-    samples = Line2D([], [], linestyle="", marker=".", color="black", label="training samples")
+    samples = line_key("training samples", marker=".")
     add_legend(figure, [*patches, samples])
     return figure
 
@@ -214,7 +207,7 @@ def _arm_handles(record) -> Sequence[Any]:
     lost, seeds = has_diverged(record.results).sum("seed"), record.results.sizes["seed"]
     counts = {arm: int(lost.sel(arm=arm)) for arm in arms_of(record)}
     return [
-        Line2D([], [], color=COLOURS[arm], label=f"{arm} ({count}/{seeds} diverged)" if count else arm)
+        line_key(f"{arm} ({count}/{seeds} diverged)" if count else arm, COLOURS[arm])
         for arm, count in counts.items()
     ]
 
@@ -241,8 +234,8 @@ def plot_choices(record: RunRecord) -> Figure:
             axes.set(title=arm if layers == 1 else f"{arm}, layer {layer + 1}", ylim=(-0.03, 1.03))
     figure.supxlabel("optimiser step")
     figure.supylabel("share of activation")
-    keys = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-    limit = Line2D([], [], color="black", linestyle=":", label="hard from here")
+    keys = [line_key(name, colour) for name, colour in colours.items()]
+    limit = line_key("hard from here", linestyle=":")
     add_legend(figure, [*keys, limit, band_key("quartiles")])
     return figure
 
@@ -286,9 +279,9 @@ def plot_structure(record: RunRecord) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="optimiser step", title=arm, ylim=(0, 1.4 * capacity.max()))
     figure.axes[0].set_ylabel("size (effective units, all layers)")
-    sizes = [Line2D([], [], color=COLOURS[arm], label=f"size, {arm}") for arm in arms]
-    limit = Line2D([], [], color="black", linestyle=":", label="capacity of the program")
-    marks = [Line2D([], [], marker=m, color=c, linestyle="", label=action) for action, (m, c) in MARKS.items()]
+    sizes = [line_key(f"size, {arm}", COLOURS[arm]) for arm in arms]
+    limit = line_key("capacity of the program", linestyle=":")
+    marks = [line_key(action, c, marker=m) for action, (m, c) in MARKS.items()]
     add_legend(figure, [*sizes, limit, *marks], place="center")
     return figure
 
@@ -334,7 +327,7 @@ def plot_gains(gains: Float[ndarray, " units"], *, price: float, title: str) -> 
     marks = {"worth its price": COLOURS["growing"], "not worth it": "#999999"}
     add_legend(
         figure,
-        [line, *(Line2D([], [], color=c, marker="o", linestyle="", label=n) for n, c in marks.items())],
+        [line, *(line_key(n, c, marker="o") for n, c in marks.items())],
     )
     return figure
 

@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy import ndarray
 
-from n3.plotting.style import COLOURS, add_legend, band_key, titled
+from n3.plotting.style import COLOURS, add_legend, band_key, line_key, titled
 from n3.stats.distributions import Histogram, Profile
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
 from n3.stats.summary import with_interval
@@ -92,7 +91,7 @@ def draw_confusion(axes: Axes, counts: Int[ndarray, "classes classes"], *, title
 def histogram_keys(histogram: Histogram) -> list[Any]:
     """The entries of a legend for a histogram: a patch an arm, and the line of the medians."""
     bars = [Patch(color=COLOURS[name], alpha=0.6, linewidth=0, label=name) for name in histogram.shares]
-    return [*bars, Line2D([], [], color="black", linestyle=":", label="median")]
+    return [*bars, line_key("median", linestyle=":")]
 
 
 VARIANT_COLOURS = {
@@ -125,14 +124,10 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
             axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     panels[0].set_ylabel(f"final test loss ({unit})")
     names = dict.fromkeys(curve.variant for curve in curves)
-    marks = [
-        Line2D([], [], color=VARIANT_COLOURS[name], marker="o", linestyle="", label=name) for name in names
-    ]
+    marks = [line_key(name, VARIANT_COLOURS[name], marker="o") for name in names]
     styles = {"power law with offset": "-", "straight line": ":"}
-    laws = [Line2D([], [], color="black", linestyle=style, label=name) for name, style in styles.items()]
-    mean = Line2D(
-        [], [], color="black", marker="o", linestyle="", label="geometric mean,\nquartiles over seeds"
-    )
+    laws = [line_key(name, linestyle=style) for name, style in styles.items()]
+    mean = line_key("geometric mean,\nquartiles over seeds", marker="o")
     add_legend(figure, [*marks, mean, *laws], place="center")
     return figure
 
@@ -160,11 +155,8 @@ def plot_parameters(
     axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     names = [curve.variant for curve in curves]
-    lines = [Line2D([], [], color=VARIANT_COLOURS[name], marker="o", label=name) for name in names]
-    others = [
-        Line2D([], [], color="black", marker="*", linestyle="", markersize=11, label=name)
-        for name in references
-    ]
+    lines = [line_key(name, VARIANT_COLOURS[name], marker="o", linestyle="-") for name in names]
+    others = [line_key(name, marker="*", markersize=11) for name in references]
     add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
     return figure
 

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.animation import PillowWriter as PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection as LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from n3.stats.summary import RunRecord
@@ -26,7 +25,6 @@ COLOURS = {
 References:
     Okabe and Ito, "Color universal design", 2008.
 """
-
 CLASS_COLOURS = (
     "#88CCEE", "#CC6677", "#117733", "#DDCC77", "#332288",
     "#AA4499", "#44AA99", "#999933", "#882255", "#888888",
@@ -45,6 +43,12 @@ def draw_band(
     low, median, high = (quartiles[prefix + name].values for name in ("low", "median", "high"))
     axes.fill_between(x.values, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x.values, median, color=colour, linestyle=style, linewidth=width)
+
+
+def line_key(label: str, colour: str = "black", **style: Any) -> Line2D:
+    """A legend's entry for a line, or with a `marker` for points (and `linestyle` for points on a line)."""
+    style = {"linestyle": ""} | style if "marker" in style else style
+    return Line2D([], [], color=colour, label=label, **style)
 
 
 def band_key(label: str) -> Patch:

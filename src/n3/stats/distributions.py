@@ -141,10 +141,8 @@ def _lower(own, other):
 
 STUCK = 10.0
 """Factor on the median above which a final loss counts as stuck."""
-
 TRIMMED = 0.05
 """Share of the runs that the trimmed mean leaves out at either end."""
-
 LARGEST_SHARE = 0.01
 """Share of the runs that are counted as the largest, one at least."""
 

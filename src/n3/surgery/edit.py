@@ -158,9 +158,7 @@ def _taken(layer: Dense, rows: Int[np.ndarray, " out"], columns: Int[np.ndarray,
 
 
 _UNRANKED = (controllers.Released, controllers.Warmup)
-
 _SHARED = (controllers.Auxiliary, controllers.Controller, *_UNRANKED)
-
 _EACH = (controllers.Information, controllers.Fixed)
 
 

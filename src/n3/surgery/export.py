@@ -88,7 +88,6 @@ def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
 
 
 FORMAT = "n3 compact network, version 1"
-
 PLATFORMS = ("cpu", "cuda", "tpu")
 """What an exported program can run on."""
 

@@ -109,25 +109,25 @@ def _resized(node: PyTree) -> PyTree:
     if isinstance(node, eqx.nn.Linear):
         out, into = node.weight.shape
         sizes = {"out_features": out, "in_features": into}
-        return _difference_text(
+        return _with_fields(
             node, {name: size for name, size in sizes.items() if getattr(node, name) != "scalar"}
         )
     if isinstance(node, (eqx.nn.Conv, eqx.nn.ConvTranspose)):
         out, into = node.weight.shape[:2]
         groups = out if node.groups == node.out_channels > 1 else node.groups
-        return _difference_text(node, {"out_channels": out, "in_channels": into * groups, "groups": groups})
+        return _with_fields(node, {"out_channels": out, "in_channels": into * groups, "groups": groups})
     if not isinstance(node, norms.ParticipatingNorm):
         return node
     norm, shape = node.norm, node.share.shape
     if isinstance(norm, eqx.nn.GroupNorm):
         groups = 1 if norm.groups == 1 else shape[0] * norm.groups // (norm.channels or 1)
-        norm = _difference_text(norm, {"groups": groups, "channels": shape[0]})
+        norm = _with_fields(norm, {"groups": groups, "channels": shape[0]})
     else:
-        norm = _difference_text(norm, {"shape": shape})
+        norm = _with_fields(norm, {"shape": shape})
     return norms.ParticipatingNorm(norm, node.share, is_final=True)
 
 
-def _difference_text(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
+def _with_fields(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
     """A copy of a module with other static fields; calling its class would draw weights."""
     copy = object.__new__(type(module))
     for field in dataclasses.fields(module):
@@ -136,9 +136,7 @@ def _difference_text(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
 
 
 _Model = TypeVar("_Model", bound=Callable[..., Any])
-
 Example = Array | np.ndarray | jax.ShapeDtypeStruct
-
 GROWTH_METHODS = ("information", "controller", "auxiliary")
 
 

@@ -181,7 +181,6 @@ WHOLE: Mapping[str, Callable[[Any, int, int], bool]] = MappingProxyType(
     }
 )
 """Whether an operation leaves an axis as it is, from its parameters, the axis and its size."""
-
 REARRANGEMENTS: Mapping[str, Rule] = MappingProxyType(
     {
         "broadcast_in_dim": _broadcast,
@@ -199,9 +198,7 @@ REARRANGEMENTS: Mapping[str, Rule] = MappingProxyType(
     }
 )
 """Rules by the primitive's name."""
-
 _T = TypeVar("_T")
-
 SUMMING = frozenset({"dot_general", "conv_general_dilated", "reduce_sum"})
 """Operations that sum over axes; `Sum.place` counts them."""
 
@@ -358,9 +355,7 @@ def _append(sums, equation, summed):
 CALLS = frozenset(
     ["jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"]
 )
-
 LINEAR = frozenset(["add", "sub", "add_any", "max", "min"])
-
 ZERO_KEEPING = frozenset(
     [
         "neg",
@@ -374,7 +369,6 @@ ZERO_KEEPING = frozenset(
         "sign",
     ]
 )
-
 ARITHMETIC = [
     "mul",
     "div",
@@ -390,7 +384,6 @@ ARITHMETIC = [
     "clamp",
     "select_n",
 ]
-
 FUNCTIONS = [
     "exp",
     "exp2",
@@ -406,13 +399,9 @@ FUNCTIONS = [
     "lgamma",
     "digamma",
 ]
-
 ANGLES = ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"]
-
 LOGIC = ["not", "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge"]
-
 EXTREMES = ["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"]
-
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **dict.fromkeys((*LINEAR, *ZERO_KEEPING, *ARITHMETIC, *FUNCTIONS, *ANGLES, *LOGIC), _elementwise),

@@ -91,12 +91,9 @@ def operands(program: ClosedJaxpr, arguments: Sequence[Array], wanted: Sequence[
 
 LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
 """Layers whose output channels can be grown: the first axis of their weight."""
-
 Parameters = Mapping[str, Value]
-
 Reading = list[tuple[Sum, list[tuple[str, int]]]]
 """Sums over an atom, each with the axes of parameters that can be zero there."""
-
 Readers = Mapping[Dimension, Reading]
 
 

@@ -51,9 +51,7 @@ class ArrayLike(Protocol):
 
 Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
 """Inputs and targets, samples first, or an iterable of batches of both."""
-
 Check = Callable[[Any], None]
-
 EMPTY = "`train_data` must yield batches; got none."
 
 

@@ -12,7 +12,6 @@ from n3.config.experiment import SIZED, StructureConfig
 from n3.training.step import Recipe
 
 Action = Literal["wait", "prune", "expand", "rollback"]
-
 ACTIONS: tuple[str, ...] = get_args(Action)
 
 

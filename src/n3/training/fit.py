@@ -123,16 +123,12 @@ def check_targets(goal: OutputLoss, targets: Array | np.ndarray, *, name: str) -
 
 
 _Model = TypeVar("_Model", bound=eqx.Module)
-
 LearningRateSchedule = Callable[[Any], Any]
 """From a step's number to its learning rate, such as an Optax schedule."""
-
 RECORDS = 50
 """Records of a run, about."""
-
 CHUNK = 25
 """Steps compiled as one, of models that information does not grow."""
-
 EVALUATED = 1024
 """Samples that are evaluated at once."""
 

@@ -76,20 +76,15 @@ def widened(part: PyTree, whole: PyTree) -> PyTree:
 
 CACHE_BYTES = 160 * 1024
 """Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
-
 MOST_RUNS_IN_BLOCK = 64
 """Runs that a block holds at most on CPU (measured: more are slower for small problems)."""
-
 TILE_BYTES = 64 * 1024
 """Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
 times as many, for 64 units and 1,300 to 2,000 samples)."""
-
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
-
 TIERED = 4e9
 """Units times samples times steps times runs from which tiers save more than their programs cost (measured)."""
-
 STRIDE = 100
 """Steps between two looks of the host at the sizes, where it may train with fewer units than are allocated."""
 

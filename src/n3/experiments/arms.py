@@ -1,7 +1,6 @@
 """Arms: what each arm of an experiment trains with, and the price at which the growing arm is kept."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
 from n3.information import gaussian
 from n3.information.measures import Importance, LayerMonitor, SamplesLast
-from n3.information.price import _parameter_price, price_of
+from n3.information.price import degrees_of, prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
@@ -38,7 +37,9 @@ def recipe_of(
     network, training = experiment.network, experiment.training
     custom = None if importance is None else SamplesLast(importance)
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
-    is_sized = controller == network.method
+    is_sized, is_classes = controller == network.method, data.kind == "classification"
+    settings, steps = experiment.information, training.steps or 0
+    drive = InformationDrive.of(settings, steps=steps, is_classes=is_classes, custom=custom)
     return Recipe(
         in_size=data.in_size,
         out_size=data.out_size,
@@ -51,11 +52,11 @@ def recipe_of(
         rescale_size_input=arm == "rescaled",
         depth_gates=network.depth_gates and is_sized,
         initialisation=network.initialisation,
-        loss="squared-error" if data.kind == "regression" else "cross-entropy",
+        loss="cross-entropy" if is_classes else "squared-error",
         optimiser=training.optimiser,
         gumbel=training.gumbel,
         schedule=training.schedule,
-        drive=_drive_of(experiment, data, custom) if controller == "information" else None,
+        drive=drive if controller == "information" else None,
         monitor=_monitor_of(experiment, data, custom),
         batch=None if training.batch == "full" else training.batch,
     )
@@ -109,23 +110,6 @@ def hypers_of(
     )
 
 
-def _drive_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> InformationDrive:
-    settings, steps = experiment.information, experiment.training.steps or 0
-    return InformationDrive(
-        is_classes=data.kind == "classification",
-        every=settings.every,
-        look_ahead=settings.look_ahead,
-        reorder=settings.reorder,
-        until=math.ceil(settings.settle * steps),
-        birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
-        redundancy_aware=settings.redundancy_aware,
-        correct=settings.correct,
-        terms=any((settings.importance, settings.redundancy, settings.structure)),
-        features=settings.features,
-        custom=custom,
-    )
-
-
 def _monitor_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> LayerMonitor | None:
     names, samples = experiment.run.monitor, len(data.train_inputs)
     if "gap" in names and samples <= 3:
@@ -141,24 +125,9 @@ def _psi_of(experiment: Experiment) -> float:
 
 
 def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHypers:
-    settings = experiment.information
-
-    def each(value: float) -> jax.Array:
-        return jnp.full(len(data), value, jnp.float32)
-
-    return DriveHypers(
-        price=jnp.array([price_of(experiment, one) for one in data], jnp.float32),
-        link_price=each(settings.price_scale * _parameter_price(experiment, len(data[0].train_inputs))),
-        log_start=each(math.log(settings.price_start)),
-        budget=each(float(settings.budget or 0)),
-        birth=each(settings.birth),
-        prior=each((experiment.training.weight_prior or 0.0) / len(data[0].train_inputs)),
-        rate=each(settings.size_rate),
-        importance=each(settings.importance),
-        psi=each(_psi_of(experiment)),
-        redundancy=each(settings.redundancy),
-        structure=each(settings.structure),
-    )
+    settings, samples = experiment.information, len(data[0].train_inputs)
+    prices = [prices_of(settings, one.train_inputs, samples=samples, outputs=degrees_of(one)) for one in data]
+    return DriveHypers.of(settings, prices, prior=(experiment.training.weight_prior or 0.0) / samples)
 
 
 def stack(data: Sequence[Dataset]) -> Problem:

@@ -47,7 +47,8 @@ def values(
     worths: Sequence[Float[Array, " _choices"]],
     sizes: Float[Array, " depth"],
     price: Float[Array, ""],
-    link_price: Float[Array, ""],
+    parameter_price: Float[Array, ""],
+    inputs: Float[Array, ""],
     outputs: int,
 ) -> Float[Array, " depth"]:
     """What a network of 1, 2, ... layers is worth, nats per sample.
@@ -56,15 +57,14 @@ def values(
         worths: Information of the first `0 ... capacity` units of each layer about the target, nats.
         sizes: Units of each layer, whole numbers.
         price: Nats per unit.
-        link_price: Nats per parameter, of which `price` is the sum over a unit of a network of one layer; 0: a
-            unit costs its price wherever it is.
+        parameter_price: Nats per parameter of a unit.
+        inputs: Effective inputs of the network.
         outputs: Outputs of the network.
     """
-    before = jnp.append(jnp.zeros(1, sizes.dtype), sizes[:-1])
-    own = jnp.where(link_price > 0, link_price * (1.0 + before), price)
-    own = own.at[0].set(price - link_price * outputs)
+    before = jnp.append(inputs, sizes[:-1])
+    own = price + parameter_price * (1.0 + before)
     gains = jnp.stack([worth[own.astype(int)] for worth, own in zip(worths, sizes, strict=True)])
-    return gains - jnp.cumsum(own * sizes) - link_price * outputs * sizes
+    return gains - jnp.cumsum(own * sizes) - parameter_price * outputs * sizes
 
 
 def best_depth(values: Float[Array, " depth"], gates: Float[Array, " depth"]) -> Float[Array, ""]:
@@ -75,9 +75,3 @@ def best_depth(values: Float[Array, " depth"], gates: Float[Array, " depth"]) ->
 def pull(depth: Float[Array, ""], best: Float[Array, ""]) -> Float[Array, ""]:
     """The depth's whole gradient, in `[-1, 1]`."""
     return jnp.clip(SHARPNESS * (depth - best), -1.0, 1.0)
-
-
-def links(sizes: Float[Array, " depth"], gates: Float[Array, " depth"]) -> Float[Array, " depth"]:
-    """Units of the hidden layers before and after each layer, if any, as far as these are open."""
-    near = jnp.pad(sizes * gates, 1)
-    return near[:-2] + near[2:]

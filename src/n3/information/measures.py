@@ -24,7 +24,7 @@ from n3.information.gaussian import (
     structural_entropy,
 )
 from n3.nn.losses import Samples
-from n3.nn.mlp import GrowingMLP
+from n3.nn.sized import AbstractSized
 
 
 class Measured(eqx.Module):
@@ -145,8 +145,8 @@ class InformationTerms(eqx.Module):
 
 
 def information_terms(
-    net: GrowingMLP,
-    inputs: Float[Array, "in_size samples"],
+    net: AbstractSized,
+    inputs: Array,
     targets: Float[Array, "out_size samples"],
     weights: TermWeights,
     *,
@@ -248,7 +248,7 @@ class LayerMonitor:
     """A user's importance of each unit: `importance` is then their sum, each times its participation, in the
     user's unit and without `psi`."""
 
-    def __call__(self, net: GrowingMLP, samples: Samples) -> dict[str, Float[Array, " layers"]]:
+    def __call__(self, net: AbstractSized, samples: Samples) -> dict[str, Float[Array, " layers"]]:
         """Nats of each hidden layer, by name.
 
         Args:

@@ -1,101 +1,109 @@
 """Price: the nats that a further unit must bring, and the number of parameters that a budget asks for."""
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy import stats
 
-from n3.config.experiment import Experiment
+from n3.config.experiment import Experiment, InformationConfig
 from n3.data.dataset import Dataset
 
 LARGEST_STEP = 0.2
 """Most that a look changes the logarithm of the price."""
+HALVINGS = 40
+"""Halvings of the interval in which the sizes of a budget are sought."""
 
 
-def parameter_terms(
-    sizes: Float[Array, " depth"], *, in_size: int, out_size: int
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Active parameters: those between two hidden layers, and all others but the `out_size` last biases.
+class Prices(NamedTuple):
+    """What a further unit must bring, in nats per sample: so much, and so much for each of its parameters."""
 
-    With all sizes multiplied by `f` the network has `first * f**2 + second * f + out_size` parameters.
+    unit: float
+    parameter: float
+    inputs: float
+    """Effective inputs of the model: the participation ratio `tr(C)**2 / tr(C**2)` of the covariance `C`."""
+
+
+def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs: int) -> Prices:
+    """The prices that some samples suggest.
+
+    By description length each parameter costs `ln(n) / (4 n)`, half the usual charge, which
+    `scripts/study_sizing.py` chose: the prior charges for weights too. By chi-square a unit costs the 95 %
+    quantile over `2 n`, with a degree of freedom for each output: the gain that a unit without any information
+    reaches in one case of twenty.
+
+    Args:
+        settings: Hold the price and its scale; of a path of prices no price follows.
+        inputs: Inputs of some samples, samples first.
+        samples: Training samples `n`.
+        outputs: Targets, or classes less one.
     """
-    between = jnp.sum(sizes[1:] * sizes[:-1])
-    return between, in_size * sizes[0] + jnp.sum(sizes) + out_size * sizes[-1]
+    own = np.asarray(inputs, float).reshape(len(inputs), -1)
+    own = own - own.mean(axis=0)
+    products = own @ own.T if own.shape[0] < own.shape[1] else own.T @ own
+    effective = np.trace(products) ** 2 / max(np.sum(products**2), np.finfo(float).tiny)
+    unit, parameter = {
+        "description-length": (0.0, math.log(samples) / (4 * samples)),
+        "chi-square": (float(stats.chi2.ppf(0.95, outputs)) / (2 * samples), 0.0),
+    }.get(settings.price, (settings.price, 0.0))
+    return Prices(settings.price_scale * unit, settings.price_scale * parameter, float(effective))
+
+
+def price_of(experiment: Experiment, data: Dataset) -> float:
+    """Nats per sample that a further unit must bring to a network of one hidden layer, by one seed's samples."""
+    outputs, samples = degrees_of(data), len(data.train_inputs)
+    prices = prices_of(experiment.information, data.train_inputs, samples=samples, outputs=outputs)
+    return prices.unit + prices.parameter * (prices.inputs + 1 + data.out_size)
+
+
+def degrees_of(data: Dataset) -> int:
+    """Degrees of freedom of a target: its numbers, or its classes less one."""
+    return data.out_size if data.num_classes is None else data.num_classes - 1
 
 
 def ascend_price(
-    log_price: Float[Array, ""],
-    sizes: Float[Array, " depth"],
-    budget: Float[Array, ""],
-    *,
-    in_size: int,
-    out_size: int,
+    log_price: Float[Array, ""], parameters: Float[Array, ""], budget: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Dual ascent: the price rises by the share in which the parameters exceed the budget.
 
     Args:
         log_price: Logarithm of the factor on the price, as it stands.
-        sizes: Effective units of the hidden layers.
-        budget: Active parameters; 0: the price stays.
-        in_size: Inputs.
-        out_size: Outputs.
+        parameters: Active parameters of the model.
+        budget: Active parameters to be met; 0: the price stays.
     """
-    total = sum(parameter_terms(sizes, in_size=in_size, out_size=out_size)) + out_size
-    excess = jnp.clip(total / jnp.maximum(budget, 1.0) - 1.0, -LARGEST_STEP, LARGEST_STEP)
+    excess = jnp.clip(parameters / jnp.maximum(budget, 1.0) - 1.0, -LARGEST_STEP, LARGEST_STEP)
     return jnp.where(budget > 0, log_price + excess, log_price)
 
 
 def sizes_within_budget(
-    best: Float[Array, " depth"], budget: Float[Array, ""], *, in_size: int, out_size: int
-) -> Float[Array, " depth"]:
+    best: Float[Array, " groups"],
+    budget: Float[Array, ""],
+    capacity: Float[Array, " groups"],
+    count: Callable[[Float[Array, " groups"]], Float[Array, ""]],
+) -> Float[Array, " groups"]:
     """The sizes in the same proportion, in whole units, whose parameters are nearest to the budget.
 
-    The price has settled how the layers share; this takes up what whole units and the price's lag leave over.
+    The price has settled how the groups share; this takes up what whole units and the price's lag leave over.
 
     Args:
         best: Units that the price asks for; none counts as one.
         budget: Active parameters; 0: the sizes stay.
-        in_size: Inputs.
-        out_size: Outputs.
+        capacity: Units allocated, which no size exceeds.
+        count: Active parameters at given sizes, rising in each.
     """
     shares = jnp.maximum(best, 1.0)
-    square, linear = parameter_terms(shares, in_size=in_size, out_size=out_size)
-    left = jnp.maximum(budget - out_size, 0.0)
-    factor = 2.0 * left / (linear + jnp.sqrt(linear**2 + 4.0 * square * left))
-    return jnp.where(budget > 0, jnp.round(factor * shares), best)
 
+    def halved(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        is_over = count(middle * shares) > budget
+        return (jnp.where(is_over, low, middle), jnp.where(is_over, middle, high)), None
 
-def price_of(experiment: Experiment, data: Dataset) -> float:
-    """Nats per sample that a further unit must bring, from the samples of one seed.
-
-    By description length `k ln(n) / (4 n)` for a unit's `k` parameters, half the usual charge, which
-    `scripts/study_sizing.py` chose: the prior charges for weights too. They are its effective inputs, its bias
-    and its outgoing weights; the effective inputs are the participation ratio `tr(C)**2 / tr(C**2)` of the
-    inputs' covariance `C`. By chi-square the 95 % quantile, with a degree of freedom for each output, over
-    `2 n`: the gain that a unit without any information reaches in one case of twenty.
-    """
-    settings, samples = experiment.information, len(data.train_inputs)
-    covariance = np.atleast_2d(np.cov(data.train_inputs.T.astype(float)))
-    inputs = np.trace(covariance) ** 2 / max(np.sum(covariance**2), np.finfo(float).tiny)
-    parameters = inputs + 1 + data.out_size
-    price = {
-        "description-length": parameters * _parameter_price(experiment, samples),
-        "chi-square": _chi_square(data.out_size) / (2 * samples),
-    }.get(settings.price, settings.price)
-    return settings.price_scale * price
-
-
-def _parameter_price(experiment: Experiment, samples: int) -> float:
-    """Nats of one parameter by description length; zero under another price."""
-    return math.log(samples) / (4 * samples) if experiment.information.price == "description-length" else 0.0
-
-
-def _chi_square(outputs: int) -> float:
-    """The 95 % quantile of chi-square with so many degrees of freedom.
-
-    References:
-        Wilson and Hilferty, "The distribution of chi-square" (1931): within 2 % here.
-    """
-    spread = 2.0 / (9.0 * outputs)
-    return outputs * (1.0 - spread + 1.6448536 * math.sqrt(spread)) ** 3
+    whole = jnp.max(capacity / shares)
+    (low, high), _ = jax.lax.scan(halved, (jnp.zeros_like(whole), whole), length=HALVINGS)
+    sizes = jnp.minimum(jnp.round(0.5 * (low + high) * shares), capacity)
+    return jnp.where(budget > 0, sizes, best)

@@ -12,10 +12,11 @@ at first, are drawn to the number of layers worth most once that is over (`n3.in
 steps nothing is looked at any more, and sizes and depth come to rest at the last best ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from n3.config.experiment import InformationConfig
 from n3.information import depth, gaussian
 from n3.information.measures import (
     InformationTerms,
@@ -31,27 +33,38 @@ from n3.information.measures import (
     information_terms,
     masked_channel,
 )
-from n3.information.price import ascend_price, sizes_within_budget
+from n3.information.price import Prices, ascend_price, sizes_within_budget
 from n3.nn.controllers import Information
-from n3.nn.losses import Samples, mean_squares
-from n3.nn.mlp import GrowingMLP, permute_units
+from n3.nn.losses import Samples
+from n3.nn.sized import AbstractSized, reorder
+
+SETTLED = 1e-3
+"""Units from its aim at which a size counts as arrived; participation changes by less than a thousandth."""
+Sized = TypeVar("Sized", bound=AbstractSized)
+
+
+class Pool(eqx.Module):
+    """Training samples of any model, samples first, at which its units are measured."""
+
+    inputs: Array
+    targets: Float[Array, "code samples"]
 
 
 def with_frontier_gradient(
-    gradient: GrowingMLP,
-    net: GrowingMLP,
-    samples: Samples,
+    gradient: Sized,
+    net: Sized,
+    samples: Samples | Pool,
     *,
     look_ahead: int,
     weight: Float[Array, ""],
     prior: Float[Array, ""],
     is_classes: bool,
-) -> GrowingMLP:
-    """A gradient with that of the birth term, for the units not yet born alone.
+) -> Sized:
+    """A gradient with that of the information of the units in sight, for those that take no part yet alone.
 
     Args:
         gradient: What to add to.
-        net: The network.
+        net: The model.
         samples: Training samples.
         look_ahead: Units in sight beyond those that take part.
         weight: Weight of the information of all units in sight, loss units per nat.
@@ -59,42 +72,31 @@ def with_frontier_gradient(
         is_classes: Whether the targets are classes.
     """
     born = jnp.floor(net.controller.sizes())
-    ends = born + look_ahead + 1
-    spreads = [jnp.maximum(square, 1.0) for square, _ in mean_squares(net)]
+    units = [jnp.arange(mask.size, dtype=born.dtype) for mask in net.participation()]
+    ahead = [index < first + look_ahead + 1 for index, first in zip(units, born, strict=True)]
+    unborn = [seen & (index >= first) for seen, index, first in zip(ahead, units, born, strict=True)]
 
-    def term(n: GrowingMLP) -> Float[Array, ""]:
+    def term(n: Sized) -> Float[Array, ""]:
         promised = jnp.zeros(())
-        for layer, active in enumerate(n.activations(samples.inputs)):
-            index = jnp.arange(active.shape[0], dtype=active.dtype)
-            ahead = (index < ends[layer]).astype(active.dtype)
-            channel = masked_channel(active, samples.targets, ahead, is_classes=is_classes)
-            described = jnp.sum(ahead @ n.layers[layer].weight ** 2) / (2.0 * spreads[layer])
-            promised += gaussian.gaussian_information(channel) - prior * described
+        for active, seen, cost in zip(n.activations(samples.inputs), ahead, n.weight_cost(), strict=True):
+            mask = seen.astype(active.dtype)
+            channel = masked_channel(active, samples.targets, mask, is_classes=is_classes)
+            promised += gaussian.gaussian_information(channel) - prior * jnp.sum(mask * cost)
         return -weight * promised
 
-    unborn = eqx.filter_grad(term)(net).layers
-    unborn = tuple(_between(rows, *limits) for rows, *limits in zip(unborn, born, ends, strict=True))
-    return eqx.tree_at(lambda g: g.layers, gradient, jax.tree.map(jnp.add, gradient.layers, unborn))
-
-
-def _between(rows: PyTree, born: Float[Array, ""], end: Float[Array, ""]) -> PyTree:
-    """The leaves with zeros but for the units not yet born and in sight: Adam makes a step of any rest."""
-
-    def cut(leaf: Array) -> Array:
-        index = jnp.arange(leaf.shape[0], dtype=born.dtype)
-        kept = (index >= born) & (index < end)
-        return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0.0)
-
-    return jax.tree.map(cut, rows)
+    own = eqx.filter_grad(term)(net).only_making([share.astype(born.dtype) for share in unborn])
+    return jax.tree.map(jnp.add, gradient, own)  # Adam makes a step of any rest: all others are exactly zero
 
 
 class DriveHypers(eqx.Module):
     """Numbers of the drive, all traced."""
 
     price: Float[Array, "*runs"]
-    """Information that a further unit must bring to a network of one hidden layer, nats per sample."""
-    link_price: Float[Array, "*runs"]
-    """What each link of a unit to a unit of another hidden layer adds to that, nats per sample."""
+    """Information that a further unit must bring, nats per sample."""
+    parameter_price: Float[Array, "*runs"]
+    """What each of its parameters adds to that, nats per sample."""
+    inputs: Float[Array, "*runs"]
+    """Effective inputs of the model, which count among a unit's parameters."""
     log_start: Float[Array, "*runs"]
     """Logarithm of the factor on the price at the first step; it goes to 0, evenly, by the last look."""
     budget: Float[Array, "*runs"]
@@ -114,11 +116,29 @@ class DriveHypers(eqx.Module):
     structure: Float[Array, "*runs"]
     """Weight `gamma` of the divergence of the masks from what they were at the last look."""
 
+    @classmethod
+    def of(cls, settings: InformationConfig, prices: Sequence[Prices], *, prior: float) -> "DriveHypers":
+        """The numbers of some runs, a row for each one's prices."""
+        unit, parameter, inputs = (jnp.array(own, jnp.float32) for own in zip(*prices, strict=True))
+        numbers = {
+            "log_start": math.log(settings.price_start),
+            "budget": float(settings.budget or 0),
+            "birth": settings.birth,
+            "prior": prior,
+            "rate": settings.size_rate,
+            "importance": settings.importance,
+            "psi": gaussian.PSI[settings.psi] if isinstance(settings.psi, str) else float(settings.psi),
+            "redundancy": settings.redundancy,
+            "structure": settings.structure,
+        }
+        rows = {name: jnp.full(len(prices), value, jnp.float32) for name, value in numbers.items()}
+        return cls(price=unit, parameter_price=parameter, inputs=inputs, **rows)
+
 
 class DriveState(eqx.Module):
     """What the drive keeps between two looks: its gradient, and the masks and the price at the last one."""
 
-    gradient: GrowingMLP
+    gradient: PyTree
     best: Float[Array, " depth"]
     """Units `N*` that each layer is drawn to."""
     masks: tuple[Float[Array, " _capacity"], ...]
@@ -156,25 +176,44 @@ class InformationDrive:
     custom: SamplesLast | None = None
     """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
 
-    def start(self, net: GrowingMLP) -> DriveState:
+    @classmethod
+    def of(
+        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: SamplesLast | None
+    ) -> "InformationDrive":
+        """The drive of a run of so many steps by the settings of method `information`."""
+        return cls(
+            is_classes=is_classes,
+            every=settings.every,
+            look_ahead=settings.look_ahead,
+            reorder=settings.reorder,
+            until=math.ceil(settings.settle * steps),
+            birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
+            redundancy_aware=settings.redundancy_aware,
+            correct=settings.correct,
+            terms=any((settings.importance, settings.redundancy, settings.structure)),
+            features=settings.features,
+            custom=custom,
+        )
+
+    def start(self, net: AbstractSized) -> DriveState:
         """The state before the first look: no gradient."""
-        none, unpriced = jax.tree.map(jnp.zeros_like, net), jnp.zeros(())
+        none, unpriced = _no_gradient(net), jnp.zeros(())
         free = jnp.zeros_like(_weight(net))
         return DriveState(none, _weight(net), net.participation(), unpriced, free, net.depth_weight)
 
-    def is_due(self, count: Int[Array, ""]) -> Bool[Array, ""]:
+    def is_due(self, count: Int[Array, ""] | int) -> Bool[Array, ""] | bool:
         """Whether the step after `count` steps begins with a look."""
         return (count % self.every == 0) & (self.terms | (count < self.until))
 
     def look(
         self,
-        net: GrowingMLP,
+        net: AbstractSized,
         moments: PyTree,
         state: DriveState,
         hypers: DriveHypers,
-        samples: Samples,
+        samples: Samples | Pool,
         count: Int[Array, ""],
-    ) -> tuple[GrowingMLP, PyTree, DriveState]:
+    ) -> tuple[AbstractSized, PyTree, DriveState]:
         """Reorder the units, and find the gradient that holds until the next look.
 
         Args:
@@ -189,25 +228,28 @@ class InformationDrive:
             The same function as a network in greedy order, its moments, and the state.
         """
         is_live, sizes = count < self.until, net.controller.sizes()
-        ends = {"in_size": samples.inputs.shape[0], "out_size": samples.targets.shape[0]}
-        log_price = ascend_price(state.log_price, sizes, hypers.budget, **ends)
-        gates = net.gates()
+        log_price = ascend_price(state.log_price, net.parameter_count(sizes), hypers.budget)
+        gates, capacity = net.gates(), jnp.array(net.controller.capacity, sizes.dtype)
         free = jnp.where(is_live & depth.is_calm(gates), sizes, 0.0)
         layers = zip(net.activations(samples.inputs), free, strict=True)
         seen = [self.worth_of(active, samples.targets, size) for active, size in layers]
         orders, worths = zip(*seen, strict=True)
-        net, moments = (_reordered(tree, orders, gates) for tree in (net, moments))
+        net, moments = reorder((net, moments), orders, depth.number_open(gates) - 1)
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
         start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / self.until, 0.0, 1.0)
-        prices = (hypers.price + hypers.link_price * depth.links(sizes, gates)) * jnp.exp(log_price + start)
+        parameters = net.unit_parameters(sizes, hypers.inputs)
+        prices = (hypers.price + hypers.parameter_price * parameters) * jnp.exp(log_price + start)
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
         if deep is not None:
-            values = depth.values(worths, best, hypers.price, hypers.link_price, ends["out_size"])
+            numbers = hypers.price, hypers.parameter_price, hypers.inputs
+            values = depth.values(worths, best, *numbers, samples.targets.shape[0])
             is_due = is_live & (count >= self.birth_until)
             deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
-        best = jnp.where(is_live, sizes_within_budget(best, hypers.budget, **ends), state.best)
+        best = jnp.where(
+            is_live, sizes_within_budget(best, hypers.budget, capacity, net.parameter_count), state.best
+        )
         gradient = self._gradient(net, masks, hypers, samples, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
@@ -259,7 +301,7 @@ class InformationDrive:
             worth = gaussian.corrected(worth, degrees, samples, outputs)
         return order, worth
 
-    def added(self, gradient: GrowingMLP, net: GrowingMLP, state: DriveState) -> GrowingMLP:
+    def added(self, gradient: AbstractSized, net: AbstractSized, state: DriveState) -> AbstractSized:
         """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
         gradient = jax.tree.map(jnp.add, gradient, state.gradient)
         pull = jnp.clip(_weight(net) - state.best, -1.0, 1.0)
@@ -268,12 +310,18 @@ class InformationDrive:
             return gradient
         return eqx.tree_at(_depth, gradient, depth.pull(net.depth_weight, state.depth))
 
-    def paced(self, updates: GrowingMLP, gradient: GrowingMLP, hypers: DriveHypers) -> GrowingMLP:
+    def paced(self, updates: AbstractSized, gradient: AbstractSized, hypers: DriveHypers) -> AbstractSized:
         """The optimiser's updates, but for size and depth: plain descent, at most `rate` units a step."""
         updates = eqx.tree_at(_weight, updates, -hypers.rate * jnp.clip(_weight(gradient), -1.0, 1.0))
         if gradient.depth_weight is None:
             return updates
         return eqx.tree_at(_depth, updates, -depth.RATE * hypers.rate * gradient.depth_weight)
+
+    def settled(self, net: Sized, state: DriveState) -> Sized:
+        """The model with each size that has come within `SETTLED` of the units it is drawn to at just these."""
+        weight = _weight(net)
+        is_there = jnp.abs(weight - state.best) < SETTLED
+        return eqx.tree_at(_weight, net, jnp.where(is_there, state.best, weight))
 
     def sight(self, sizes: np.ndarray, best: np.ndarray, rate: np.ndarray, start: int, stop: int) -> np.ndarray:
         """Units that can take part or be trained from one step to a later one, at most; any one shape."""
@@ -282,7 +330,7 @@ class InformationDrive:
         return np.ceil(sizes + rate * (stop - start)) + self.look_ahead + 1.0
 
     def recorded(
-        self, net: GrowingMLP, state: DriveState, hypers: DriveHypers, samples: Samples
+        self, net: AbstractSized, state: DriveState, hypers: DriveHypers, samples: Samples | Pool
     ) -> InformationTerms:
         """The objective's information terms as they stand, and what the units of each layer cost, in nats.
 
@@ -294,7 +342,7 @@ class InformationDrive:
         own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 4)
         return eqx.tree_at(lambda terms: terms.price, own, cost)
 
-    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples) -> InformationTerms:
+    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples | Pool) -> InformationTerms:
         weights = TermWeights(
             importance=hypers.importance,
             psi=hypers.psi,
@@ -307,14 +355,14 @@ class InformationDrive:
 
     def _gradient(
         self,
-        net: GrowingMLP,
+        net: AbstractSized,
         masks: tuple[Float[Array, " _capacity"], ...],
         hypers: DriveHypers,
-        samples: Samples,
+        samples: Samples | Pool,
         count: Int[Array, ""],
-    ) -> GrowingMLP:
+    ) -> AbstractSized:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
-        gradient = jax.tree.map(jnp.zeros_like, net)
+        gradient = _no_gradient(net)
         if self.terms:
             gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, samples).total())(net)
         if self.birth_until == 0:
@@ -325,21 +373,16 @@ class InformationDrive:
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 
-def _weight(net: GrowingMLP):
+def _weight(net: AbstractSized):
     return cast(Information, net.controller).weight
 
 
-def _depth(net: GrowingMLP):
+def _depth(net: AbstractSized):
     return net.depth_weight
 
 
-def _reordered(tree: PyTree, orders: Sequence[Int[Array, " _units"]], gates: Float[Array, " depth"]) -> PyTree:
-    """The same function with the units of every layer in another order; the read-out sees the last open one."""
-    *hidden, last = orders
-    for layer, order in enumerate(hidden):
-        tree = permute_units(tree, layer, order)
-    read = last if len(set(map(len, orders))) > 1 else jnp.stack(orders)[depth.number_open(gates) - 1]
-    return permute_units(tree, len(hidden), last, read=read)
+def _no_gradient(net: AbstractSized) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, eqx.filter(net, eqx.is_inexact_array))
 
 
 def _additive(own: Float[Array, " units"], candidates: Bool[Array, " units"]):

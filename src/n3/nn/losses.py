@@ -144,24 +144,7 @@ def description(net: GrowingMLP) -> Float[Array, ""]:
     def nats(square: Float[Array, ""], number: Float[Array, ""]) -> Float[Array, ""]:
         return 0.5 * number * jnp.where(square < 1.0, square, 1.0 + jnp.log(jnp.maximum(square, 1.0)))
 
-    return jnp.sum(jnp.stack([nats(*pair) for pair in mean_squares(net)]))
-
-
-def mean_squares(net: GrowingMLP) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Mean square of each matrix and the number of its weights, counted by their units' participation."""
-    masks, gates = jax.lax.stop_gradient((net.participation(), net.gates()))
-    matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
-    afters = [*(gate * mask for gate, mask in zip(gates, masks, strict=True)), jnp.ones(matrices[-1].shape[0])]
-    befores = [jnp.ones(matrices[0].shape[1]), masks[0]]
-    for gate, mask in zip(gates[1:], masks[1:], strict=True):
-        is_gated = net.depth_weight is not None
-        befores.append((1.0 - gate) * befores[-1] + gate * mask if is_gated else mask)
-    found = []
-    for matrix, before, after in zip(matrices, befores, afters, strict=True):
-        number = jnp.sum(after) * jnp.sum(before)
-        square = (after @ matrix**2 @ before) / jnp.maximum(number, 1e-6)
-        found.append((square, number))
-    return found
+    return jnp.sum(jnp.stack([nats(*pair) for pair in net.mean_squares()]))
 
 
 def objective(

@@ -1,17 +1,18 @@
 """MLP: a multilayer perceptron of fixed capacity whose controller decides how many units take part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from n3.config import validation
 from n3.nn import masks
 from n3.nn.controllers import AbstractController
+from n3.nn.sized import AbstractSized
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
@@ -113,7 +114,7 @@ class Dense(eqx.Module):
         self.size_weight = drawn[:, in_size + 1] if size_input else None
 
 
-class GrowingMLP(eqx.Module):
+class GrowingMLP(AbstractSized):
     """A multilayer perceptron whose units take part by the masks that its controller emits.
 
     `h_l = m_l * phi(W_l [h_(l-1), s_l] + b_l)` and `y = gain * (W h_L + b)`. With depth gates the layers after
@@ -194,16 +195,70 @@ class GrowingMLP(eqx.Module):
         """Activations of every hidden layer before its mask, one sample a column."""
         return self._hidden(x)[2]
 
-    def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
-        """Participation of every unit of every hidden layer, in `[0, 1]`."""
-        return self.controller.participation()
-
     def gates(self) -> Float[Array, " depth"]:
         """Share of each hidden layer in its residual step, in `[0, 1]`; the first is always 1."""
         depth = len(self.layers)
         if self.depth_weight is None:
             return jnp.ones(depth)
         return masks.participation(jnp.maximum(self.depth_weight, 1.0), depth, self.controller.mask)
+
+    def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "GrowingMLP":
+        """The same function with the units of every layer in another order, as of `AbstractSized`."""
+        read = orders[-1] if len(set(map(len, orders))) > 1 else jnp.stack(orders)[last]
+        rows = zip(self.layers, orders, strict=True)
+        layers = [jax.tree.map(lambda leaf, o=order: leaf[o], own) for own, order in rows]
+        for index, columns in enumerate(orders[:-1], start=1):
+            own = layers[index]
+            layers[index] = eqx.tree_at(lambda layer: layer.weight, own, own.weight[:, columns])
+        readout = eqx.tree_at(lambda layer: layer.weight, self.readout, self.readout.weight[:, read])
+        return eqx.tree_at(lambda net: (net.layers, net.readout), self, (tuple(layers), readout))
+
+    def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "GrowingMLP":
+        """Of a gradient: the rows of the hidden layers, as of `AbstractSized`."""
+
+        def kept(leaf: Array, share: Array) -> Array:
+            return jnp.where(share.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, 0.0)
+
+        rows = zip(self.layers, shares, strict=True)
+        layers = tuple(jax.tree.map(lambda leaf, s=share: kept(leaf, s), own) for own, share in rows)
+        return eqx.tree_at(lambda net: net.layers, jax.tree.map(jnp.zeros_like, self), layers)
+
+    def mean_squares(self) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
+        """Mean square of each matrix and the number of its weights, counted by their units' participation."""
+        masks, gates = jax.lax.stop_gradient((self.participation(), self.gates()))
+        matrices = [*(layer.weight for layer in self.layers), self.readout.weight]
+        own = [*(gate * mask for gate, mask in zip(gates, masks, strict=True)), jnp.ones(matrices[-1].shape[0])]
+        befores = [jnp.ones(matrices[0].shape[1]), masks[0]]
+        for gate, mask in zip(gates[1:], masks[1:], strict=True):
+            is_gated = self.depth_weight is not None
+            befores.append((1.0 - gate) * befores[-1] + gate * mask if is_gated else mask)
+        found = []
+        for matrix, before, after in zip(matrices, befores, own, strict=True):
+            number = jnp.sum(after) * jnp.sum(before)
+            square = (after @ matrix**2 @ before) / jnp.maximum(number, 1e-6)
+            found.append((square, number))
+        return found
+
+    def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
+        """Nats of each unit's incoming weights under the prior (`mean_squares`), as of `AbstractSized`."""
+        scales = [jnp.maximum(square, 1.0) for square, _ in jax.lax.stop_gradient(self.mean_squares())]
+        pairs = zip(self.layers, scales, strict=False)  # the last scale is the read-out's
+        return tuple(jnp.sum(own.weight**2, axis=1) / (2.0 * scale) for own, scale in pairs)
+
+    def unit_parameters(
+        self, sizes: Float[Array, " depth"], inputs: Float[Array, ""]
+    ) -> Float[Array, " depth"]:
+        """Links to the units before and after, as far as gates are open, and a bias."""
+        gates, outputs = self.gates(), self.readout.weight.shape[0]
+        before = jnp.concatenate([inputs[None], sizes[:-1]])
+        ahead = jnp.append(gates[1:], 0.0)
+        after = ahead * jnp.append(sizes[1:], 0.0) + (1.0 - ahead) * outputs
+        return before + 1.0 + after
+
+    def parameter_count(self, sizes: Float[Array, " depth"]) -> Float[Array, ""]:
+        """Weights and biases between all layers, counted as open; a size input folds into a bias."""
+        ins, outs = float(self.layers[0].weight.shape[1]), float(self.readout.weight.shape[0])
+        return jnp.sum((jnp.append(jnp.full(1, ins), sizes) + 1.0) * jnp.append(sizes, outs))
 
     def _active(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
         """The activation of a hidden layer."""
@@ -223,32 +278,6 @@ class GrowingMLP(eqx.Module):
                 before, after = hidden * mask[:, None], active * own[:, None]
                 hidden, mask = before + gates[index] * (after - before), jnp.ones_like(own)
         return hidden, mask, every
-
-
-def permute_units(
-    tree: PyTree, layer: int, order: Int[Array, " units"], *, read: Int[Array, " units"] | None = None
-) -> PyTree:
-    """The same function with the units of a layer in another order, where they all take part alike.
-
-    Args:
-        tree: A network, or any tree that holds networks, such as an optimiser's moments.
-        layer: Index of the hidden layer.
-        order: Old index of the unit at each place.
-        read: The same of the units that the next matrix reads; None: `order`. Where gates are shut the read-out
-            reads those of the last layer that is open.
-    """
-    columns = order if read is None else read
-
-    def of_net(net: GrowingMLP) -> GrowingMLP:
-        rows, after = net.layers[layer], [*net.layers[1:], net.readout][layer]
-        rows = jax.tree.map(lambda leaf: leaf[order], rows)
-        net = eqx.tree_at(lambda n: n.layers[layer], net, rows)
-        return eqx.tree_at(lambda n: [*n.layers[1:], n.readout][layer].weight, net, after.weight[:, columns])
-
-    def is_net(node: PyTree) -> bool:
-        return isinstance(node, GrowingMLP)
-
-    return jax.tree.map(lambda node: of_net(node) if is_net(node) else node, tree, is_leaf=is_net)
 
 
 def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""]) -> GrowingMLP:

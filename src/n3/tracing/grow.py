@@ -1,7 +1,7 @@
 """Grow: any Equinox model with participation, and the smaller model of its own class."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -9,14 +9,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3.nn import norms
 from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.masks import MASKS
+from n3.nn.sized import AbstractSized
 from n3.tracing import groups
 from n3.tracing.groups import Participation, Structure, cut, masked
 from n3.tracing.trace import LAYERS, activations, find_structure, layers_in, takes_key
+
+TILE = 128
+"""Samples whose activations are computed at once."""
 
 
 def smaller_model(model: PyTree, found: Structure, participation: Participation) -> PyTree:
@@ -140,7 +144,7 @@ Example = Array | np.ndarray | jax.ShapeDtypeStruct
 GROWTH_METHODS = ("information", "controller", "auxiliary")
 
 
-class Grown(eqx.Module, Generic[_Model]):
+class Grown(AbstractSized, Generic[_Model]):
     """A model some of whose channels take part by the masks that a controller emits; called like the model.
 
     Each reader of a channel sees it multiplied by its participation, after activations, norms and pooling.
@@ -151,6 +155,7 @@ class Grown(eqx.Module, Generic[_Model]):
     """The user's model, its norms counting participation."""
     controller: AbstractController
     structure: Structure = eqx.field(static=True)
+    depth_weight: None = None
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """What the user's model returns for one sample, with the channels that take part."""
@@ -160,16 +165,55 @@ class Grown(eqx.Module, Generic[_Model]):
         """The user's model with the participation multiplied into its parameters, once for many calls."""
         return groups.masked(self.model, self.structure, self.controller.participation())
 
-    def activations(self, *inputs: Array) -> tuple[Float[Array, " _units"], ...]:
-        """Units of each group in one sample as their last reader sees them, before their own participation.
+    def gates(self) -> Float[Array, " groups"]:
+        """Ones: no group is behind a depth gate."""
+        return jnp.ones(len(self.structure.groups))
 
-        The mean over positions (and over the channels of a block); without dropout.
+    def activations(self, inputs: Array) -> tuple[Float[Array, "_units samples"], ...]:
+        """Units of each group in many samples (samples first), as their last reader sees them, unmasked.
+
+        The mean over positions (and over the channels of a block); without dropout. Samples are computed tile
+        by tile, and what a tile computes is not kept for gradients.
         """
-        return activations(self.masked(), self.structure, inputs)
+        model = self.masked()
 
-    def sizes(self) -> Float[Array, " groups"]:
-        """Effective units of each group, in `[0, capacity]`."""
-        return self.controller.sizes()
+        @jax.checkpoint
+        def one(sample: Array) -> tuple[Array, ...]:
+            return activations(model, self.structure, (sample,))
+
+        found = jax.lax.map(one, inputs, batch_size=min(TILE, len(inputs)))
+        return tuple(each.T for each in found)
+
+    def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "Grown":
+        """The same function with the units of every group in another order, as of `AbstractSized`."""
+        del last
+        model = self.model
+        for group, order in enumerate(orders):
+            model = groups.permute_channels(model, self.structure, group, order)
+        return eqx.tree_at(lambda grown: grown.model, self, model)
+
+    def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "Grown":
+        """Of a gradient: the parameters that make units, as of `AbstractSized`."""
+        zero = jax.tree.map(jnp.zeros_like, self)
+        model = groups.made_by(self.model, self.structure, shares)
+        return eqx.tree_at(lambda grown: grown.model, zero, model)
+
+    def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
+        """Nats of the weights that make each unit under the prior, as of `AbstractSized`."""
+        return groups.weight_cost(self.model, self.structure)
+
+    def unit_parameters(
+        self, sizes: Float[Array, " groups"], inputs: Float[Array, ""]
+    ) -> Float[Array, " groups"]:
+        """What a further unit of each group adds to the effective parameters (`groups.parameter_count`)."""
+        return jax.grad(lambda own: groups.parameter_count(self.structure, own, inputs))(sizes)
+
+    def parameter_count(self, sizes: Float[Array, " groups"]) -> Float[Array, ""]:
+        """All parameters of the compact model at given sizes, those of no group among them."""
+        whole = jnp.array(self.structure.capacity, sizes.dtype)
+        every = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.model, eqx.is_inexact_array)))
+        counts = (groups.parameter_count(self.structure, each) for each in (sizes, whole))
+        return next(counts) + (every - next(counts))
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3.config.experiment import InformationConfig
-from n3.information.growth import POOL, Growth, Pool, Prices, growth_of, prices_of
+from n3.information.price import prices_of
+from n3.information.sizing import DriveHypers, DriveState, InformationDrive, Pool
 from n3.nn import metrics
 from n3.nn.controllers import Information
 from n3.nn.losses import LOSSES
@@ -131,6 +132,8 @@ CHUNK = 25
 """Steps compiled as one, of models that information does not grow."""
 EVALUATED = 1024
 """Samples that are evaluated at once."""
+POOL = 2048
+"""Training samples at which the units are measured, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,7 @@ class Plan:
 
     goal: OutputLoss
     learning_rate: float | LearningRateSchedule
-    growth: Growth | None
+    drive: InformationDrive | None
     target_size: float
     size_cost: float
 
@@ -168,7 +171,7 @@ class FitState(eqx.Module):
 
     model: PyTree
     moments: PyTree
-    growth: PyTree
+    drive: DriveState | None
     count: Int[Array, ""]
 
 
@@ -220,33 +223,37 @@ def fit(
     inputs, targets = source.pool(POOL if is_informed else 1)
     goal = output_loss_of(_user_model(model), inputs, targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
-    growth, pool, prices = None, None, None
+    drive, pool, hypers = None, None, None
     if is_informed:
-        settings = information or InformationConfig()
-        growth = growth_of(settings, steps=steps, is_classes=goal.is_classes)
-        pool, prices = Pool(inputs, goal.columns(targets)), prices_of(settings, source.samples, inputs)
+        settings, samples = information or InformationConfig(), source.samples
+        if settings.path:
+            raise ValueError(f"`price` must be one price in `fit`; got {settings.price!r}.")
+        drive = InformationDrive.of(settings, steps=steps, is_classes=goal.is_classes, custom=None)
+        pool, outputs = Pool(inputs, goal.columns(targets)), max(goal.outputs - goal.is_classes, 1)
+        prices = prices_of(settings, inputs, samples=samples, outputs=outputs)
+        hypers = jax.tree.map(lambda leaf: leaf[0], DriveHypers.of(settings, [prices], prior=0.0))
     plan = Plan(
         goal=goal,
         learning_rate=learning_rate,
-        growth=growth,
+        drive=drive,
         target_size=_target_size(model, target_size),
         size_cost=size_cost,
     )
     moments = optimiser("adam", learning_rate).init(eqx.filter(model, eqx.is_inexact_array))
-    state = FitState(model, moments, growth and growth.start(model), jnp.asarray(0))
+    state = FitState(model, moments, drive and drive.start(model), jnp.asarray(0))
     recorder = Recorder(goal, validation_data, every=-(-steps // RECORDS))
     with Progress("fit", steps, 1, quiet) as report:
         done = 0
         while done < steps and recorder.diverged_at is None:
-            if growth and growth.is_due(done):
-                state = _after_look(growth, state, pool, prices)
-            length = min(growth.drive.every if growth else CHUNK, steps - done)
+            if drive and drive.is_due(done):
+                state = _after_look(plan, state, pool, hypers)
+            length = min(drive.every if drive else CHUNK, steps - done)
             for chunk in source.chunks(length):
-                state, losses = _advance(plan, state, chunk, dropout_key)
+                state, losses = _advance(plan, state, chunk, hypers, dropout_key)
                 recorder.add(done, np.asarray(losses))
                 done += len(losses)
-            if growth and done == steps:
-                state = eqx.tree_at(lambda s: s.model, state, growth.settled(state.model, state.growth))
+            if drive and done == steps:
+                state = eqx.tree_at(lambda s: s.model, state, drive.settled(state.model, state.drive))
             recorder.record(done, state.model, is_last=done == steps)
             report(done)
     return state.model, recorder.history()
@@ -321,20 +328,22 @@ def evaluate(goal: OutputLoss, model: PyTree, data: Data) -> tuple[float, float]
 
 
 @eqx.filter_jit
-def _advance(plan: Plan, state: FitState, chunk: Chunk, key: PRNGKeyArray) -> tuple[FitState, Array]:
+def _advance(
+    plan: Plan, state: FitState, chunk: Chunk, hypers: DriveHypers | None, key: PRNGKeyArray
+) -> tuple[FitState, Array]:
     """Some steps, and the loss of each."""
     carry, rest = eqx.partition(state, eqx.is_array)
 
     def step(carry: PyTree, rows: Array) -> tuple[PyTree, Array]:
         own = eqx.combine(carry, rest)
-        own, loss = _step(plan, own, chunk.inputs[rows], chunk.targets[rows], key)
+        own, loss = _step(plan, own, chunk.inputs[rows], chunk.targets[rows], hypers, key)
         return eqx.filter(own, eqx.is_array), loss
 
     carry, losses = jax.lax.scan(step, carry, chunk.rows)
     return eqx.combine(carry, rest), losses
 
 
-def _step(plan, state, inputs, targets, key):
+def _step(plan, state, inputs, targets, hypers, key):
     dropout_key = jr.fold_in(key, state.count)
 
     @partial(eqx.filter_value_and_grad, has_aux=True)
@@ -347,17 +356,18 @@ def _step(plan, state, inputs, targets, key):
         return loss + plan.size_cost * penalty, loss
 
     (_, loss), gradient = objective(state.model)
-    gradient = plan.growth.added(gradient, state.model, state.growth) if plan.growth else gradient
+    gradient = plan.drive.added(gradient, state.model, state.drive) if plan.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
         rule = optimiser("adam", plan.learning_rate)
         updates, moments = rule.update(gradient, state.moments, state.model)
-    updates = plan.growth.paced(updates, gradient) if plan.growth else updates
-    return FitState(eqx.apply_updates(state.model, updates), moments, state.growth, state.count + 1), loss
+    updates = plan.drive.paced(updates, gradient, hypers) if plan.drive else updates
+    return FitState(eqx.apply_updates(state.model, updates), moments, state.drive, state.count + 1), loss
 
 
-def _after_look(growth: Growth, state: FitState, pool: Pool, prices: Prices) -> FitState:
-    model, moments, seen = growth.look(state.model, state.moments, pool, prices, state.count)
-    return FitState(model, moments, seen, state.count)
+@eqx.filter_jit
+def _after_look(plan: Plan, state: FitState, pool: Pool, hypers: DriveHypers) -> FitState:
+    model, moments, drive = plan.drive.look(state.model, state.moments, state.drive, hypers, pool, state.count)
+    return FitState(model, moments, drive, state.count)
 
 
 def _user_model(model: PyTree) -> Any:

@@ -1,0 +1,76 @@
+"""Sized: the contract of a model with groups of units, by which information sizes it and surgery changes it."""
+
+import abc
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int, PyTree
+
+from n3.nn.controllers import AbstractController
+
+
+class AbstractSized(eqx.Module):
+    """A model whose units take part by the masks that its controller emits, group by group.
+
+    A group is a hidden layer, or all layers whose channels can only be kept or dropped together. The model
+    trains with its controller inside; its gradient and an optimiser's moments are trees of the same class.
+    """
+
+    controller: eqx.AbstractVar[AbstractController]
+    depth_weight: eqx.AbstractVar[Float[Array, ""] | None]
+    """Effective depth, where the groups are layers behind depth gates; None: every group counts."""
+
+    def sizes(self) -> Float[Array, " groups"]:
+        """Effective units of each group, in `[0, capacity]`."""
+        return self.controller.sizes()
+
+    def participation(self) -> tuple[Float[Array, " _units"], ...]:
+        """Participation of every unit of every group, in `[0, 1]`."""
+        return self.controller.participation()
+
+    @abc.abstractmethod
+    def gates(self) -> Float[Array, " groups"]:
+        """Share of each group in its residual step, in `[0, 1]`; ones without depth gates."""
+
+    @abc.abstractmethod
+    def activations(self, inputs: Array) -> tuple[Float[Array, "_units samples"], ...]:
+        """Every unit of each group in many samples, before its mask; inputs as the model's engine lays them."""
+
+    @abc.abstractmethod
+    def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "AbstractSized":
+        """The same function with the units of every group in another order, where they take part alike.
+
+        Args:
+            orders: Old index of the unit at each place, of each group.
+            last: The last group behind an open depth gate, which the read-out sees.
+        """
+
+    @abc.abstractmethod
+    def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "AbstractSized":
+        """Of a gradient: the parameters that make units, times their unit's share; zero for all others."""
+
+    @abc.abstractmethod
+    def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
+        """Nats per unit of the prior: squares of the weights that make each unit, over twice their scale."""
+
+    @abc.abstractmethod
+    def unit_parameters(
+        self, sizes: Float[Array, " groups"], inputs: Float[Array, ""]
+    ) -> Float[Array, " groups"]:
+        """Parameters that a further unit of each group brings, of so many effective inputs."""
+
+    @abc.abstractmethod
+    def parameter_count(self, sizes: Float[Array, " groups"]) -> Float[Array, ""]:
+        """Active parameters of the model at given sizes."""
+
+
+def reorder(tree: PyTree, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> PyTree:
+    """A tree with the units of every sized model in it, or of a model's moments, in another order."""
+
+    def is_sized(node: PyTree) -> bool:
+        return isinstance(node, AbstractSized)
+
+    return jax.tree.map(
+        lambda node: node.reordered(orders, last) if is_sized(node) else node, tree, is_leaf=is_sized
+    )

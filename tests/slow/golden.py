@@ -212,11 +212,11 @@ def depth_gates():
 
 
 def choices():
-    """Layers that choose their activation, with noise on the choice."""
+    """Layers that choose their activation."""
     return ran(
         task={"task": "bessel", "samples": 100, "test_samples": 50},
         network={"activation": "choose:tanh,relu,sin"},
-        training={"steps": 200, "learning_rate": 1e-2, "gumbel": True},
+        training={"steps": 200, "learning_rate": 1e-2},
         run={"arms": ("growing",)},
     )
 

@@ -157,8 +157,6 @@ class TrainingConfig:
     """Temperature that it falls to, by a constant factor a step, before choices become hard."""
     choice_end: float = 0.6
     """Share of the run after which choices are hard."""
-    gumbel: bool = False
-    """Put fresh Gumbel noise on the logits of choices in every step, as long as they are soft."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "learning_rate", "target_size", "choice_first", "choice_last", "choice_end"):
@@ -396,11 +394,6 @@ class Experiment:
             raise ValueError(f"{named}: only with `method` information; got {self.network.method}.")
         if self.information.path and "growing" not in self.run.arms:
             raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
-        if self.training.gumbel and not self.network.choices:
-            raise ValueError(
-                "`gumbel` needs a choice of activations, such as `--activation choose:tanh,relu`; "
-                f"got {self.network.activation!r}."
-            )
         if self.structure.structure_every is not None:
             self._check_structure(self.structure.structure_every)
         samples = self.task.samples

@@ -54,7 +54,6 @@ def recipe_of(
         initialisation=network.initialisation,
         loss="cross-entropy" if is_classes else "squared-error",
         optimiser=training.optimiser,
-        gumbel=training.gumbel,
         schedule=training.schedule,
         drive=drive if controller == "information" else None,
         monitor=_monitor_of(experiment, data, custom),

@@ -42,7 +42,7 @@ class Channel(eqx.Module):
 
 
 class LayerInformation(eqx.Module):
-    """Every quantity of a layer by name, in nats but for `participation_redundancy` and `effective_units`."""
+    """Every quantity of a layer by name, in nats but for `effective_units`."""
 
     importance: Float[Array, ""]
     corrected_importance: Float[Array, ""]
@@ -51,8 +51,6 @@ class LayerInformation(eqx.Module):
     ordered: Float[Array, " units"]
     redundancy: Float[Array, " units"]
     total_correlation: Float[Array, ""]
-    target_redundancy: Float[Array, " units"]
-    participation_redundancy: Float[Array, ""]
     effective_units: Float[Array, ""]
 
 
@@ -175,14 +173,6 @@ def importance(information: Scalar, entropy: Scalar, *, psi: Number = 1.0) -> Sc
     return entropy - psi * (entropy - information)
 
 
-published_importance = importance  # diagnostic: given a differential entropy, so the target's unit matters
-
-
-def published_redundancy(information: PerUnit, entropy: Scalar, depth: PerUnit, *, decay: float) -> Scalar:
-    """Diagnostic: the published `1 - sum I / (H e^(-decay depth))`; falls as copies rise, without a bound."""
-    return 1.0 - jnp.sum(information * jnp.exp(decay * depth)) / entropy
-
-
 def corrected(
     information: Float[Array, "*shape"], effective_units: Float[Array, "*shape"], samples: int, outputs: int
 ) -> Float[Array, "*shape"]:
@@ -209,18 +199,6 @@ def redundancy(channel: Channel) -> PerUnit:
 def total_correlation(channel: Channel) -> Scalar:
     """What the units say of each other, `(sum ln S_jj - logdet S) / 2`, 0 or more: the one for the loss."""
     return jnp.sum(jnp.log(jnp.diagonal(channel.whitening) * jnp.sqrt(jnp.diagonal(channel.covariance))))
-
-
-def target_redundancy(channel: Channel) -> PerUnit:
-    """What each unit says of the target and others say too, `min(marginal, I - conditional)`, 0 or more."""
-    shared = gaussian_information(channel) - conditional_importance(channel)
-    return jnp.clip(shared, 0.0, marginal_importance(channel))
-
-
-def participation_redundancy(statistics: LayerStatistics, mask: PerUnit) -> Scalar:
-    """`1 - PR / n_eff = 1 - sum M_jj^2 / sum M_ij^2`, `M = sqrt(m) C sqrt(m)`; of `k` copies `1 - 1 / k`."""
-    squares = statistics.covariance**2 * mask[:, None] * mask[None, :]
-    return 1.0 - (jnp.trace(squares) + SMALLEST_VARIANCE) / (jnp.sum(squares) + SMALLEST_VARIANCE)
 
 
 def effective_units(channel: Channel) -> Scalar:
@@ -277,8 +255,6 @@ def layer_information(
         ordered=ordered_gain(moments, noise, resolution=resolution),
         redundancy=redundancy(channel),
         total_correlation=total_correlation(channel),
-        target_redundancy=target_redundancy(channel),
-        participation_redundancy=participation_redundancy(moments, mask),
         effective_units=degrees,
     )
 
@@ -292,9 +268,3 @@ def structural_divergence(mask: PerUnit, previous: PerUnit) -> Scalar:
 def structural_entropy(mask: PerUnit) -> Scalar:
     """`sum H_b(m)` of masks moved into `[1e-6, 1 - 1e-6]`: from about 0 to `units ln 2`."""
     return mask.size * jnp.log(2.0) - structural_divergence(mask, jnp.full_like(mask, 0.5))
-
-
-def proximal_step(mask: PerUnit, gain: PerUnit, price: PerUnit, *, alpha: Number, beta: Number) -> PerUnit:
-    """Least `sum m (price - alpha gain) + beta KL(m || mask)`, from `mask` moved into `[1e-6, 1 - 1e-6]`."""
-    on = 1e-6 + (1.0 - 2e-6) * mask
-    return jax.nn.sigmoid(jnp.log(on) - jnp.log1p(-on) + (alpha * gain - price) / beta)

@@ -118,8 +118,6 @@ class TermWeights(eqx.Module):
     """Weight `rho` of the total correlation of the masked units, loss units per nat."""
     structure: Float[Array, "*runs"]
     """Weight `gamma` of the divergence of the masks from what they were before, loss units per nat."""
-    price: Float[Array, "*runs"]
-    """Price of a unit that takes part fully, loss units."""
 
 
 class InformationTerms(eqx.Module):
@@ -128,14 +126,9 @@ class InformationTerms(eqx.Module):
     importance: Float[Array, "*records layers"]
     redundancy: Float[Array, "*records layers"]
     structure: Float[Array, "*records layers"]
-    price: Float[Array, "*records layers"]
 
     def total(self) -> Float[Array, ""]:
         """Their sum over terms and layers, of one network."""
-        return self.descended() + jnp.sum(self.price)
-
-    def descended(self) -> Float[Array, ""]:
-        """The sum of all but the price."""
         return jnp.sum(self.importance + self.redundancy + self.structure)
 
     def named(self) -> dict[str, Float[Array, "*records layers"]]:
@@ -158,7 +151,7 @@ def information_terms(
     """What the objective says of every hidden layer beside the task's loss.
 
     Of a layer with gate `g`, masks `m`, and `I`, `TC` and `KL` as in `n3.information.gaussian`:
-    `-alpha g (H - psi (H - I))`, `rho g TC`, `gamma g KL(m, before)` and `price g sum(m)`.
+    `-alpha g (H - psi (H - I))`, `rho g TC` and `gamma g KL(m, before)`; what units cost is not descended.
 
     Args:
         net: The network.
@@ -180,8 +173,8 @@ def information_terms(
         known = gain if custom is None else jnp.sum(custom(seen, targets) * own)
         total = gaussian.total_correlation(channel)
         moved = gaussian.structural_divergence(own, past)
-        rows.append(jnp.stack([-known, total, moved, jnp.sum(own)]) * gate)
-    each = weights.importance, weights.redundancy, weights.structure, weights.price
+        rows.append(jnp.stack([-known, total, moved]) * gate)
+    each = weights.importance, weights.redundancy, weights.structure
     return InformationTerms(*(own * row for own, row in zip(each, jnp.stack(rows, axis=1), strict=True)))
 
 

@@ -331,16 +331,16 @@ class InformationDrive:
 
     def recorded(
         self, net: AbstractSized, state: DriveState, hypers: DriveHypers, samples: Samples | Pool
-    ) -> InformationTerms:
-        """The objective's information terms as they stand, and what the units of each layer cost, in nats.
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, " groups"]]]:
+        """The sum of the objective's information terms, and each by name beside what the units of a group cost.
 
-        The price is that of the last look, and is not descended: a look holds it against the information of all
-        numbers of units in sight.
+        In nats. The price is that of the last look, and is not descended: a look holds it against the
+        information of all numbers of units in sight.
         """
         cost = state.prices * net.controller.sizes() * net.gates()
         zero = jnp.zeros_like(cost)
-        own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 4)
-        return eqx.tree_at(lambda terms: terms.price, own, cost)
+        own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 3)
+        return own.total(), own.named() | {"price_term": cost}
 
     def _terms(self, net, masks, hypers: DriveHypers, samples: Samples | Pool) -> InformationTerms:
         weights = TermWeights(
@@ -348,7 +348,6 @@ class InformationDrive:
             psi=hypers.psi,
             redundancy=hypers.redundancy,
             structure=hypers.structure,
-            price=jnp.zeros_like(hypers.price),
         )
         settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
         return information_terms(net, samples.inputs, samples.targets, weights, before=masks, **settings)

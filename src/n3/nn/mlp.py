@@ -74,7 +74,7 @@ class Choice(eqx.Module):
         hard = jax.nn.one_hot(jnp.argmax(self.logits, axis=1), len(self.names), dtype=self.logits.dtype)
         return jnp.where(is_soft, soft, hard)
 
-    def winners(self) -> tuple[str, ...]:
+    def chosen(self) -> tuple[str, ...]:
         """Name of the activation that each hidden layer has once the choice is hard."""
         return tuple(self.names[int(best)] for best in jnp.argmax(self.logits, axis=1))
 
@@ -82,16 +82,6 @@ class Choice(eqx.Module):
         """This choice after a step of the optimiser, at its next temperature; a hard one stays as it was."""
         logits = jnp.where(before.temperature > 0, self.logits, before.logits)
         return Choice(logits, temperature, self.names)
-
-    def perturbed(self, *, key: PRNGKeyArray) -> "Choice":
-        """The choice with Gumbel noise on its logits, as long as it is soft: the shares are then a sample.
-
-        References:
-            Maddison, Mnih, Teh, "The concrete distribution", 2017; Jang, Gu, Poole, "Categorical
-            reparameterization with Gumbel-softmax", 2017.
-        """
-        noise = jr.gumbel(key, self.logits.shape, self.logits.dtype)
-        return Choice(self.logits + jnp.where(self.temperature > 0, noise, 0.0), self.temperature, self.names)
 
 
 def undecided(names: tuple[str, ...], depth: int) -> Choice:
@@ -291,11 +281,6 @@ def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""])
     if net.choice is None or before.choice is None:
         return net
     return eqx.tree_at(lambda n: n.choice, net, net.choice.annealed(before.choice, temperature))
-
-
-def perturbed(net: GrowingMLP, *, key: PRNGKeyArray) -> GrowingMLP:
-    """The network with Gumbel noise on the logits of its choice of activations, if it has one that is soft."""
-    return net if net.choice is None else eqx.tree_at(lambda n: n.choice, net, net.choice.perturbed(key=key))
 
 
 def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:

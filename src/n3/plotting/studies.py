@@ -174,6 +174,3 @@ def _draw_curve(axes, curve):
     ):
         told = f"{curve.variant}: {kind} {with_interval(*own, form='.2f')}"
         axes.plot(sizes, loss, color=colour, linestyle=style, label=told)
-
-
-_RATE_MARKERS = ("o", "s", "^", "D", "v")

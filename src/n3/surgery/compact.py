@@ -114,7 +114,7 @@ class _Part:
 
 def _activation(net: GrowingMLP, layer: int) -> str:
     """Name of a layer's activation, decided here alone."""
-    return net.activation if net.choice is None else net.choice.winners()[layer]
+    return net.activation if net.choice is None else net.choice.chosen()[layer]
 
 
 def _plan(net: GrowingMLP) -> list[_Part]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from n3.nn import losses, metrics
 from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
-from n3.nn.mlp import Annealing, GrowingMLP, annealed, perturbed, with_rescaled_size_input
+from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
 from n3.training import batches
 
 
@@ -45,10 +45,6 @@ class StepRecord(eqx.Module):
     """Share of each activation in each hidden layer, by name, where layers choose theirs."""
 
 
-_GUMBEL = 2**31 - 1
-"""What a run's key is folded with for noise; for the order of samples it is folded with an epoch's number."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What fixes the program: everything that changes a shape or an operation. Hashable, static under `jit`."""
@@ -70,8 +66,6 @@ class Recipe:
     optimiser: str = "adam"
     batch: int | None = None
     """Samples in a step, freshly shuffled in every epoch; None: all of them."""
-    gumbel: bool = False
-    """Train soft choices of activations with fresh Gumbel noise on their logits in every step."""
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: Any = None
@@ -179,10 +173,7 @@ def step(
         order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
         batch = batches.draw_batch(order, count, recipe.batch, problem.train)
-    net = state.net
-    if recipe.gumbel:
-        net = perturbed(net, key=jr.fold_in(jr.fold_in(state.key, _GUMBEL), count))
-    loss, gradient = _gradient(recipe, net, hypers, batch)
+    loss, gradient = _gradient(recipe, state.net, hypers, batch)
     gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
     with jax.numpy_dtype_promotion("standard"):
         rule = optimiser(recipe.optimiser, hypers.learning_rate)
@@ -263,7 +254,9 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
     goals = {"target_size": hypers.target_size, "target_depth": hypers.target_depth}
     penalties = losses.penalties(state.net, hypers.weights, task=train_loss, loss=recipe.loss, **goals)
-    own = recipe.drive.recorded(state.net, state.drive, hypers.drive, problem.train) if recipe.drive else None
+    drawn, terms = 0.0, {}
+    if recipe.drive:
+        drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, problem.train)
     outputs = state.net.batch(problem.test.inputs)
     targets, shares = problem.test.targets, problem.test.shares
     metric = (
@@ -275,13 +268,13 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         train_loss=train_loss,
         test_loss=task_loss(state.net, problem.test, recipe.loss),
         test_metric=metric,
-        total_loss=train_loss + sum(penalties) + (own.descended() if own else 0.0),
+        total_loss=train_loss + sum(penalties) + drawn,
         size_penalty=penalties[0],
         depth_penalty=penalties[1],
         prior_penalty=penalties[2],
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
-        terms=own.named() if own else {},
+        terms=terms,
         monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
         choice_share=metrics.choice_shares(state.net),
     )

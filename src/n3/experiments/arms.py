@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
@@ -107,6 +107,24 @@ def hypers_of(
         drive=_drive_hypers_of(experiment, data) if experiment.network.method == "information" else None,
         annealing=Annealing(*map(each, fall)) if experiment.network.choices else None,
     )
+
+
+def hypers_over(
+    cells: Sequence[Experiment],
+    arm: str,
+    *,
+    data: Sequence[Sequence[Dataset]],
+    active: Int[np.ndarray, "runs depth"] | None,
+) -> Hypers:
+    """The numbers of an arm in several experiments, cell after cell: a row a run, as of `hypers_of`."""
+    own = [None] * len(cells) if active is None else np.split(active, len(cells))
+    rows = zip(cells, data, own, strict=True)
+    return concatenate([hypers_of(cell, arm, data=sets, active=units) for cell, sets, units in rows])
+
+
+def concatenate(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of arrays as one, row after row."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
 def _monitor_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> LayerMonitor | None:
@@ -262,9 +280,9 @@ def over_prices(
         Numbers, samples and keys with a first axis of prices times seeds: run `p * seeds + s` has price `p`.
     """
     prices = experiment.information.path
-    rows = [hypers_of(at_price(experiment, price), "growing", data=data, active=None) for price in prices]
-    hypers = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
-    problem = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(prices)), problem)
+    cells = [at_price(experiment, price) for price in prices]
+    hypers = hypers_over(cells, "growing", data=[data] * len(cells), active=None)
+    problem = concatenate([problem] * len(prices))
     return hypers, problem, jnp.concatenate([keys] * len(prices))
 
 

@@ -22,6 +22,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from n3.config.experiment import Experiment
+from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.mlp import GrowingMLP
 from n3.stats.summary import Results, RunRecord, versions
@@ -31,6 +32,7 @@ from n3.surgery.export import from_bytes, to_bytes, write_file
 from n3.training import decisions
 from n3.training.decisions import ACTIONS, Staged
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, init
+from n3.training.sweep import Swept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,23 @@ class ArmRecord:
     """Outputs of the first seeds' networks on the grid, in the target's own unit or as logits."""
     compile_seconds: float
     run_seconds: float
+
+    @classmethod
+    def of(
+        cls, swept: Swept, predictions: Float[np.ndarray, "shown points out_size"] | None = None
+    ) -> "ArmRecord":
+        """The record of a sweep; without predictions none are kept."""
+        return cls(
+            history=swept.records,
+            active_parameters=np.asarray(_count_parameters(swept.state.net)),
+            diverged_at=np.asarray(swept.state.diverged_at),
+            predictions=np.zeros((0, 0, 1)) if predictions is None else predictions,
+            compile_seconds=swept.compile_seconds,
+            run_seconds=swept.run_seconds,
+        )
+
+
+_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
 def assemble(

@@ -17,30 +17,10 @@ from jaxtyping import Array, Float, Key
 from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
-from n3.experiments.arms import (
-    PricePath,
-    active_units_of,
-    at_price,
-    hypers_of,
-    keep_price,
-    over_prices,
-    recipe_of,
-    stack,
-    stops_of,
-)
-from n3.experiments.results import (
-    ArmRecord,
-    RunDirectory,
-    assemble,
-    device_name,
-    init_one,
-    structure_log,
-    with_structure,
-    write_models,
-)
+from n3.experiments import arms, results
+from n3.experiments.results import ArmRecord, RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
-from n3.nn import metrics
 from n3.stats.summary import Results, RunRecord, summarise
 from n3.training import decisions
 from n3.training.decisions import Staged
@@ -92,21 +72,23 @@ def run(
     data, held = load_splits(experiment)
     if importance is not None:
         check_importance(importance, jnp.asarray(data[0].train_inputs), jnp.asarray(data[0].train_targets))
-    recipes = {arm: recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms}
+    recipes = {
+        arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms
+    }
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
         print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
     trained = _train(experiment, recipes, data, held, importance=importance, devices=devices, quiet=quiet)
-    results = _labelled(experiment, trained, data, started)
-    record = RunRecord(experiment=experiment, results=results, directory=directory.path)
-    directory.write_results(results)
+    found = _labelled(experiment, trained, data, started)
+    record = RunRecord(experiment=experiment, results=found, directory=directory.path)
+    directory.write_results(found)
     directory.write_json("summary.json", summarise(record))
     for arm, recipe in recipes.items():
-        write_models(directory, arm, recipe, trained.swept[arm].state.net)
+        results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
     if trained.staged:
-        directory.write_json("structure.json", structure_log(trained.staged))
+        directory.write_json("structure.json", results.structure_log(trained.staged))
     _warn_of_blindness(trained.swept)
-    facts = {"device": results.attrs["device"], "seconds": {n: results.attrs[f"{n}_seconds"] for n in SECONDS}}
+    facts = {"device": found.attrs["device"], "seconds": {n: found.attrs[f"{n}_seconds"] for n in SECONDS}}
     directory.seal(facts)
     if has_figures:
         directory.write_figures(figures(record))
@@ -121,10 +103,10 @@ def describe(experiment: Experiment) -> str:
     experiment = experiment.resolved()
     data = load_data(experiment)
     seeds, steps, prices = len(data), experiment.training.steps, experiment.information.path
-    one = at_price(experiment, prices[0]) if prices else experiment
+    one = arms.at_price(experiment, prices[0]) if prices else experiment
     runs = {arm: seeds * max(1, len(prices) * (arm == "growing")) for arm in experiment.run.arms}
     tried = f", growing at {len(prices)} prices" if prices else ""
-    problem = jax.eval_shape(lambda: stack(data[:1]))
+    problem = jax.eval_shape(lambda: arms.stack(data[:1]))
     lines = [
         f"task        {describe_task(experiment.task, data[0])}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
@@ -136,8 +118,10 @@ def describe(experiment: Experiment) -> str:
         lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
     total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
-        recipe = recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(init_one, recipe, hypers_of(one, arm, data=data, active=None), problem)
+        recipe = arms.recipe_of(experiment, arm, data[0])
+        state = eqx.filter_eval_shape(
+            results.init_one, recipe, arms.hypers_of(one, arm, data=data, active=None), problem
+        )
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * runs[arm]
         lines.append(
@@ -208,7 +192,7 @@ class _Trained:
     swept: Mapping[str, Swept]
     staged: Mapping[str, Staged]
     """Those whose structure could change."""
-    path: PricePath | None
+    path: arms.PricePath | None
 
 
 def _train(
@@ -222,7 +206,7 @@ def _train(
     quiet: bool,
 ) -> _Trained:
     """Train every arm: the growing one first where it tries prices, `equal-size` last."""
-    problem, stops = stack(data), stops_of(experiment)
+    problem, stops = arms.stack(data), arms.stops_of(experiment)
     keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
     staged: dict[str, Staged] = {}
 
@@ -235,7 +219,7 @@ def _train(
                 config=experiment.structure,
                 arm=arm,
                 seeds=experiment.run.seeds,
-                held=stack(held).test,
+                held=arms.stack(held).test,
                 is_classes=data[0].kind == "classification",
                 importance=importance,
             )
@@ -246,12 +230,12 @@ def _train(
 
     swept, path, settled = {}, None, experiment
     if experiment.information.path:
-        whole = trained("growing", *over_prices(experiment, data, problem, keys))
-        swept["growing"], path = keep_price(experiment, whole, held, loss=recipes["growing"].loss)
-        settled = at_price(experiment, path.prices[path.pick.index])
+        whole = trained("growing", *arms.over_prices(experiment, data, problem, keys))
+        swept["growing"], path = arms.keep_price(experiment, whole, held, loss=recipes["growing"].loss)
+        settled = arms.at_price(experiment, path.prices[path.pick.index])
     last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
     for arm in (arm for arm in last if arm not in swept):
-        hypers = hypers_of(settled, arm, data=data, active=active_units_of(swept.get("growing")))
+        hypers = arms.hypers_of(settled, arm, data=data, active=arms.active_units_of(swept.get("growing")))
         swept[arm] = trained(arm, hypers, problem, keys)
     return _Trained(swept=swept, staged=staged, path=path)
 
@@ -261,21 +245,20 @@ def _labelled(
 ) -> Results:
     """The results of all arms by name, with what they took since `started` (wall and CPU seconds)."""
     grid = grid_of(data[0])
-    arms = {arm: _arm_record(trained.swept[arm], data, grid) for arm in experiment.run.arms}
+    records = {arm: _arm_record(trained.swept[arm], data, grid) for arm in experiment.run.arms}
     seconds = {
         "wall": time.perf_counter() - started[0],
-        "compile": sum(record.compile_seconds for record in arms.values()),
+        "compile": sum(record.compile_seconds for record in records.values()),
         "cpu": time.process_time() - started[1],
     }
     facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
     samples = _own_units(data[0])
-    results = assemble(
-        experiment, arms, steps=stops_of(experiment), grid=grid, samples=samples, attributes=facts
-    )
-    results = results.assign_coords(inputs_feature=list(data[0].input_names))
+    settings = {"steps": arms.stops_of(experiment), "grid": grid, "samples": samples, "attributes": facts}
+    found = results.assemble(experiment, records, **settings)
+    found = found.assign_coords(inputs_feature=list(data[0].input_names))
     if trained.path is not None:
-        results = results.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
-    return with_structure(results, trained.staged, experiment.network.capacity or ())
+        found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
+    return results.with_structure(found, trained.staged, experiment.network.capacity or ())
 
 
 def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "points in_size"]) -> ArmRecord:
@@ -284,15 +267,7 @@ def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "
     nets = jax.tree.map(lambda leaf: leaf[: len(shown)], swept.state.net)
     outputs = np.asarray(_outputs(nets, scaled))
     own = [o * d.target_scale + d.target_offset for o, d in zip(outputs, shown, strict=True)]
-    counts = _count_parameters(swept.state.net)
-    return ArmRecord(
-        history=swept.records,
-        active_parameters=np.asarray(counts),
-        diverged_at=np.asarray(swept.state.diverged_at),
-        predictions=np.stack(own),
-        compile_seconds=swept.compile_seconds,
-        run_seconds=swept.run_seconds,
-    )
+    return ArmRecord.of(swept, np.stack(own))
 
 
 def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
@@ -323,12 +298,11 @@ def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float
         "metric": "rmse" if data.kind == "regression" else "accuracy",
         "num_classes": data.num_classes or 0,
         "target_name": data.target_names[0],
-        "device": device_name(),
+        "device": results.device_name(),
     }
 
 
 _outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))
-_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
 def _bytes(tree) -> int:

@@ -18,7 +18,7 @@ from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.data.dataset import Dataset, load_dataset
-from n3.experiments.arms import active_units_of, hypers_of, recipe_of, stack, stops_of
+from n3.experiments.arms import active_units_of, concatenate, hypers_of, hypers_over, recipe_of, stack, stops_of
 from n3.experiments.results import (
     ArmRecord,
     RunDirectory,
@@ -112,15 +112,13 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     loaded = {cell.task: cell for cell in cells}
     loaded = {task: load_data(cell) for task, cell in loaded.items()}
     data, problems = [loaded[cell.task] for cell in cells], {task: stack(own) for task, own in loaded.items()}
-    problem = _concatenated([problems[cell.task] for cell in cells])
+    problem = concatenate([problems[cell.task] for cell in cells])
     keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(group.seeds))] * len(cells))
     stops, arms = stops_of(cells[0]), cells[0].run.arms
     swept, seconds = {}, {}
     for arm in sorted(arms, key="equal-size".__eq__):  # it needs the growing arm's final sizes
         started, recipe = time.process_time(), recipe_of(cells[0], arm, data[0][0])
-        active = _rows(active_units_of(swept.get("growing")), len(cells))
-        rows = zip(cells, data, active, strict=True)
-        hypers = _concatenated([hypers_of(cell, arm, data=own, active=units) for cell, own, units in rows])
+        hypers = hypers_over(cells, arm, data=data, active=active_units_of(swept.get("growing")))
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"stops": stops, "devices": devices, "progress": report}
             swept[arm] = sweep(recipe, hypers, problem, keys=keys, **settings)
@@ -169,27 +167,9 @@ def _group_line(study: Study, group: CellGroup) -> str:
     return "; ".join([runs, *told])
 
 
-def _concatenated(trees: Sequence[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
-
-
-def _rows(values: np.ndarray | None, cells: int) -> Sequence[np.ndarray | None]:
-    return [None] * cells if values is None else np.split(values, cells)
-
-
 def _labelled(group: CellGroup, swept: dict[str, Swept], stops: Int[np.ndarray, " records"]) -> Results:
     """The records of all arms over cells and seeds."""
-    arms = {
-        arm: ArmRecord(
-            history=own.records,
-            active_parameters=np.asarray(_count_parameters(own.state.net)),
-            diverged_at=np.asarray(own.state.diverged_at),
-            predictions=np.zeros((0, 0, 1)),
-            compile_seconds=own.compile_seconds,
-            run_seconds=own.run_seconds,
-        )
-        for arm, own in swept.items()
-    }
+    arms = {arm: ArmRecord.of(own) for arm, own in swept.items()}
     rows = range(len(group.cells) * len(group.seeds))
     return unfold(
         label_records(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds}
@@ -219,7 +199,6 @@ def _count(row: PyTree) -> Int[Array, "classes classes"]:
     return metrics.confusion_matrix(net.batch(x), y)
 
 
-_count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 _count_classes = jax.jit(lambda *rows: jax.lax.map(_count, rows, batch_size=64))
 
 

@@ -11,18 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from n3.information import gaussian, nearest_neighbours
-from n3.information.gaussian import (
-    FLOOR,
-    MONITORING_FLOOR,
-    MONITORING_RESOLUTION,
-    RESOLUTION,
-    channel_noise,
-    layer_information,
-    open_channel,
-    standardise,
-    statistics,
-    structural_entropy,
-)
 from n3.nn.losses import Samples
 from n3.nn.sized import AbstractSized
 
@@ -253,11 +241,13 @@ class LayerMonitor:
         return {name: jnp.stack([layer[name] for layer in each]) for name in self.names}
 
     def _of_layer(self, active, mask, targets) -> dict[str, Float[Array, ""]]:
-        seen = {"floor": MONITORING_FLOOR, "resolution": MONITORING_RESOLUTION}
-        whole = layer_information(active, targets, mask, is_classes=self.is_classes, psi=self.psi, **seen)
-        channel = open_channel(
-            statistics(active, targets, is_classes=self.is_classes),
-            channel_noise(mask, floor=MONITORING_FLOOR),
+        seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
+        whole = gaussian.layer_information(
+            active, targets, mask, is_classes=self.is_classes, psi=self.psi, **seen
+        )
+        channel = gaussian.open_channel(
+            gaussian.statistics(active, targets, is_classes=self.is_classes),
+            gaussian.channel_noise(mask, floor=gaussian.MONITORING_FLOOR),
         )
         alone = 0.5 * jnp.sum(jnp.log(jnp.diagonal(channel.covariance) / channel.noise))
         own = None if self.custom is None else jnp.sum(self.custom(active, targets) * mask)
@@ -265,7 +255,7 @@ class LayerMonitor:
             "entropy": alone - whole.total_correlation,
             "importance": whole.corrected_importance if own is None else own,
             "redundancy": whole.total_correlation,
-            "structure": structural_entropy(mask),
+            "structure": gaussian.structural_entropy(mask),
         }
         is_asked = "gap" in self.names
         return found | ({"gap": gap(active, targets, mask, is_classes=self.is_classes)} if is_asked else {})
@@ -308,21 +298,21 @@ def gap(
     unit_key, target_key = jr.split(jr.key(0))
     active, targets = active[:, rows], targets[:, rows]
     if not is_classes:
-        numbers = _leading(standardise(targets), READ_OUT)
-        targets = _noisy(numbers, RESOLUTION, key=target_key)
-    units = _noisy(_directions(active, targets, mask, is_classes), FLOOR, key=unit_key)
-    gaussian = layer_information(
+        numbers = _leading(gaussian.standardise(targets), READ_OUT)
+        targets = _noisy(numbers, gaussian.RESOLUTION, key=target_key)
+    units = _noisy(_directions(active, targets, mask, is_classes), gaussian.FLOOR, key=unit_key)
+    linear = gaussian.layer_information(
         units,
         targets,
         jnp.ones_like(units[:, 0]),
         is_classes=is_classes,
-        floor=MONITORING_FLOOR,
-        resolution=MONITORING_RESOLUTION,
+        floor=gaussian.MONITORING_FLOOR,
+        resolution=gaussian.MONITORING_RESOLUTION,
     ).corrected_importance
     if not is_classes:
-        return nearest_neighbours.kraskov(units, targets) - gaussian
+        return nearest_neighbours.kraskov(units, targets) - linear
     labels = targets[0].astype(int) if targets.shape[0] == 1 else jnp.argmax(targets, axis=0)
-    return nearest_neighbours.ross(units, labels) - gaussian
+    return nearest_neighbours.ross(units, labels) - linear
 
 
 def blindness(gaps: Mapping[str, Float[np.ndarray, "seeds layers"]]) -> str | None:
@@ -346,9 +336,9 @@ def blindness(gaps: Mapping[str, Float[np.ndarray, "seeds layers"]]) -> str | No
 
 def _directions(active, targets, mask, is_classes: bool) -> Float[Array, "directions samples"]:
     """Read-out and leading principal directions of a masked layer: three, where it has as many units."""
-    units = standardise(active)
-    moments = statistics(active, targets, is_classes=is_classes)
-    weights = open_channel(moments, channel_noise(mask)).weights
+    units = gaussian.standardise(active)
+    moments = gaussian.statistics(active, targets, is_classes=is_classes)
+    weights = gaussian.open_channel(moments, gaussian.channel_noise(mask)).weights
     fitted = jnp.matmul(weights.T, units, precision="highest")
     read_out = _leading(fitted, min(READ_OUT, fitted.shape[0] - is_classes))
     others = _leading(mask[:, None] * units, nearest_neighbours.MAX_DIMENSIONS - read_out.shape[0])

@@ -44,7 +44,7 @@ import n3
 from latency import milliseconds
 from n3.data import held_out
 from n3.experiments import hypers_of, load_data, pick_price, recipe_of, stack
-from n3.information import price_of
+from n3.information import degrees_of, prices_of
 from n3.stats import align_columns, with_interval
 from n3.training import advance
 from runs import Outcome, estimate, outcome, together, trained
@@ -115,18 +115,26 @@ def pruned(experiment, data: list, full: Outcome, options: Options) -> Outcome:
 
     def one(seed: int) -> Outcome:
         own, numbers = jax.tree.map(lambda leaf: leaf[seed], (problem, hypers))
-        state, goes = full.states[seed], partial(below_price, drive, price_of(experiment, data[seed]))
-        cut = n3.prune(state.net, goes, own.train, is_classes=True, state=state.moments)
+        state, goes = full.states[seed], partial(below_price, drive, price_of_unit(experiment, data[seed]))
+        samples = own.train.inputs.T, own.train.targets.T
+        cut = n3.prune(state.net, goes, samples, is_classes=True, state=state.moments)
         state = eqx.tree_at(lambda s: (s.net, s.moments), state, (cut.net, cut.state))
         return outcome(*jax.tree.map(lambda leaf: leaf[None], onward(state=state, hypers=numbers, problem=own)))
 
     return together([one(seed) for seed in range(len(data))])
 
 
+def price_of_unit(experiment: n3.Experiment, data: n3.Dataset) -> float:
+    """Nats per sample that a unit of one hidden layer must bring."""
+    samples = len(data.train_inputs)
+    prices = prices_of(experiment.information, data.train_inputs, samples=samples, outputs=degrees_of(data))
+    return prices.unit + prices.parameter * (prices.inputs + 1 + data.out_size)
+
+
 def below_price(drive, price: float, active: jax.Array, targets: jax.Array) -> jax.Array:
     """Which units go: those behind the number that is worth most after its price, in greedy order."""
-    units = active.shape[0]
-    order, worth = drive.worth_of(active, targets, jnp.asarray(float(units)))
+    units = active.shape[1]
+    order, worth = drive.worth_of(active.T, targets.T, jnp.asarray(float(units)))
     best = int(jnp.argmax(worth - price * jnp.arange(units + 1.0)))
     kept = ROUNDED * max(1, -(-best // ROUNDED))
     return jnp.ones(units, bool).at[order[:kept]].set(False)

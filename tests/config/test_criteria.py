@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.config.criteria import LAYER, OPERATORS, UNIT, Inequality, Joined, parse
+from n3.config.criteria import LAYER, OPERATORS, UNIT, Criterion, parse
 from networks import quick
 
 
 def test_a_comparison_by_hand():
-    assert parse("importance < 0.01") == Inequality("importance", "<", 0.01)
-    assert parse(" layer.gain>=-1e-3 ") == Inequality("layer.gain", ">=", -1e-3)
+    assert parse("importance < 0.01") == Criterion("<", name="importance", bound=0.01)
+    assert parse(" layer.gain>=-1e-3 ") == Criterion(">=", name="layer.gain", bound=-1e-3)
 
 
 def test_and_binds_closer_than_or():
-    a, b, c = (Inequality(name, "<", 1.0) for name in ("importance", "entropy", "marginal"))
-    assert parse("importance < 1 or entropy < 1 and marginal < 1") == Joined("or", (a, Joined("and", (b, c))))
-    assert parse("(importance < 1 or entropy < 1) and marginal < 1") == Joined("and", (Joined("or", (a, b)), c))
+    a, b, c = (Criterion("<", name=name, bound=1.0) for name in ("importance", "entropy", "marginal"))
+    assert parse("importance < 1 or entropy < 1 and marginal < 1") == Criterion("or", (a, Criterion("and", (b, c))))
+    assert parse("(importance < 1 or entropy < 1) and marginal < 1") == Criterion("and", (Criterion("or", (a, b)), c))
 
 
 @pytest.mark.parametrize("sign", OPERATORS)

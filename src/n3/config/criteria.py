@@ -7,7 +7,6 @@ names stand for is measured by `n3.information.measures`.
 import math
 import operator
 import re
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,61 +28,31 @@ _TOKEN = re.compile(
 Values = Mapping[str, float]
 
 
+@dataclass(frozen=True)
 class Criterion:
-    """What a text says; true or false of the values of a unit or a layer, by name."""
-
-    @abstractmethod
-    def holds(self, values: Values) -> bool:
-        """Whether it is true of these values."""
-
-    @abstractmethod
-    def names(self) -> frozenset[str]:
-        """The names in it."""
-
-    @abstractmethod
-    def reason(self, values: Values) -> str:
-        """The comparisons that make it true, with their values."""
-
-
-@dataclass(frozen=True)
-class Inequality(Criterion):
-    """A name against a number."""
-
-    name: str
-    sign: str
-    bound: float
-
-    def holds(self, values: Values) -> bool:
-        """Whether the value of that name is on the right side of the bound."""
-        return OPERATORS[self.sign](values[self.name], self.bound)
-
-    def names(self) -> frozenset[str]:
-        """The one name."""
-        return frozenset({self.name})
-
-    def reason(self, values: Values) -> str:
-        """Such as `importance 0.0031 < 0.01`."""
-        return f"{self.name} {values[self.name]:.3g} {self.sign} {self.bound:g}"
-
-
-@dataclass(frozen=True)
-class Joined(Criterion):
-    """Criteria that must all hold (`and`), or of which one must (`or`)."""
+    """What a text says: a name against a number, or criteria joined; true or false of values by name."""
 
     word: str
-    parts: tuple[Criterion, ...]
+    """One of `OPERATORS`, or `and` (all parts must hold) or `or` (one must)."""
+    parts: "tuple[Criterion, ...]" = ()
+    name: str = ""
+    bound: float = math.nan
 
     def holds(self, values: Values) -> bool:
-        """Whether all parts hold, or one does."""
-        return (all if self.word == "and" else any)(part.holds(values) for part in self.parts)
+        """Whether it is true of the values of a unit or a layer."""
+        if self.parts:
+            return (all if self.word == "and" else any)(part.holds(values) for part in self.parts)
+        return OPERATORS[self.word](values[self.name], self.bound)
 
     def names(self) -> frozenset[str]:
-        """The names of all parts."""
-        return frozenset().union(*(part.names() for part in self.parts))
+        """The names in it."""
+        return frozenset({self.name} if self.name else set()).union(*(part.names() for part in self.parts))
 
     def reason(self, values: Values) -> str:
-        """The reasons of the parts that hold."""
-        return f" {self.word} ".join(part.reason(values) for part in self.parts if part.holds(values))
+        """The comparisons that make it true, with their values, such as `importance 0.0031 < 0.01`."""
+        if self.parts:
+            return f" {self.word} ".join(part.reason(values) for part in self.parts if part.holds(values))
+        return f"{self.name} {values[self.name]:.3g} {self.word} {self.bound:g}"
 
 
 def parse(text: str) -> Criterion:
@@ -122,7 +91,7 @@ def _joined(text: str, tokens: list[str], word: str) -> tuple[Criterion, list[st
     while tokens[:1] == [word]:
         part, tokens = inner(tokens[1:])
         parts.append(part)
-    return (Joined(word, tuple(parts)) if len(parts) > 1 else first), tokens
+    return (Criterion(word, tuple(parts)) if len(parts) > 1 else first), tokens
 
 
 def _atom(text: str, tokens: list[str]) -> tuple[Criterion, list[str]]:
@@ -144,4 +113,4 @@ def _atom(text: str, tokens: list[str]) -> tuple[Criterion, list[str]]:
         )
     if not math.isfinite(float(bound)):
         raise ValueError(f"`criterion` must hold finite numbers; got {bound} in {text!r}.")
-    return Inequality(name, sign, float(bound)), tokens[3:]
+    return Criterion(sign, name=name, bound=float(bound)), tokens[3:]

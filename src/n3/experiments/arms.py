@@ -62,11 +62,7 @@ def recipe_of(
 
 
 def hypers_of(
-    experiment: Experiment,
-    arm: str,
-    *,
-    data: Sequence[Dataset],
-    active: Int[np.ndarray, "seeds depth"] | None,
+    experiment: Experiment, arm: str, *, data: Sequence[Dataset], active: Int[np.ndarray, "seeds depth"] | None
 ) -> Hypers:
     """The numbers of an arm, one row a seed.
 
@@ -240,23 +236,16 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     if not known.size:
         raise ValueError("`price`: every run of the path diverged; lower `learning_rate` or the prices.")
     is_logarithmic = bool(np.all(known > 0))
-    medians = [_median(row) for row in losses]
+    finite = [row[np.isfinite(row)].astype(float) for row in losses]
+    medians = [float(np.median(row)) if row.size else np.inf for row in finite]
     scores = np.log(medians) if is_logarithmic else np.array(medians)
     best = int(np.flatnonzero(scores == scores.min())[-1])
-    own = losses[best][np.isfinite(losses[best])].astype(float)
-    spread = _standard_error(np.log(own) if is_logarithmic else own) if rule == "smallest" else 0.0
+    own = np.log(finite[best]) if is_logarithmic else finite[best]
+    is_known = rule == "smallest" and len(own) > 1
+    spread = float(np.std(own, ddof=1) / np.sqrt(len(own))) if is_known else 0.0
     index = int(np.flatnonzero(scores <= scores[best] + spread)[-1])
     bound = medians[best] * np.exp(spread) if is_logarithmic else medians[best] + spread
     return Pick(index=index, best=best, bound=float(bound))
-
-
-def _median(values):
-    known = values[np.isfinite(values)].astype(float)
-    return float(np.median(known)) if known.size else np.inf
-
-
-def _standard_error(values):
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def at_price(experiment: Experiment, price: float) -> Experiment:

@@ -31,6 +31,8 @@ from n3.information.measures import TermWeights as TermWeights
 from n3.information.measures import information_terms as information_terms
 from n3.information.nearest_neighbours import kraskov as kraskov
 from n3.information.nearest_neighbours import ross as ross
-from n3.information.price import price_of as price_of
+from n3.information.price import Prices as Prices
+from n3.information.price import degrees_of as degrees_of
+from n3.information.price import prices_of as prices_of
 from n3.information.sizing import DriveHypers as DriveHypers
 from n3.information.sizing import InformationDrive as InformationDrive

@@ -241,22 +241,13 @@ class LayerMonitor:
         return {name: jnp.stack([layer[name] for layer in each]) for name in self.names}
 
     def _of_layer(self, active, mask, targets) -> dict[str, Float[Array, ""]]:
-        seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
-        whole = gaussian.layer_information(
-            active, targets, mask, is_classes=self.is_classes, psi=self.psi, **seen
-        )
-        channel = gaussian.open_channel(
-            gaussian.statistics(active, targets, is_classes=self.is_classes),
-            gaussian.channel_noise(mask, floor=gaussian.MONITORING_FLOOR),
-        )
-        alone = 0.5 * jnp.sum(jnp.log(jnp.diagonal(channel.covariance) / channel.noise))
-        own = None if self.custom is None else jnp.sum(self.custom(active, targets) * mask)
-        found = {
-            "entropy": alone - whole.total_correlation,
-            "importance": whole.corrected_importance if own is None else own,
-            "redundancy": whole.total_correlation,
-            "structure": gaussian.structural_entropy(mask),
-        }
+        own = measure_units(active, targets, mask, jnp.ones_like(mask), is_classes=self.is_classes).layer
+        found = {name.removeprefix("layer."): value for name, value in own.items()}
+        bound = gaussian.entropy(targets, is_classes=self.is_classes, resolution=gaussian.MONITORING_RESOLUTION)
+        found["importance"] = gaussian.importance(found["importance"], bound, psi=self.psi)
+        if self.custom is not None:
+            found["importance"] = jnp.sum(self.custom(active, targets) * mask)
+        found["structure"] = gaussian.structural_entropy(mask)
         is_asked = "gap" in self.names
         return found | ({"gap": gap(active, targets, mask, is_classes=self.is_classes)} if is_asked else {})
 

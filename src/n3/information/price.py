@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import stats
 
-from n3.config.experiment import Experiment, InformationConfig
+from n3.config.experiment import InformationConfig
 from n3.data.dataset import Dataset
 
 LARGEST_STEP = 0.2
@@ -51,13 +51,6 @@ def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs
         "chi-square": (float(stats.chi2.ppf(0.95, outputs)) / (2 * samples), 0.0),
     }.get(settings.price, (settings.price, 0.0))
     return Prices(settings.price_scale * unit, settings.price_scale * parameter, float(effective))
-
-
-def price_of(experiment: Experiment, data: Dataset) -> float:
-    """Nats per sample that a further unit must bring to a network of one hidden layer, by one seed's samples."""
-    outputs, samples = degrees_of(data), len(data.train_inputs)
-    prices = prices_of(experiment.information, data.train_inputs, samples=samples, outputs=outputs)
-    return prices.unit + prices.parameter * (prices.inputs + 1 + data.out_size)
 
 
 def degrees_of(data: Dataset) -> int:

@@ -58,8 +58,8 @@ def plot_sizes(record: RunRecord) -> Figure:
 def plot_information(record: RunRecord) -> Figure:
     """Monitored information of each layer over optimiser steps, with the size beside it; bands as elsewhere."""
     names = [*record.experiment.run.monitor, "size"]
-    figure = Figure(figsize=(0.8 + 3.2 * len(names), 4), layout="constrained")
-    figure.suptitle(f"{record.results.attrs['task']}: what the layers say of the target and of each other")
+    title = f"{record.results.attrs['task']}: what the layers say of the target and of each other"
+    figure = titled(title, 0.8 + 3.2 * len(names), 4.0)
     layers = range(record.results.sizes["layer"])
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         quartiles = bands(record.results, name)
@@ -100,8 +100,7 @@ def plot_price_path(record: RunRecord) -> Figure:
     """
     results, curves = record.results, summary.path_curves(record.results)
     size, loss, tried = curves["size"], curves["test_loss"], results["price"].values
-    figure = Figure(figsize=(10.5, 4.5), layout="constrained")
-    figure.suptitle(f"{results.attrs['task']}: the growing arm at {len(tried)} prices")
+    figure = titled(f"{results.attrs['task']}: the growing arm at {len(tried)} prices", 10.5, 4.5)
     left, right = figure.subplots(1, 2)
     colour, pick = COLOURS["growing"], results.attrs["picked_price"]
     bars = {"color": colour, "fmt": ".", "markersize": 8, "elinewidth": 1, "alpha": 0.8}
@@ -325,10 +324,7 @@ def plot_gains(gains: Float[ndarray, " units"], *, price: float, title: str) -> 
     line = axes.axhline(price, color="black", linestyle="--", label=f"price, {price:.2g} nats")
     axes.set(xlabel="place of the unit", ylabel="what it adds (nats per sample)", yscale="log")
     marks = {"worth its price": COLOURS["growing"], "not worth it": "#999999"}
-    add_legend(
-        figure,
-        [line, *(line_key(n, c, marker="o") for n, c in marks.items())],
-    )
+    add_legend(figure, [line, *(line_key(n, c, marker="o") for n, c in marks.items())])
     return figure
 
 

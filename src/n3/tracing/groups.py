@@ -139,24 +139,6 @@ def made_by(gradient: PyTree, structure: Structure, shares: Participation) -> Py
     return _mapped(jax.tree.map(jnp.zeros_like, gradient), structure, own, source=gradient)
 
 
-def weight_cost(model: PyTree, structure: Structure) -> tuple[Float[Array, " _units"], ...]:
-    """Squares of the weights that make each unit of each group, over twice their mean square, 1 at least.
-
-    Weights are trained parameters of two axes or more; the mean square of each has no gradient.
-    """
-    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
-    costs = [jnp.zeros(units) for units in structure.capacity]
-    for leaf in (leaf for leaf in structure.leaves if leaf.is_trained and len(leaf.layouts) > 1):
-        squares = arrays[leaf.path].astype(jnp.float32) ** 2
-        squares = squares / (2.0 * jnp.maximum(jax.lax.stop_gradient(jnp.mean(squares)), 1.0))
-        for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
-            each = jnp.sum(squares, axis=tuple(a for a in range(squares.ndim) if a != axis))
-            for group in set(layout.groups()) - reads:
-                is_own = _owners(layout, group)[None, :] == np.arange(costs[group].size)[:, None]
-                costs[group] += jnp.asarray(is_own, jnp.float32) @ each
-    return tuple(costs)
-
-
 def parameter_count(
     structure: Structure, sizes: Float[Array, " groups"], inputs: Float[Array, ""] | None = None
 ) -> Float[Array, ""]:

@@ -199,8 +199,8 @@ class Grown(AbstractSized, Generic[_Model]):
         return eqx.tree_at(lambda grown: grown.model, zero, model)
 
     def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
-        """Nats of the weights that make each unit under the prior, as of `AbstractSized`."""
-        return groups.weight_cost(self.model, self.structure)
+        """Zero: `n3.fit` puts no prior on weights."""
+        return tuple(jnp.zeros(units) for units in self.structure.capacity)
 
     def unit_parameters(
         self, sizes: Float[Array, " groups"], inputs: Float[Array, ""]

@@ -26,11 +26,7 @@ def shuffle_epoch(
     """
     samples = order.shape[0]
     epoch, within = jnp.divmod(count, samples // batch)
-    return jax.lax.cond(
-        within == 0,
-        lambda: jr.permutation(jr.fold_in(key, epoch), samples),
-        lambda: order,
-    )
+    return jax.lax.cond(within == 0, lambda: jr.permutation(jr.fold_in(key, epoch), samples), lambda: order)
 
 
 def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int, samples: Samples) -> Samples:

@@ -256,7 +256,7 @@ def fit(
                 state = eqx.tree_at(lambda s: s.model, state, drive.settled(state.model, state.drive))
             recorder.record(done, state.model, is_last=done == steps)
             report(done)
-    return state.model, recorder.history()
+    return state.model, recorder.history(model.layers if isinstance(model, Grown) else ())
 
 
 class Recorder:
@@ -265,8 +265,7 @@ class Recorder:
     def __init__(self, goal: OutputLoss, validation_data: Data | None, *, every: int):
         self.goal, self.validation_data, self.every = goal, validation_data, every
         self.diverged_at: int | None = None
-        self.rows: list[tuple[int, float, tuple[float, float], np.ndarray]] = []
-        self.layers: tuple[str, ...] = ()
+        self.rows: list[tuple[int, float, float, float, np.ndarray]] = []
         self._losses: list[np.ndarray] = []
 
     def add(self, done: int, losses: Float[np.ndarray, " steps"]) -> None:
@@ -283,25 +282,23 @@ class Recorder:
         last = self.rows[-1][0] if self.rows else 0
         if done - last < self.every and not is_last and self.diverged_at is None:
             return
-        scores = (np.nan, np.nan)
-        if self.validation_data is not None:
-            scores = evaluate(self.goal, model, self.validation_data)
+        data, mean = self.validation_data, float(np.mean(np.concatenate(self._losses)))
+        scores = (np.nan, np.nan) if data is None else evaluate(self.goal, model, data)
         sizes = np.asarray(model.sizes()) if isinstance(model, Grown) else np.zeros(0, np.float32)
-        self.layers = model.layers if isinstance(model, Grown) else ()
-        self.rows.append((done, float(np.mean(np.concatenate(self._losses))), scores, sizes))
+        self.rows.append((done, mean, *scores, sizes))
         self._losses = []
 
-    def history(self) -> History:
-        """All records."""
-        step, train, scores, sizes = (np.array(column) for column in zip(*self.rows, strict=True))
-        has_scores = self.validation_data is not None
+    def history(self, layers: tuple[str, ...]) -> History:
+        """All records, of groups that begin with these layers."""
+        step, train, loss, accuracy, sizes = (np.array(column) for column in zip(*self.rows, strict=True))
+        has_classes = self.validation_data is not None and self.goal.loss == "cross-entropy"
         return History(
             step=step,
             train_loss=train,
-            validation_loss=scores[:, 0] if has_scores else None,
-            validation_accuracy=scores[:, 1] if has_scores and self.goal.loss == "cross-entropy" else None,
+            validation_loss=None if self.validation_data is None else loss,
+            validation_accuracy=accuracy if has_classes else None,
             sizes=sizes,
-            layers=self.layers,
+            layers=layers,
             diverged_at=self.diverged_at,
         )
 

@@ -226,12 +226,7 @@ def advance(
 
 
 def train(
-    recipe: Recipe,
-    hypers: Hypers,
-    problem: Problem,
-    *,
-    key: PRNGKeyArray,
-    stops: Int[Array, " records"],
+    recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray, stops: Int[Array, " records"]
 ) -> tuple[TrainState, StepRecord]:
     """One whole run: `init` and `advance`.
 

@@ -89,7 +89,7 @@ def assemble(
     Returns:
         Dimensions `arm`, `seed`, `step`, `layer`, and `shown_seed`, `point`, `output` for the predictions.
     """
-    results = label_records(arms, rows=experiment.run.seeds, steps=steps)
+    results = label(arms, rows=experiment.run.seeds, steps=steps)
     predictions = np.stack([a.predictions for a in arms.values()])
     variables: dict[str, Any] = {"prediction": (("arm", "shown_seed", "point", "output"), predictions)}
     variables["grid"] = (("point", "input"), grid)
@@ -101,9 +101,7 @@ def assemble(
     return results.assign(variables).assign_coords(shown_seed=shown).assign_attrs(attributes)
 
 
-def label_records(
-    arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]
-) -> Results:
+def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
     """Label what all arms recorded while they trained.
 
     Args:

@@ -19,15 +19,7 @@ from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.data.dataset import Dataset, load_dataset
 from n3.experiments.arms import active_units_of, concatenate, hypers_of, hypers_over, recipe_of, stack, stops_of
-from n3.experiments.results import (
-    ArmRecord,
-    RunDirectory,
-    device_name,
-    join,
-    label_records,
-    read_results,
-    unfold,
-)
+from n3.experiments.results import ArmRecord, RunDirectory, device_name, join, label, read_results, unfold
 from n3.experiments.run import find_devices, load_data
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values
@@ -171,9 +163,7 @@ def _labelled(group: CellGroup, swept: dict[str, Swept], stops: Int[np.ndarray, 
     """The records of all arms over cells and seeds."""
     arms = {arm: ArmRecord.of(own) for arm, own in swept.items()}
     rows = range(len(group.cells) * len(group.seeds))
-    return unfold(
-        label_records(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds}
-    )
+    return unfold(label(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds})
 
 
 def _confusions(

@@ -25,14 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3.config.experiment import InformationConfig
-from n3.information import depth, gaussian
-from n3.information.measures import (
-    InformationTerms,
-    SamplesLast,
-    TermWeights,
-    information_terms,
-    masked_channel,
-)
+from n3.information import depth, gaussian, measures
 from n3.information.price import Prices, ascend_price, sizes_within_budget
 from n3.nn.controllers import Information
 from n3.nn.losses import Samples
@@ -80,7 +73,7 @@ def with_frontier_gradient(
         promised = jnp.zeros(())
         for active, seen, cost in zip(n.activations(samples.inputs), ahead, n.weight_cost(), strict=True):
             mask = seen.astype(active.dtype)
-            channel = masked_channel(active, samples.targets, mask, is_classes=is_classes)
+            channel = measures.masked_channel(active, samples.targets, mask, is_classes=is_classes)
             promised += gaussian.gaussian_information(channel) - prior * jnp.sum(mask * cost)
         return -weight * promised
 
@@ -173,12 +166,12 @@ class InformationDrive:
     """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
     features: bool = False
     """Whether importance and redundancy train the features as well as the masks."""
-    custom: SamplesLast | None = None
+    custom: measures.SamplesLast | None = None
     """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
 
     @classmethod
     def of(
-        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: SamplesLast | None
+        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: measures.SamplesLast | None
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
         return cls(
@@ -339,18 +332,24 @@ class InformationDrive:
         """
         cost = state.prices * net.controller.sizes() * net.gates()
         zero = jnp.zeros_like(cost)
-        own = self._terms(net, state.masks, hypers, samples) if self.terms else InformationTerms(*[zero] * 3)
+        own = (
+            self._terms(net, state.masks, hypers, samples)
+            if self.terms
+            else measures.InformationTerms(*[zero] * 3)
+        )
         return own.total(), own.named() | {"price_term": cost}
 
-    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples | Pool) -> InformationTerms:
-        weights = TermWeights(
+    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples | Pool) -> measures.InformationTerms:
+        weights = measures.TermWeights(
             importance=hypers.importance,
             psi=hypers.psi,
             redundancy=hypers.redundancy,
             structure=hypers.structure,
         )
         settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
-        return information_terms(net, samples.inputs, samples.targets, weights, before=masks, **settings)
+        return measures.information_terms(
+            net, samples.inputs, samples.targets, weights, before=masks, **settings
+        )
 
     def _gradient(
         self,

@@ -206,7 +206,7 @@ def shape_of(equation: Any) -> tuple[int, ...]:
     return equation.outvars[0].aval.shape
 
 
-def depends_on_input(values: Sequence[Value]) -> bool:
+def reads_input(values: Sequence[Value]) -> bool:
     """Whether any operand depends on the model's input."""
     return any(value.is_data for value in values)
 
@@ -218,7 +218,7 @@ def unknown(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Val
         for axis in value.axes:
             axis.note(text)
     shapes = [getattr(variable.aval, "shape", ()) for variable in equation.outvars]
-    is_data = depends_on_input(values)
+    is_data = reads_input(values)
     return [fixed(shape, text, is_data=is_data) for shape in shapes]
 
 

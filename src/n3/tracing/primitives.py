@@ -6,18 +6,7 @@ from typing import Any, TypeVar
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from n3.tracing.axes import (
-    Dimension,
-    Gates,
-    Rule,
-    Sum,
-    Value,
-    align,
-    depends_on_input,
-    named,
-    shape_of,
-    unknown,
-)
+from n3.tracing.axes import Dimension, Gates, Rule, Sum, Value, align, named, reads_input, shape_of, unknown
 
 
 def _broadcast(equation, values, sums):
@@ -85,7 +74,7 @@ def _stack(equation, values, sums):
     axes, gates = list(first.axes), [Gates.intersection(*own) for own in _columns(values)]
     axes.insert(new, Dimension(len(values)))
     gates.insert(new, Gates())
-    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+    return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
 
 def _unstack(equation, values, sums):
@@ -110,7 +99,7 @@ def _concatenate(equation, values, sums):
         for value in values:
             own.join(value.axes[axis])
     gates = [Gates.intersection(*own) for own in _columns(values)]
-    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+    return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
 
 def _split(equation, values, sums):
@@ -135,7 +124,7 @@ def _gather(equation, values, sums):
             axes[new] = value.axes[axis]
         else:
             value.axes[axis].note(f"they are picked by {named(equation)}")
-    return [Value(tuple(axes), (Gates(),) * len(axes), depends_on_input(values))]
+    return [Value(tuple(axes), (Gates(),) * len(axes), reads_input(values))]
 
 
 def _iota(equation, values, sums):
@@ -153,7 +142,7 @@ def _cut(equation, values, sums):
         if not is_whole(equation.params, axis, axes[axis].size):
             axes[axis].note(f"they are cut, moved or pooled by {named(equation)}")
             axes[axis] = Dimension(size, role=axes[axis].root.role)
-    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+    return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
 
 def _is_unsliced(params, axis, size):
@@ -285,7 +274,7 @@ def _elementwise(equation, values, sums):
         gates = [Gates.intersection(*own) for own in each]
     else:
         gates = [Gates()] * len(axes)
-    return [Value(axes, tuple(gates), depends_on_input(values))]
+    return [Value(axes, tuple(gates), reads_input(values))]
 
 
 def _reduce(equation, values, sums):
@@ -315,7 +304,7 @@ def _dot(equation, values, sums):
     for value, used in ((left, (*over_left, *with_left)), (right, (*over_right, *with_right))):
         free = value.keeping([axis for axis in range(len(value.axes)) if axis not in used])
         axes, gates = [*axes, *free.axes], [*gates, *free.gates]
-    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+    return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
 
 def _convolution(equation, values, sums):
@@ -341,7 +330,7 @@ def _convolution(equation, values, sums):
     gates = [Gates()] * len(axes)
     axes[to[0]], gates[to[0]] = data.axes[batch], data.gates[batch]
     axes[to[1]], gates[to[1]] = kernel.axes[out], through | kernel.gates[out]
-    return [Value(tuple(axes), tuple(gates), depends_on_input(values))]
+    return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
 
 def _append(sums, equation, summed):

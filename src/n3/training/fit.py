@@ -221,7 +221,7 @@ def fit(
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
     is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
     inputs, targets = source.pool(POOL if is_informed else 1)
-    goal = output_loss_of(_user_model(model), inputs, targets, loss)
+    goal = output_loss_of(model.model if isinstance(model, Grown) else model, inputs, targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     drive, pool, hypers = None, None, None
     if is_informed:
@@ -365,10 +365,6 @@ def _step(plan, state, inputs, targets, hypers, key):
 def _after_look(plan: Plan, state: FitState, pool: Pool, hypers: DriveHypers) -> FitState:
     model, moments, drive = plan.drive.look(state.model, state.moments, state.drive, hypers, pool, state.count)
     return FitState(model, moments, drive, state.count)
-
-
-def _user_model(model: PyTree) -> Any:
-    return model.model if isinstance(model, Grown) else model
 
 
 def _target_size(model: PyTree, target_size: float | None) -> float:

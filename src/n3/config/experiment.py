@@ -381,6 +381,10 @@ class Experiment:
             raise ValueError("`arms` with rescaled needs a size input: set `size_input`, or method auxiliary.")
         if "shrinking" in self.run.arms and self.network.method != "information":
             raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
+        if self.network.method == "information" and self.network.layerwise:
+            raise ValueError(
+                "`layerwise` does not go with `method` information, whose layers have each a size."
+            )
         if self.network.method == "information" and self.network.depth_gates:
             if self.information.budget is not None:
                 raise ValueError("`budget` does not go with `depth_gates`: it counts every layer as open.")
@@ -433,7 +437,9 @@ class Experiment:
         """
         preset = PRESETS[self.network.method]
         task, network, training = (_filled(getattr(self, part), **preset[part]) for part in preset)
-        units = float(min(network.capacity))
+        units, asked = float(min(network.capacity)), self.training.target_size
+        if asked is not None and asked > units:
+            raise ValueError(f"`target_size` must lie in [0, {units:g}], the units of a layer; got {asked}.")
         training = _filled(training, target_size=units, schedule="constant")
         training = dataclasses.replace(training, target_size=min(training.target_size, units))
         return dataclasses.replace(self, task=task.named(), network=network, training=training)

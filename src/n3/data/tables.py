@@ -104,7 +104,12 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
             raise ValueError(f"`target` must name a column of {path}, {', '.join(cells)}; got {name!r}.{hint}")
     inputs = {}
     for name in (name for name in cells if name not in target):
-        inputs |= _encoded(path, name, _values(path, name, cells[name], lines))
+        encoded = _encoded(path, name, _values(path, name, cells[name], lines))
+        for doubled in inputs.keys() & encoded.keys():
+            raise DataError(
+                f"{path}: the categories of column `{name}` make a column {doubled!r}, which is there."
+            )
+        inputs |= encoded
     if not inputs:
         raise DataError(f"{path} must hold a column beside `target` to learn from.")
     return _Columns(inputs, {name: _values(path, name, cells[name], lines) for name in target})

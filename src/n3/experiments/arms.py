@@ -127,14 +127,9 @@ def _monitor_of(experiment: Experiment, data: Dataset, custom: SamplesLast | Non
     names, samples = experiment.run.monitor, len(data.train_inputs)
     if "gap" in names and samples <= 3:
         raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")
-    is_classes = data.kind == "classification"
-    monitor = LayerMonitor(names=names, is_classes=is_classes, psi=_psi_of(experiment), custom=custom)
-    return monitor if names else None
-
-
-def _psi_of(experiment: Experiment) -> float:
-    psi = experiment.information.psi
-    return gaussian.PSI[psi] if isinstance(psi, str) else float(psi)
+    psi = float(gaussian.PSI.get(experiment.information.psi, experiment.information.psi))
+    settings = {"is_classes": data.kind == "classification", "psi": psi}
+    return LayerMonitor(names=names, custom=custom, **settings) if names else None
 
 
 def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHypers:
@@ -216,7 +211,8 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     The best price has the least median loss over the seeds. As good is a median within one standard error of
     it: of the logarithm of the loss at the best price, over the seeds, where all losses are positive; of the
     loss itself where one is not; and 0 with a single seed. By rule `best` the standard error counts as 0.
-    Losses that are NaN or infinite (diverged runs) are left out.
+    Losses that are NaN or infinite (diverged runs) are left out, and so are prices at which more runs diverged
+    than need be.
 
     Args:
         losses: Validation losses; prices rise along the first axis.
@@ -237,7 +233,8 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
         raise ValueError("`price`: every run of the path diverged; lower `learning_rate` or the prices.")
     is_logarithmic = bool(np.all(known > 0))
     finite = [row[np.isfinite(row)].astype(float) for row in losses]
-    medians = [float(np.median(row)) if row.size else np.inf for row in finite]
+    most = max(len(row) for row in finite)
+    medians = [float(np.median(row)) if len(row) == most else np.inf for row in finite]
     scores = np.log(medians) if is_logarithmic else np.array(medians)
     best = int(np.flatnonzero(scores == scores.min())[-1])
     own = np.log(finite[best]) if is_logarithmic else finite[best]

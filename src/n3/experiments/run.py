@@ -31,8 +31,6 @@ from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
 """Seeds whose networks are evaluated on a grid for the figures."""
-SECONDS = ("wall", "compile", "cpu")
-"""What a run takes, as the manifest names it."""
 
 
 def run(
@@ -88,7 +86,10 @@ def run(
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
     _warn_of_blindness(trained.swept)
-    facts = {"device": found.attrs["device"], "seconds": {n: found.attrs[f"{n}_seconds"] for n in SECONDS}}
+    facts = {
+        "device": found.attrs["device"],
+        "seconds": {n: found.attrs[f"{n}_seconds"] for n in ("wall", "compile", "cpu")},
+    }
     directory.seal(facts)
     if has_figures:
         directory.write_figures(figures(record))

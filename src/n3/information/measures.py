@@ -157,7 +157,9 @@ def information_terms(
     for active, own, past, gate in zip(net.activations(inputs), masks, fixed, net.gates(), strict=True):
         seen = active if features else jax.lax.stop_gradient(active)
         channel = masked_channel(seen, targets, own, is_classes=is_classes)
-        gain = gaussian.importance(gaussian.gaussian_information(channel), entropy, psi=weights.psi)
+        known = gaussian.gaussian_information(channel)
+        known = jnp.minimum(known, entropy) if is_classes else known  # no more than there is to know
+        gain = gaussian.importance(known, entropy, psi=weights.psi)
         known = gain if custom is None else jnp.sum(custom(seen, targets) * own)
         total = gaussian.total_correlation(channel)
         moved = gaussian.structural_divergence(own, past)

@@ -120,7 +120,7 @@ class DriveHypers(eqx.Module):
             "prior": prior,
             "rate": settings.size_rate,
             "importance": settings.importance,
-            "psi": gaussian.PSI[settings.psi] if isinstance(settings.psi, str) else float(settings.psi),
+            "psi": float(gaussian.PSI.get(settings.psi, settings.psi)),
             "redundancy": settings.redundancy,
             "structure": settings.structure,
         }
@@ -229,14 +229,15 @@ class InformationDrive:
         orders, worths = zip(*seen, strict=True)
         net, moments = reorder((net, moments), orders, depth.number_open(gates) - 1)
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
-        start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / self.until, 0.0, 1.0)
+        start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / max(self.until, 1), 0.0, 1.0)
         parameters = net.unit_parameters(sizes, hypers.inputs)
         prices = (hypers.price + hypers.parameter_price * parameters) * jnp.exp(log_price + start)
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
         if deep is not None:
-            numbers = hypers.price, hypers.parameter_price, hypers.inputs
+            factor = jnp.exp(log_price + start)
+            numbers = hypers.price * factor, hypers.parameter_price * factor, hypers.inputs
             values = depth.values(worths, best, *numbers, samples.targets.shape[0])
             is_due = is_live & (count >= self.birth_until)
             deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
@@ -310,10 +311,10 @@ class InformationDrive:
             return updates
         return eqx.tree_at(_depth, updates, -depth.RATE * hypers.rate * gradient.depth_weight)
 
-    def settled(self, net: Sized, state: DriveState) -> Sized:
-        """The model with each size that has come within `SETTLED` of the units it is drawn to at just these."""
+    def settled(self, net: Sized, state: DriveState, count: Int[Array, ""]) -> Sized:
+        """The model with each size that looks have left within `SETTLED` of its aim at just its aim."""
         weight = _weight(net)
-        is_there = jnp.abs(weight - state.best) < SETTLED
+        is_there = (count >= self.until) & (jnp.abs(weight - state.best) < SETTLED)
         return eqx.tree_at(_weight, net, jnp.where(is_there, state.best, weight))
 
     def sight(self, sizes: np.ndarray, best: np.ndarray, rate: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -106,8 +106,8 @@ def penalties(
     """The weighted penalties on size, on depth and on the weights.
 
     The weights' description counts in the unit of the task's loss. A cross-entropy is in nats already. The nats
-    of a squared error `E` are `ln(E) / 2`, the noise being unknown, with the gradient `1 / 2E`: there the
-    description is multiplied by `2E`, and presses the less the better the fit.
+    of a squared error `E`, the mean over `q` outputs, are `q ln(E) / 2`, the noise being unknown, with the
+    gradient `q / 2E`: there the description is multiplied by `2E / q`, and presses the less the better the fit.
 
     Args:
         net: The network.
@@ -126,7 +126,8 @@ def penalties(
     depth = zero if net.depth_weight is None else weights.depth * (net.depth_weight - target_depth) ** 2
     if weights.prior is None:
         return size, depth, zero
-    unit = 2.0 * jax.lax.stop_gradient(task) if loss == "squared-error" else 1.0
+    outputs = net.readout.bias.shape[0]
+    unit = 2.0 * jax.lax.stop_gradient(task) / outputs if loss == "squared-error" else 1.0
     return size, depth, weights.prior * unit * description(net)
 
 
@@ -196,10 +197,12 @@ def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile:
     width = -(-total // tiles)
 
     def cut(leaf: Array):
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)])
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)], mode="edge")
         return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
 
+    shares = jnp.pad(samples.shares, [(0, tiles * width - total)])  # what fills a tile counts nothing
     pieces = jax.tree.map(cut, samples)
+    pieces = eqx.tree_at(lambda s: s.shares, pieces, shares.reshape(tiles, width))
     zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
 
     def add(running: PyTree, piece: Samples):

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+PRESENT = 1e-6
+"""Participation from which a unit is there for a compact network: below, its part is less than rounding."""
+
 
 def participation(size: Float[Array, ""], capacity: int, mask: str = "sine") -> Float[Array, " capacity"]:
     r"""Participation of each unit of a layer: `m_j = ramp(size - j)` for `j = 0 ... capacity - 1`.

@@ -84,11 +84,6 @@ class Choice(eqx.Module):
         return Choice(logits, temperature, self.names)
 
 
-def undecided(names: tuple[str, ...], depth: int) -> Choice:
-    """A choice among some activations for each of `depth` layers, all shares equal, at temperature 1."""
-    return Choice(jnp.zeros((depth, len(names))), jnp.ones(()), names)
-
-
 class Dense(eqx.Module):
     """Weights of one layer: `W [h, s] + b`, the column of the size input `s` kept apart."""
 
@@ -170,7 +165,8 @@ class GrowingMLP(AbstractSized):
         self.layers = tuple(hidden)
         self.controller, self.activation = controller, activation
         self.depth_weight = initial_depth
-        self.choice = undecided(names, len(capacity)) if names else None
+        alike = jnp.zeros((len(capacity), len(names)))
+        self.choice = Choice(alike, jnp.ones(()), names) if names else None
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         """Outputs of one sample."""

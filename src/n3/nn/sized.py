@@ -67,10 +67,8 @@ class AbstractSized(eqx.Module):
 
 def reorder(tree: PyTree, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> PyTree:
     """A tree with the units of every sized model in it, or of a model's moments, in another order."""
-
-    def is_sized(node: PyTree) -> bool:
-        return isinstance(node, AbstractSized)
-
     return jax.tree.map(
-        lambda node: node.reordered(orders, last) if is_sized(node) else node, tree, is_leaf=is_sized
+        lambda node: node.reordered(orders, last) if isinstance(node, AbstractSized) else node,
+        tree,
+        is_leaf=lambda node: isinstance(node, AbstractSized),
     )

@@ -47,6 +47,8 @@ class Trained:
                 results["confusion"].transpose("cell", "arm", "seed", "true_class", "predicted_class").values
             )
             values["accuracy"] = np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1))
+        is_lost = np.isnan(values["test_loss"])
+        values = {name: np.where(is_lost, np.nan, own) for name, own in values.items()}
         return cls(part=part, values=values, seeds=tuple(results["seed"].values.tolist()))
 
 

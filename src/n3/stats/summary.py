@@ -240,9 +240,10 @@ def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]
         Low, median and high of `size` (effective units, summed over layers), `test_loss` and
         `validation_loss`, over the runs that did not diverge; NaN at a price at which all did.
     """
-    sizes = results["path_size"].values.sum(axis=-1)
-    losses = {name: results[f"path_{name}"].values for name in ("test_loss", "validation_loss")}
-    return {name: _quartiles(values) for name, values in {"size": sizes, **losses}.items()}
+    found = results.assign(path_size=results["path_size"].sum("layer", skipna=False))
+    names = ("size", "test_loss", "validation_loss")
+    quartiles = {name: bands(found, f"path_{name}") for name in names}
+    return {n: np.stack([own[q].values for q in ("low", "median", "high")]) for n, own in quartiles.items()}
 
 
 def summarise_path(results: Any) -> dict[str, Any]:
@@ -288,9 +289,3 @@ def _number_of_runs(results: Any) -> int:
     """Runs that the results took: arms times seeds, with the growing arm once for each price of a path."""
     sizes = results.sizes
     return sizes["seed"] * (sizes["arm"] + sizes.get("price", 1) - 1)
-
-
-def _quartiles(values):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the answer there
-        return np.nanquantile(values, [0.25, 0.5, 0.75], axis=1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.nn.masks import PRESENT
 from n3.nn.mlp import ACTIVATIONS, Dense, GrowingMLP
 from n3.surgery.edit import check_single, check_state
 from n3.tracing.grow import Grown, compact_model
@@ -112,21 +113,17 @@ class _Part:
     keeps_input: bool = False
 
 
-def _activation(net: GrowingMLP, layer: int) -> str:
-    """Name of a layer's activation, decided here alone."""
-    return net.activation if net.choice is None else net.choice.chosen()[layer]
-
-
 def _plan(net: GrowingMLP) -> list[_Part]:
     """The parts of the plain network, the readout last."""
     parts, columns = [], np.arange(net.layers[0].weight.shape[1])
     factors = np.ones(columns.size)
+    names = (net.activation,) * len(net.layers) if net.choice is None else net.choice.chosen()
     sizes, gates = (np.asarray(each, np.float64) for each in (net.controller.sizes(), net.gates()))
     for layer, (own, gate) in enumerate(zip(net.participation(), gates, strict=True)):
         mask = np.asarray(own, np.float64)
-        rows = np.flatnonzero(mask)
+        rows = np.flatnonzero(mask >= PRESENT)
         if gate == 1 or (gate > 0 and rows.size):
-            settings = {"activation": _activation(net, layer), "keeps_input": bool(gate < 1)}
+            settings = {"activation": names[layer], "keeps_input": bool(gate < 1)}
             what = {"rows": rows, "columns": columns, "factors": factors, "size": sizes[layer]}
             parts.append(_Part(dense=layer, **what, **settings))
         kept, shares = (columns, (1.0 - gate) * factors) if gate < 1 else (columns[:0], factors[:0])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.nn.masks import PRESENT
 from n3.tracing.axes import Layout
 
 
@@ -89,7 +90,7 @@ def cut(model: PyTree, structure: Structure, participation: Participation) -> Py
     """
     kept = {}
     for group, mask in enumerate(participation):
-        is_in = np.asarray(mask) > 0.0
+        is_in = np.asarray(mask) >= PRESENT
         kept[group] = is_in if is_in.any() else np.arange(is_in.size) == 0
 
     def shortened(leaf: Leaf, array: Array) -> Array:

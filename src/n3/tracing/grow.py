@@ -275,7 +275,7 @@ def grow(
     controller = make_controller(
         method,
         found.capacity,
-        is_layerwise=False,
+        is_layerwise=method != "information" and len(found.capacity) > 1,
         initial_size=capacity if initial_size is None else jnp.minimum(initial_size, capacity),
         mask=mask,
         key=controller_key,

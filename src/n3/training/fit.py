@@ -1,7 +1,7 @@
 """Fit: training of a grown model, or any Equinox model, on arrays or on batches from anywhere."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -217,20 +217,19 @@ def fit(
     for name, value in {"steps": steps, "batch": batch}.items():
         if value < 1:
             raise ValueError(f"`{name}` must be positive; got {value}.")
+    is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
+    _check_settings(model, validation_data, information, target_size, is_informed=is_informed)
     order_key, dropout_key = jr.split(key)
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
-    is_informed = isinstance(model, Grown) and isinstance(model.controller, Information)
     inputs, targets = source.pool(POOL if is_informed else 1)
     goal = output_loss_of(model.model if isinstance(model, Grown) else model, inputs, targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     drive, pool, hypers = None, None, None
     if is_informed:
-        settings, samples = information or InformationConfig(), source.samples
-        if settings.path:
-            raise ValueError(f"`price` must be one price in `fit`; got {settings.price!r}.")
+        settings = information or InformationConfig()
         drive = InformationDrive.of(settings, steps=steps, is_classes=goal.is_classes, custom=None)
         pool, outputs = Pool(inputs, goal.columns(targets)), max(goal.outputs - goal.is_classes, 1)
-        prices = prices_of(settings, inputs, samples=samples, outputs=outputs)
+        prices = prices_of(settings, inputs, samples=source.samples, outputs=outputs)
         hypers = jax.tree.map(lambda leaf: leaf[0], DriveHypers.of(settings, [prices], prior=0.0))
     plan = Plan(
         goal=goal,
@@ -252,11 +251,22 @@ def fit(
                 state, losses = _advance(plan, state, chunk, hypers, dropout_key)
                 recorder.add(done, np.asarray(losses))
                 done += len(losses)
-            if drive and done == steps:
-                state = eqx.tree_at(lambda s: s.model, state, drive.settled(state.model, state.drive))
             recorder.record(done, state.model, is_last=done == steps)
             report(done)
     return state.model, recorder.history(model.layers if isinstance(model, Grown) else ())
+
+
+def _check_settings(model, validation_data, information, target_size, *, is_informed: bool) -> None:
+    """Refuse what cannot be read again, and settings that would do nothing."""
+    if isinstance(validation_data, Iterator):
+        text = "is an iterator and can be read only once; pass arrays or a DataLoader"
+        raise ValueError(f"`validation_data` {text}.")
+    if information is not None and not is_informed:
+        raise ValueError("`information` goes with models grown by method information alone: leave it out.")
+    if information is not None and information.path:
+        raise ValueError(f"`price` must be one price in `fit`; got {information.price!r}.")
+    if target_size is not None and (is_informed or not isinstance(model, Grown)):
+        raise ValueError("`target_size` goes with models grown by another method: leave it out.")
 
 
 class Recorder:
@@ -358,7 +368,9 @@ def _step(plan, state, inputs, targets, hypers, key):
         rule = optimiser("adam", plan.learning_rate)
         updates, moments = rule.update(gradient, state.moments, state.model)
     updates = plan.drive.paced(updates, gradient, hypers) if plan.drive else updates
-    return FitState(eqx.apply_updates(state.model, updates), moments, state.drive, state.count + 1), loss
+    model = eqx.apply_updates(state.model, updates)
+    model = plan.drive.settled(model, state.drive, state.count) if plan.drive else model
+    return FitState(model, moments, state.drive, state.count + 1), loss
 
 
 @eqx.filter_jit

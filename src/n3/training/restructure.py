@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Int, Key, PRNGKeyArray
 
 from n3.config.experiment import StructureConfig
 from n3.information.measures import Importance
@@ -21,7 +21,7 @@ from n3.surgery.expand import expand
 from n3.surgery.prune import prune
 from n3.training import decisions
 from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, look_steps, most_programs
-from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, held_out_losses
+from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
 
 
@@ -112,10 +112,8 @@ def with_capacity(
     if is_changed:
         drive = eqx.tree_at(lambda of: of.log_price, recipe.drive.start(net), state.drive.log_price)
     else:
-        masks = tuple(
-            _resized_mask(mask, count) for mask, count in zip(state.drive.masks, capacity, strict=True)
-        )
-        old = state.drive
+        old, pairs = state.drive, zip(state.drive.masks, capacity, strict=True)
+        masks = tuple(jnp.pad(mask, (0, count))[:count] for mask, count in pairs)
         drive = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
     return replace(made, drive=drive)
 
@@ -129,22 +127,6 @@ def shaped_as(state: TrainState, like: TrainState) -> TrainState:
     """A run whose sizes are no numbers, in the shapes of another."""
     is_wider = max(state.net.controller.capacity) > max(like.net.controller.capacity)
     return narrowed(state, like) if is_wider else widened(state, like)
-
-
-def unstacked(states: TrainState, runs: int) -> list[TrainState]:
-    """The states of all runs, one by one."""
-    host = jax.device_get(states)
-    return [jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), host) for row in range(runs)]
-
-
-def stacked(states: Sequence[TrainState]) -> TrainState:
-    """The states of runs of one capacity, with a first axis of runs."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-
-def _resized_mask(mask: Array, count: int) -> Array:
-    """The mask of the first units, zero for those that it has not."""
-    return jnp.asarray(np.pad(np.asarray(mask)[:count], (0, max(0, count - mask.size))))
 
 
 STREAM = 1_000_003
@@ -201,7 +183,7 @@ def train_in_stages(
         filled = np.pad(own, (0, 1 + max(map(len, each)) - len(own)), constant_values=look)  # one shape
         options = {"devices": devices, "progress": progress, "start": start, "is_tiered": False}
         swept = sweep(recipe, hypers, problem, keys=keys, stops=filled, **options)
-        parts.append(replace(swept, records=_first(swept.records, len(own))))
+        parts.append(_shortened(swept, len(own)))
         programs.add(recipe)
         capacity.append(recipe.capacity)
         if place == len(looks):
@@ -253,7 +235,8 @@ class _Look:
     def carried_out(self, runs: Sequence[_Run], states: TrainState) -> tuple[list[_Run], Recipe, TrainState]:
         """The runs after their decisions, and the program and the states with which they go on."""
         losses = np.asarray(held_out_losses(states.net, self.rules.held, self.recipe.loss)).tolist()
-        before = unstacked(states, len(runs))
+        host = jax.device_get(states)
+        before = [jax.tree.map(lambda leaf, n=row: jnp.asarray(leaf[n]), host) for row in range(len(runs))]
         made = [self._decided(row, *of) for row, of in enumerate(zip(runs, before, losses, strict=True))]
         runs, after = [run for run, _ in made], [state for _, state in made]
         is_changed = [own is not old for own, old in zip(after, before, strict=True)]
@@ -267,7 +250,7 @@ class _Look:
         }
         like = next(iter(sound.values()))
         every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return runs, replace(self.recipe, capacity=capacity), stacked(every)
+        return runs, replace(self.recipe, capacity=capacity), jax.tree.map(lambda *of: jnp.stack(of), *every)
 
     def _decided(self, row: int, run: _Run, state: TrainState, loss: float) -> tuple[_Run, TrainState]:
         """What a run does, and its state afterwards: the same object where nothing changes."""
@@ -330,6 +313,6 @@ class _Look:
         return float(np.max(self.recipe.drive.sight(sizes, best, rate, self.step, after)))
 
 
-def _first(records: StepRecord, count: int) -> StepRecord:
+def _shortened(swept: Swept, count: int) -> Swept:
     """The first records of every run."""
-    return jax.tree.map(lambda leaf: leaf[:, :count], records)
+    return replace(swept, records=jax.tree.map(lambda leaf: leaf[:, :count], swept.records))

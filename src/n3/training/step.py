@@ -183,6 +183,7 @@ def step(
         factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
         updates = jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
+    net = recipe.drive.settled(net, state.drive, count) if recipe.drive else net
     if hypers.annealing is not None:
         net = annealed(net, state.net, hypers.annealing.temperature(count + 1, hypers.horizon))
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)

@@ -1,11 +1,9 @@
-"""Configuration: the JSON round trip, what the presets fill in, and every refusal."""
+"""Experiment: the JSON round trip, what the presets fill in, and every refusal."""
 
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
+from copy import copy
 
 import pytest
 
@@ -21,7 +19,6 @@ from n3.config.experiment import (
     TaskConfig,
     TrainingConfig,
 )
-from n3.config.validation import suggestion
 
 UNUSUAL = Experiment(
     task=TaskConfig(
@@ -108,6 +105,8 @@ STAGED = Experiment(
 
 
 PATHS_REFUSED = ["cheap", "0.1", "0.1:1", "0.1:1:3:4", "0:1:3", "1:1:3", "1:0.1:3", "0.1:inf:3", "nan:1:3"]
+
+
 PATHS_REFUSED += ["0.1:1:1", "0.1:1:2.5", "-1:1:3", "::", ""]
 
 
@@ -182,12 +181,6 @@ def test_json_holds_every_field_and_ends_with_a_line():
     for part in dataclasses.fields(Experiment):
         names = {entry.name for entry in dataclasses.fields(getattr(Experiment(), part.name))}
         assert set(json.loads(text)[part.name]) == names
-
-
-def run_without_checks(code):
-    """The exit status of a program that imports the package as a user does: lazily, and without type checks."""
-    lazy = {name: value for name, value in os.environ.items() if name != "EAGER_IMPORT"}
-    return subprocess.run([sys.executable, "-c", code], env=lazy, timeout=60).returncode
 
 
 def test_json_may_leave_fields_out():
@@ -422,106 +415,14 @@ def test_a_batch_beyond_the_samples_is_refused():
         of_method("auxiliary", training=TrainingConfig(batch=33)).resolved()
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "size_cost", "target_size", "initial_size"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be .*finite; got"):
-        TrainingConfig(**{name: value})
-
-
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_json_constants_are_refused(constant):
-    text = f'{{"training": {{"size_cost": {constant}}}}}'
-    with pytest.raises(ValueError, match=f"configuration: {constant} is not a number"):
-        Experiment.from_json(text)
-
-
-def test_a_number_too_large_for_json_is_refused():
-    with pytest.raises(ValueError, match="`learning_rate` must be positive and finite; got inf"):
-        Experiment.from_json('{"training": {"learning_rate": 1e999}}')
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ('{"netwrok": {}}', r"unknown field `netwrok`\. Did you mean 'network'\?"),
-        (
-            '{"training": {"learning_rte": 1.0}}',
-            r"unknown field `training\.learning_rte`\. Did you mean 'learning_rate'\?",
-        ),
-        ('{"run": {"zzz": 1}}', r"unknown field `run\.zzz`\.$"),
-        ("[]", r"`Experiment` must be an object; got \[\]\."),
-        ('{"task": {"data": "a.csv", "target": "y"}}', r"`task\.target` must be tuple\[str, .* got 'y'\."),
-        ('{"task": {"data": "a.npz", "kind": "rank"}}', r"`task\.kind` must be .*'regression'.*; got 'rank'\."),
-        ('{"task": 3}', r"`task` must be an object; got 3\."),
-        ('{"training": {"steps": "ten"}}', r"`training\.steps` must be int \| None; got 'ten'\."),
-        ('{"training": {"steps": 1.5}}', r"`training\.steps` must be int \| None; got 1\.5\."),
-        ('{"training": {"steps": true}}', r"`training\.steps` must be int \| None; got True\."),
-        ('{"information": {"psi": "detectoin"}}', r"`information\.psi` must be .*; got 'detectoin'\."),
-        ('{"training": {"batch": "half"}}', r"`training\.batch` must be .*; got 'half'\."),
-        ('{"training": {"optimiser": "adagrad"}}', r"`training\.optimiser` must be .*; got 'adagrad'\."),
-        ('{"network": {"layerwise": 1}}', r"`network\.layerwise` must be bool; got 1\."),
-        ('{"network": {"method": "magic"}}', r"`network\.method` must be .*'auxiliary'.*; got 'magic'\."),
-        ('{"network": {"capacity": 10}}', r"`network\.capacity` must be tuple\[int, \.\.\.\] \| None; got 10"),
-        ('{"network": {"capacity": [2.5]}}', r"`network\.capacity` must be .*; got \(2\.5,\)\."),
-        ('{"run": {"arms": ["big"]}}', r"`run\.arms` must be .*; got \('big',\)\."),
-        ('{"run": {"seeds": null}}', r"`run\.seeds` must be tuple\[int, \.\.\.\]; got None\."),
-        ('{"run": {"out": 1}}', r"`run\.out` must be str; got 1\."),
-        ('{"training": {"steps": 0}}', r"configuration: `steps` must be positive"),
-        ("not JSON", "configuration: Expecting value"),
-    ],
-)
-def test_refused_json(text, message):
-    with pytest.raises(ValueError, match=message):
-        Experiment.from_json(text)
-
-
-def test_every_item_of_a_json_list_is_checked():
-    text = json.dumps({"run": {"seeds": [*range(40), 40.5]}})
-    for _ in range(20):
-        with pytest.raises(ValueError, match=r"`run\.seeds` must be tuple\[int, \.\.\.\]"):
-            Experiment.from_json(text)
-
-
-@pytest.mark.parametrize("part, name", [("run", "seeds"), ("network", "capacity")])
-def test_truth_values_in_a_json_list_are_no_numbers(part, name):
-    with pytest.raises(ValueError, match=rf"`{part}\.{name}` must be"):
-        Experiment.from_json(json.dumps({part: {name: [True]}}))
-
-
-def test_source_is_named_in_errors():
-    with pytest.raises(ValueError, match=r"^here: unknown field `x`"):
-        Experiment.from_json('{"x": 1}', source="here")
-
-
-def test_suggestion():
-    assert suggestion("bessle", ("bessel", "moons")) == " Did you mean 'bessel'?"
-    assert suggestion("bessle", ("moons", "wine")) == ""
-
-
 def test_configurations_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TaskConfig().task = "moons"
 
 
-def test_importing_the_configuration_leaves_jax_alone():
-    code = "import sys, n3; n3.config.Experiment().resolved(); sys.exit('jax' in sys.modules)"
-    assert run_without_checks(code) == 0
-
-
-def test_json_may_write_a_whole_number_for_a_real_one():
-    text = '{"training": {"target_size": 3}}'
-    code = (
-        f"from n3.config.experiment import *; assert Experiment.from_json({text!r}).training.target_size == 3.0"
-    )
-    assert run_without_checks(code) == 0
-
-
 def test_one_target_is_a_tuple_too():
-    code = (
-        "from n3.config.experiment import *\n"
-        "try: TaskConfig(data='a.csv', target='price')\n"
-        "except ValueError as error: assert 'must be a tuple of names' in str(error)\n"
-        "else: raise SystemExit(3)"
-    )
-    assert run_without_checks(code) == 0
+    """A text in place of a tuple, which the types would refuse here and nothing refuses in a user's process."""
+    task = copy(TaskConfig(data="a.csv", target=("price",)))
+    object.__setattr__(task, "target", "price")
+    with pytest.raises(ValueError, match="`target` must be a tuple of names"):
+        task.__post_init__()

@@ -7,16 +7,31 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.config.experiment import TaskConfig
+from n3.config.experiment import (
+    TaskConfig,
+)
+from n3.data import dataset
 from n3.data.dataset import DATASETS, build_dataset, describe_task, draw_rows, load_dataset, load_task, split
 from n3.data.sources import SYNTHETIC_TASKS, RawSamples, Table, draw_sine_classes, mnist1d_tables, range_scaler
 
 CURVES = [name for name, recipe in SYNTHETIC_TASKS.items() if recipe.targets == ("y",)]
+
+
 BUNDLED = [name for name in DATASETS if name not in SYNTHETIC_TASKS and name != "mnist1d"]
+
+
 IN_RANGE = ["bessel", "narrow-bessel", "gaussian-mixture", "gaussian-mixture-low", "gaussian-mixture-high"]
+
+
 STANDARD = ["moons", "mnist1d", *BUNDLED]
+
+
 SPIRALS = [name for name in DATASETS if name.startswith("spirals")]
+
+
 ARRAYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
+
+
 DEFAULT_SIZES = {
     **dict.fromkeys([*CURVES, "sine-classes"], (1024, 256)),
     **dict.fromkeys([name for name in DATASETS if name.startswith("spirals")], (2048, 512)),
@@ -136,6 +151,8 @@ def test_standardised_by_the_training_split(name):
 
 
 NOISE = {"line": 0.1, "sine": 0.1, "noise": 1.0}
+
+
 FREE_OF_NOISE = [name for name in CURVES if not name.startswith("gaussian") and name not in NOISE]
 
 
@@ -328,3 +345,28 @@ def test_missing_extra_says_how_to_install_it(name, monkeypatch):
 def test_drawn_sets_need_no_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert {load(name).name for name in SYNTHETIC_TASKS} == set(SYNTHETIC_TASKS)
+
+
+@pytest.mark.parametrize("samples, out", [(5, 1), (24, 4), (25, 5)])
+def test_a_fifth_of_the_training_samples_is_held_out(samples, out):
+    whole = load_dataset("sine", train_samples=samples, test_samples=7, seed=2)
+    kept, held = dataset.held_out(whole, seed=2)
+    assert (len(kept.train_inputs), len(held.test_inputs)) == (samples - out, out)
+    assert np.array_equal(kept.test_inputs, whole.test_inputs)
+    pairs = [np.hstack(part) for part in ((kept.train_inputs, kept.train_targets),)]
+    pairs += [np.hstack((held.test_inputs, held.test_targets))]
+    every = np.hstack((whole.train_inputs, whole.train_targets))
+    assert sorted(map(tuple, np.vstack(pairs))) == sorted(map(tuple, every))
+
+
+def test_which_samples_are_held_out_is_the_seeds_choice():
+    whole = load_dataset("sine", train_samples=50, test_samples=7, seed=2)
+    first, again, other = (dataset.held_out(whole, seed=seed)[1].test_inputs for seed in (4, 4, 5))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_too_few_samples_are_refused():
+    whole = load_dataset("sine", train_samples=4, test_samples=7, seed=2)
+    with pytest.raises(ValueError, match="`samples` must be 5 or more where a fifth is held out; got 4"):
+        dataset.held_out(whole, seed=2)

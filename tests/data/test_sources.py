@@ -1,11 +1,27 @@
-"""Generators: curves, spirals and moons by hand, by table and by their noise."""
+"""Sources: curves, spirals and moons by hand and by table, what packages hold, and scalers there and back."""
+
+import random
+import sys
 
 import numpy as np
 import pytest
 from numpy.random import default_rng
 from scipy.special import jv
 
-from n3.data.sources import SYNTHETIC_TASKS, bessel, draw_curve, draw_moons, draw_spirals, gaussian_mixture
+from n3.data import sources
+from n3.data.sources import (
+    SYNTHETIC_TASKS,
+    Scaler,
+    bessel,
+    draw_curve,
+    draw_moons,
+    draw_spirals,
+    gaussian_mixture,
+    mnist1d_tables,
+    range_scaler,
+    sklearn_table,
+    standard_scaler,
+)
 
 
 def function_of(name):
@@ -89,3 +105,87 @@ def test_moons_lie_on_scikit_learns_arcs():
 def test_curve_without_noise_is_exact():
     x, y = draw_curve(default_rng(0), 10, curve=np.cos, low=2.0, high=3.0)
     assert np.array_equal(y, np.cos(x))
+
+
+def test_a_set_of_scikit_learns_is_as_it_comes():
+    bunch = pytest.importorskip("sklearn.datasets").load_wine()
+    table = sklearn_table("wine")
+    assert np.array_equal(table.samples.inputs, bunch.data)
+    assert np.array_equal(table.samples.targets, bunch.target)
+    assert (table.inputs[0], table.targets) == ("alcohol", ("class_0", "class_1", "class_2"))
+
+
+def test_diabetes_is_a_regression_in_own_units():
+    pytest.importorskip("sklearn.datasets")
+    table = sklearn_table("diabetes")
+    assert table.samples.targets.shape == (442, 1)
+    assert table.targets == ("progression",)
+    assert table.samples.inputs[:, 0].max() > 70  # years, and not scaled ones
+
+
+@pytest.mark.slow
+def test_mnist1d_is_what_its_generator_makes():
+    data = pytest.importorskip("mnist1d.data")
+    made, (train, test) = data.make_dataset(data.get_dataset_args()), mnist1d_tables()
+    assert (train.samples.inputs.shape, test.samples.inputs.shape) == ((4000, 40), (1000, 40))
+    for samples, inputs, labels in (
+        (train.samples, made["x"], made["y"]),
+        (test.samples, made["x_test"], made["y_test"]),
+    ):
+        assert np.array_equal(samples.inputs, inputs)
+        assert np.array_equal(samples.targets, labels)
+        assert set(labels) == set(range(10))
+    assert (len(train.inputs), train.targets) == (40, tuple("0123456789"))
+
+
+def test_mnist1d_is_made_without_moving_the_global_generators(monkeypatch):
+    data = pytest.importorskip("mnist1d.data")
+
+    def reseeds(arguments):
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002, as the package does
+        made = np.random.normal(size=(3, 40))  # noqa: NPY002
+        return {"x": made[:2], "y": np.array([4, 9]), "x_test": made[2:], "y_test": np.array([7])}
+
+    monkeypatch.setattr(data, "make_dataset", reseeds)
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    train, test = sources._mnist1d_samples.__wrapped__()
+    after = random.getstate(), np.random.get_state()  # noqa: NPY002
+    assert (train.inputs.shape, test.inputs.shape) == ((2, 40), (1, 40))
+    assert (train.targets.tolist(), test.targets.tolist()) == ([4, 9], [7])
+    assert before[0] == after[0]
+    assert np.array_equal(before[1][1], after[1][1])
+    assert before[1][2:] == after[1][2:]
+
+
+def test_an_absent_mnist1d_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(sources, "_mnist1d_samples", sources._mnist1d_samples.__wrapped__)
+    monkeypatch.setitem(sys.modules, "mnist1d.data", None)
+    advice = r"install it with `uv sync --extra data` \(or `pip install mnist1d`\)\."
+    with pytest.raises(ModuleNotFoundError, match=f"^`mnist1d` needs mnist1d: {advice}$"):
+        mnist1d_tables()
+
+
+@pytest.mark.parametrize("fit", [range_scaler, standard_scaler])
+def test_scaler_inverts(fit):
+    values = default_rng(0).normal(size=(50, 3)) * [1e-3, 1, 1e3] + [1, 5, 1e4]
+    scaler = fit(values)
+    np.testing.assert_allclose(scaler.inverse(scaler.transform(values)), values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fit", [range_scaler, standard_scaler])
+def test_constant_column_has_scale_one(fit):
+    scaler = fit(np.full((7, 1), 0.1))
+    assert scaler.scale == 1
+    np.testing.assert_allclose(scaler.offset, 0.1)
+
+
+def test_scaler_by_hand():
+    values = np.array([[0.0], [2.0], [10.0]])
+    assert np.array_equal(range_scaler(values).transform(values), [[-1], [-0.6], [1]])
+    np.testing.assert_allclose(standard_scaler(values).scale, np.sqrt(56 / 3))
+
+
+def test_scaler_refuses_a_scale_of_zero():
+    with pytest.raises(ValueError, match="`scale` must be positive and finite"):
+        Scaler(offset=np.zeros(2), scale=np.array([1.0, 0.0]))

@@ -1,4 +1,4 @@
-"""Records: files that appear whole, JSON without NaN, checksums that fit."""
+"""Results: files that appear whole, JSON without NaN, checksums that fit, and networks that come back."""
 
 import hashlib
 import importlib
@@ -7,13 +7,20 @@ import os
 import re
 from dataclasses import replace
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 
+import n3
 from n3.config.experiment import Experiment, RunConfig
+from n3.experiments import results
+from n3.experiments.arms import recipe_of
 from n3.experiments.results import RunDirectory, join, read, unfold
+from n3.experiments.run import load_data
 from n3.stats.summary import versions
+from trials import tiny
 
 
 @pytest.fixture
@@ -116,3 +123,23 @@ def test_joined_parts_are_nan_where_none_has_a_number():
 def test_parts_that_contradict_each_other_are_refused():
     with pytest.raises(xr.MergeError, match="conflicting values"):
         join([made_up((1,)), made_up((1,)) + 1])
+
+
+def test_the_networks_own_capacity_counts(tmp_path):
+    run = n3.run(tiny(tmp_path, arms=("static",)), has_figures=False, quiet=True)
+    recipe = recipe_of(run.experiment, "static", load_data(run.experiment)[0])
+    nets = n3.load(run.directory)["static"]
+    directory = RunDirectory.create(replace(run.experiment, run=replace(run.experiment.run, name="b")))
+    whole = jax.tree.map(lambda *leaves: np.stack(leaves), *nets)
+    results.write_models(directory, "static", replace(recipe, capacity=(9,)), whole)
+    assert json.loads((tmp_path / "b" / "models" / "static.json").read_text())["capacity"] == [4]
+    for own, other in zip(nets, n3.load(tmp_path / "b")["static"], strict=True):
+        assert eqx.tree_equal(own, other)
+
+
+def test_a_damaged_network_is_named(tmp_path):
+    run = n3.run(tiny(tmp_path, arms=("static",)), has_figures=False, quiet=True)
+    file = run.directory / "models" / "static.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"static\.safetensors"):
+        n3.load(run.directory)

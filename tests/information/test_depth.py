@@ -1,178 +1,151 @@
-"""Depth: values by hand, what is in sight, the pull, an order that keeps the function, and whole runs."""
+"""Depth: values by hand, what is in sight, the pull, and looks that keep the function at every depth."""
 
-import dataclasses
-from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig
-from n3.experiments import arms
-from n3.experiments.run import load_data
 from n3.information import depth
 from n3.information.sizing import DriveHypers, InformationDrive
-from n3.nn.losses import LossWeights, Samples, description
-from n3.nn.metrics import active_parameters, active_units, effective_size
-from n3.training.step import Hypers, Problem, Recipe, init, train
+from n3.nn.controllers import Information
+from n3.nn.losses import Samples
+from n3.nn.mlp import GrowingMLP
 
 DRIVE = InformationDrive(is_classes=False, until=300, birth_until=150)
-RECIPE = Recipe(
-    in_size=1, out_size=1, capacity=(6, 6, 6), controller="information", drive=DRIVE, depth_gates=True
-)
-WORTHS = [jnp.array([0.0, 0.5, 0.8]), jnp.array([0.0, 0.9, 1.4]), jnp.array([0.0, 1.0, 2.0])]
+CAPACITY, SAMPLES = (6, 6, 6), 150
+WORTHS = np.float32([[0.0, 0.5, 0.8], [0.0, 0.9, 1.4], [0.0, 1.0, 2.0]])
 
 
-def gates(*values):
-    return jnp.array(values)
+def numbers():
+    settings = dict.fromkeys(DriveHypers.__dataclass_fields__, 0.0)
+    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, "psi": 1.0}
+    return DriveHypers(**{name: jnp.float32(value) for name, value in settings.items()})
 
 
-def hypers(size=3.0, **changes):
-    settings = dict.fromkeys((field.name for field in dataclasses.fields(DriveHypers)), 0.0)
-    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, "psi": 1.0, **changes}
-    drive = DriveHypers(**{name: jnp.asarray(value) for name, value in settings.items()})
-    one, nothing = jnp.asarray(1.0), LossWeights(size=jnp.asarray(0.0), depth=jnp.asarray(0.0))
-    return Hypers(1e-2 * one, nothing, jnp.full(3, size), one, one, 500.0 * one, drive)
-
-
-def problem(curve=lambda x: jnp.sin(4 * x)):
-    x = jr.uniform(jr.key(3), (1, 150), minval=-1.0, maxval=1.0)
-    side = Samples(x, curve(x) + 0.1 * jr.normal(jr.key(4), x.shape), jnp.full(150, 1.0 / 150))
-    return Problem(side, side, jnp.ones(1))
+def network(size, deep):
+    """Three layers with gates; weights by NumPy."""
+    controller = Information(jnp.asarray(np.full(3, size, np.float32)), CAPACITY)
+    made = partial(GrowingMLP, 1, 1, controller=controller, initial_depth=jnp.float32(deep))
+    shapes, draw = eqx.filter_eval_shape(lambda key: made(key=key), jr.key(0)), default_rng(0)
+    net = jax.tree.map(lambda leaf: draw.uniform(-1, 1, leaf.shape).astype(np.float32), shapes)
+    return eqx.tree_at(lambda n: (n.controller, n.depth_weight), net, (controller, jnp.float32(deep)))
 
 
 @eqx.filter_jit
-def started(size=3.0, deep=1.0):
-    """A run before its first step, at a depth."""
-    state = init(RECIPE, hypers(size=size), problem(), key=jr.key(5))
-    return eqx.tree_at(lambda s: s.net.depth_weight, state, jnp.asarray(deep))
+def program(net, samples, count):
+    """A look, and the outputs before and after it."""
+    state = DRIVE.start(net)
+    after, _, state = DRIVE.look(net, (), state, numbers(), samples, count)
+    return after, state, net.batch(samples.inputs), after.batch(samples.inputs)
 
 
-@eqx.filter_jit
-def looked(state, count=0):
-    """Network, moments and state of the drive after a look."""
-    data, numbers = problem(), hypers().drive
-    return DRIVE.look(state.net, state.moments, state.drive, numbers, data.train, jnp.asarray(count))
+def looked(*, size=3.0, deep=1.0, count=0):
+    draw = default_rng(1)
+    x = draw.uniform(-1, 1, (1, SAMPLES))
+    samples = Samples(*(jnp.asarray(np.float32(a)) for a in (x, x + 0.1 * draw.normal(size=x.shape), x[0] * 0)))
+    net = network(size, deep)
+    return net, *jax.tree.map(np.asarray, program(net, samples, jnp.asarray(count)))
 
 
 def test_values_by_hand():
-    sizes, outputs = jnp.array([2.0, 1.0, 2.0]), 3
-    found = depth.values(WORTHS, sizes, jnp.asarray(0.1), jnp.asarray(0.0), outputs)
+    of = jax.jit(partial(depth.values, outputs=3))
+    worths, sizes = tuple(WORTHS), np.float32([2.0, 1.0, 2.0])
+    found = of(worths, sizes, np.float32(0.1), np.float32(0.0))
     np.testing.assert_allclose(found, [0.8 - 0.2, 0.9 - 0.3, 2.0 - 0.5], rtol=1e-6)
     # two inputs: (2 + 1) 2 + 2 3 parameters; then 6 + (2 + 1) 1 + 3; then 9 + (1 + 1) 2 + 2 3
-    found = depth.values(WORTHS, sizes, jnp.asarray(6 * 0.01), jnp.asarray(0.01), outputs)
+    found = of(worths, sizes, np.float32(6 * 0.01), np.float32(0.01))
     np.testing.assert_allclose(found, [0.8 - 0.12, 0.9 - 0.12, 2.0 - 0.19], rtol=1e-6)
 
 
+@jax.jit
+def seen(gates, values, sizes):
+    """Everything that follows from the gates."""
+    return {
+        "open": depth.number_open(gates),
+        "in sight": depth.is_in_sight(gates),
+        "calm": depth.is_calm(gates),
+        "best": depth.best_depth(values, gates),
+        "links": depth.links(sizes, gates),
+    }
+
+
+def of_gates(gates, values=(0.0, 0.0, 0.0)):
+    return jax.tree.map(np.asarray, seen(*map(np.float32, (gates, values, [2.0, 3.0, 4.0]))))
+
+
 @pytest.mark.parametrize(
-    ("values", "opened", "expected"),
+    ("gates", "number", "in_sight", "calm", "links"),
     [
-        ((0.1, 0.2, 9.0), (1.0, 0.0, 0.0), 2.0),  # the third is out of sight
-        ((0.1, 0.2, 9.0), (1.0, 0.3, 0.0), 3.0),
-        ((0.5, 0.2, 0.1), (1.0, 1.0, 1.0), 1.0),
-        ((0.2, 0.2, 0.2), (1.0, 1.0, 1.0), 1.0),  # the least of equals
-        ((0.1, 0.2, 0.9), (1.0, 1e-9, 0.0), 2.0),  # a gate next to shut is shut
+        ((1, 1, 1), 3, (1, 1, 1), (1, 1, 1), (3, 6, 3)),
+        ((1, 0.5, 0), 2, (1, 1, 1), (0, 0, 1), (1.5, 2, 1.5)),
+        ((1, 0, 0), 1, (1, 1, 0), (1, 1, 1), (0, 2, 0)),
+        ((1, 1, 0.25), 3, (1, 1, 1), (1, 0, 0), (3, 3, 3)),
+        ((1, 1e-9, 0), 1, (1, 1, 0), (1, 1, 1), (0, 2, 0)),  # a gate next to shut is shut
     ],
 )
-def test_the_best_depth_in_sight(values, opened, expected):
-    assert float(depth.best_depth(jnp.array(values), gates(*opened))) == expected
+def test_half_open_layers_do_not_reorder_and_links_count_open_ones(gates, number, in_sight, calm, links):
+    found = of_gates(gates)
+    assert found["open"] == number
+    np.testing.assert_array_equal(found["in sight"], np.bool_(in_sight))
+    np.testing.assert_array_equal(found["calm"], np.bool_(calm))
+    np.testing.assert_allclose(found["links"], links, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "gates", "expected"),
+    [
+        ((0.1, 0.2, 9.0), (1, 0, 0), 2),  # the third is out of sight
+        ((0.1, 0.2, 9.0), (1, 0.3, 0), 3),
+        ((0.5, 0.2, 0.1), (1, 1, 1), 1),
+        ((0.2, 0.2, 0.2), (1, 1, 1), 1),  # the least of equals
+        ((0.1, 0.2, 0.9), (1, 1e-9, 0), 2),
+    ],
+)
+def test_the_best_depth_in_sight(values, gates, expected):
+    assert of_gates(gates, values)["best"] == expected
 
 
 def test_the_pull_by_hand_and_its_rate():
-    assert [float(depth.pull(jnp.asarray(d), jnp.asarray(2.0))) for d in (1.0, 2.0, 2.05, 3.0)] == [
-        -1.0,
-        0.0,
-        pytest.approx(0.5, rel=1e-5),
-        1.0,
-    ]
-    state = started(deep=1.5)
-    aim = eqx.tree_at(lambda s: s.depth, state.drive, jnp.asarray(2.0))
-    task = eqx.tree_at(lambda g: g.depth_weight, state.drive.gradient, jnp.asarray(7.0))
-    gradient = DRIVE.added(task, state.net, aim)
-    assert float(gradient.depth_weight) == -1.0  # the task's own is left out
-    moved = DRIVE.paced(gradient, gradient, hypers(rate=0.1).drive).depth_weight
-    np.testing.assert_allclose(moved, 0.1 * depth.RATE, rtol=1e-6)
+    """The task's own gradient is left out."""
 
+    @eqx.filter_jit
+    def of(net, best):
+        state = eqx.tree_at(lambda s: s.depth, DRIVE.start(net), best)
+        task = eqx.tree_at(lambda g: g.depth_weight, state.gradient, jnp.float32(7.0))
+        gradient = DRIVE.added(task, net, state)
+        return gradient.depth_weight, DRIVE.paced(net, gradient, numbers()).depth_weight
 
-def test_links_count_open_layers_alone():
-    sizes = jnp.array([2.0, 3.0, 4.0])
-    assert depth.links(sizes, gates(1.0, 1.0, 1.0)).tolist() == [3.0, 6.0, 3.0]
-    assert depth.links(sizes, gates(1.0, 0.0, 0.0)).tolist() == [0.0, 2.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("opened", "expected"),
-    [
-        ((1.0, 1.0, 1.0), (True, True, True)),
-        ((1.0, 0.5, 0.0), (False, False, True)),
-        ((1.0, 0.0, 0.0), (True, True, True)),
-        ((1.0, 1.0, 0.2), (True, False, False)),
-    ],
-)
-def test_half_open_layers_and_those_before_them_do_not_reorder(opened, expected):
-    assert tuple(depth.is_calm(gates(*opened)).tolist()) == expected
+    for deep, pull in ((1.0, -1.0), (2.0, 0.0), (2.05, 0.5), (3.0, 1.0)):
+        found, moved = of(network(3.0, deep), jnp.float32(2.0))
+        np.testing.assert_allclose(found, pull, rtol=1e-5)
+        np.testing.assert_allclose(moved, -0.1 * depth.RATE * pull, rtol=1e-5)
 
 
 @pytest.mark.parametrize("deep", [1.0, 1.4, 2.0, 2.6, 3.0])
 def test_a_look_keeps_the_function_at_every_depth(deep):
-    state, inputs = started(size=5.0, deep=deep), problem().train.inputs
-    net, _, _ = looked(state)
-    np.testing.assert_allclose(net.batch(inputs), state.net.batch(inputs), rtol=1e-5, atol=1e-6)
-    is_moved = [not np.array_equal(a.bias, b.bias) for a, b in zip(net.layers, state.net.layers, strict=True)]
+    net, after, _, before, same = looked(size=5.0, deep=deep)
+    np.testing.assert_allclose(same, before, rtol=1e-5, atol=1e-6)
+    is_moved = [not np.array_equal(a.bias, b.bias) for a, b in zip(after.layers, net.layers, strict=True)]
     assert any(is_moved)
     assert is_moved[1] == (deep in (1.0, 2.0, 3.0))
 
 
-def test_all_layers_are_open_at_first_and_until_births_are_over():
-    state = eqx.filter_jit(init)(RECIPE, hypers(size=3.0), problem(lambda x: x), key=jr.key(5))
-    assert float(state.net.depth_weight) == 3.0
-    aims = [float(looked(state, count)[2].depth) for count in (0, 125, 150, 275, 300)]
+def test_the_depth_that_is_aimed_at_stays_until_births_are_over_and_after_the_last_look():
+    aims = [float(looked(deep=3.0, count=count)[2].depth) for count in (0, 125, 150, 275, 300)]
     assert aims[:2] == [3.0, 3.0]
     assert aims[2] == aims[3] < 3.0
-    assert aims[4] == 3.0  # nothing is looked at any more
+    assert aims[4] == 3.0
 
 
 def test_the_size_of_a_layer_out_of_sight_rests():
-    assert float(looked(started(size=2.25))[2].best[2]) == 2.25
-    assert float(looked(started(size=2.25, deep=2.0))[2].best[2]) != 2.25
-
-
-def test_shut_layers_count_nothing():
-    net = started(size=3.0).net
-    alone = eqx.tree_at(lambda n: n.layers[1].weight, net, 9.0 + net.layers[1].weight)
-    assert float(description(alone)) == float(description(net)) > 0
-    assert effective_size(net).tolist() == [3.0, 0.0, 0.0]
-    assert active_units(net).tolist() == [3, 0, 0]
-    assert int(active_parameters(net)) == 2 * 3 + 4
-    assert int(active_parameters(started(size=3.0, deep=2.0).net)) == 2 * 3 + 4 * 3 + 4
-
-
-def test_a_line_and_noise_end_at_one_layer():
-    stops = jnp.array([500])
-    run = eqx.filter_jit(lambda data: train(RECIPE, hypers(size=0.5), data, key=jr.key(8), stops=stops))
-    for curve in (jnp.zeros_like, lambda x: x):
-        state, _ = run(problem(curve))
-        np.testing.assert_allclose(state.net.depth_weight, 1.0, atol=1e-3)
-
-
-def experiment(**changes):
-    settings = {
-        "task": TaskConfig(task="wine"),
-        "network": NetworkConfig(method="information", capacity=(4, 4), depth_gates=True),
-        "run": RunConfig(arms=("growing", "static"), seeds=(0,)),
-    }
-    return Experiment(**{**settings, **changes}).resolved()
-
-
-def test_no_target_depth_and_gates_for_the_growing_arm_alone():
-    data = load_data(experiment())
-    assert arms.hypers_of(experiment(), "growing", data=data, active=None).weights.depth.tolist() == [0.0]
-    by_target = experiment(network=replace(experiment().network, method="controller"))
-    assert float(arms.hypers_of(by_target, "growing", data=data, active=None).weights.depth[0]) > 0
-    assert arms.recipe_of(experiment(), "growing", data[0]).depth_gates
-    assert not arms.recipe_of(experiment(), "static", data[0]).depth_gates
+    assert looked(size=2.25)[2].best[2] == 2.25
+    assert looked(size=2.25, deep=2.0)[2].best[2] != 2.25
 
 
 @pytest.mark.parametrize(
@@ -183,5 +156,6 @@ def test_no_target_depth_and_gates_for_the_growing_arm_alone():
     ],
 )
 def test_what_does_not_go_with_gates_is_refused(changes, message):
+    network = NetworkConfig(method="information", capacity=(4, 4), depth_gates=True)
     with pytest.raises(ValueError, match=message):
-        experiment(**changes)
+        Experiment(task=TaskConfig(task="line"), network=network, **changes).resolved()

@@ -1,112 +1,154 @@
 """Growth: the look, its prices and its births on a model whose units are known."""
 
+from functools import cache
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from numpy.random import default_rng
 
 from n3.config.experiment import InformationConfig
 from n3.information.growth import GrowthState, Pool, Prices, growth_of, permute_grown, prices_of
 from n3.tracing.grow import grow
 
-KEYS = jr.split(jr.key(7), 6)
 SETTINGS = InformationConfig(price=0.05)
-INPUTS = jr.normal(KEYS[0], (300, 3))
-TARGETS = (jnp.tanh(INPUTS[:, 0]) + 0.05 * jr.normal(KEYS[1], (300,)))[None]
+INPUTS = default_rng(0).normal(size=(300, 3)).astype(np.float32)
+TARGETS = (np.tanh(INPUTS[:, 0]) + 0.05 * default_rng(1).normal(size=300)).astype(np.float32)[None]
+POOL = Pool(jnp.asarray(INPUTS), jnp.asarray(TARGETS))
 GROWTH = growth_of(SETTINGS, steps=1_000, is_classes=False)
-PRICES = prices_of(SETTINGS, 300, INPUTS)
+FIRST, SIZE = np.float32([1.0, 0.0, 0.0]), 3.5
 
 
-@pytest.fixture(scope="module")
-def grown():
+@cache
+def grown_at_eight():
     """Eight units of which unit 5 alone sees the first input, and says all there is to say."""
-    model = eqx.nn.MLP(3, 1, 8, 1, jnp.tanh, key=KEYS[2])
-    weight = model.layers[0].weight.at[:, 0].set(0.0).at[5].set(jnp.array([1.0, 0.0, 0.0]))
-    model = eqx.tree_at(lambda m: (m.layers[0].weight, m.layers[0].bias), model, (weight, jnp.zeros(8)))
-    return grow(model, example=INPUTS[0], key=KEYS[3])
+    shapes, draw = (
+        eqx.filter_eval_shape(lambda key: eqx.nn.MLP(3, 1, 8, 1, jnp.tanh, key=key), jr.key(0)),
+        default_rng(2),
+    )
+    drawn = jax.tree.map(
+        lambda leaf: (
+            jnp.asarray(draw.uniform(-0.6, 0.6, leaf.shape).astype(np.float32))
+            if isinstance(leaf, jax.ShapeDtypeStruct)
+            else leaf
+        ),
+        shapes,
+    )
+    weight = np.array(drawn.layers[0].weight)
+    weight[:, 0], weight[5] = 0.0, FIRST
+    known = jnp.asarray(weight), jnp.asarray(np.zeros(8, np.float32))
+    model = eqx.tree_at(lambda m: (m.layers[0].weight, m.layers[0].bias), drawn, known)
+    return grow(model, example=POOL.inputs[0], key=jr.key(3))
 
 
-def at_size(grown, size):
-    return eqx.tree_at(lambda g: g.controller.weight, grown, jnp.full(1, size))
+def grown(size=8.0):
+    return eqx.tree_at(lambda g: g.controller.weight, grown_at_eight(), jnp.asarray(np.float32([size])))
 
 
-def look(grown, count=0, prices=PRICES, growth=GROWTH):
-    moments = (eqx.filter(grown, eqx.is_inexact_array),)
-    return growth.look(grown, moments, Pool(INPUTS, TARGETS), prices, jnp.asarray(count))
+def prices(unit=0.05, parameter=0.0):
+    return Prices(*map(jnp.float32, (unit, parameter, 3.0)))
 
 
-def test_a_look_puts_the_best_unit_first_and_is_drawn_to_it_alone(grown):
-    seen, (moments,), state = look(grown)
+@eqx.filter_jit
+def program(own, prices, count):
+    """A look, with the outputs for a sample before and after it."""
+    moments = (eqx.filter(own, eqx.is_inexact_array),)
+    seen, (moments,), state = GROWTH.look(own, moments, POOL, prices, count)
+    return seen, moments, state, own(POOL.inputs[0]), seen(POOL.inputs[0])
+
+
+def look(own, count=0, **changes):
+    found = program(own, prices(**changes), jnp.asarray(count))
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, found)
+
+
+def weights_of(seen):
+    return np.asarray(seen.model.layers[0].weight)
+
+
+def test_a_look_puts_the_best_unit_first_and_is_drawn_to_it_alone():
+    seen, moments, state, before, after = look(grown())
     np.testing.assert_array_equal(state.best, [1.0])
-    np.testing.assert_array_equal(seen.model.layers[0].weight[0], [1.0, 0.0, 0.0])
-    np.testing.assert_array_equal(moments.model.layers[0].weight[0], [1.0, 0.0, 0.0])
-    np.testing.assert_allclose(seen(INPUTS[0]), grown(INPUTS[0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(weights_of(seen)[0], FIRST)
+    np.testing.assert_array_equal(weights_of(moments)[0], FIRST)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
 
 
-def test_units_beyond_the_size_keep_their_places(grown):
-    seen, _, state = look(at_size(grown, 3.0))
-    np.testing.assert_array_equal(seen.model.layers[0].weight[3:], grown.model.layers[0].weight[3:])
+def test_units_beyond_the_size_keep_their_places():
+    own = grown(3.0)
+    seen, _, state, *_ = look(own)
+    np.testing.assert_array_equal(weights_of(seen)[3:], weights_of(own)[3:])
     assert state.best[0] == 6.0  # within sight, and worth the five that come before it
 
 
-def test_a_high_price_leaves_nothing(grown):
-    expensive = Prices(jnp.asarray(9.0), jnp.asarray(0.0), PRICES.inputs)
-    assert look(grown, prices=expensive)[2].best[0] == 0.0
-    by_parameter = Prices(jnp.asarray(0.0), jnp.asarray(9.0), PRICES.inputs)
-    assert look(grown, prices=by_parameter)[2].best[0] == 0.0
+def test_a_high_price_leaves_nothing():
+    assert look(grown(), unit=9.0)[2].best[0] == 0.0
+    assert look(grown(), unit=0.0, parameter=9.0)[2].best[0] == 0.0
+    # a unit has three effective inputs, a bias and one output: 5 parameters
+    gain = 0.5 * np.log(1 / (1 - np.corrcoef(np.tanh(INPUTS[:, 0]), TARGETS[0])[0, 1] ** 2))
+    assert [look(grown(), unit=0.0, parameter=gain * p)[2].best[0] for p in (0.9 / 5, 1.1 / 5)] == [1.0, 0.0]
 
 
-def test_only_the_makers_of_unborn_units_are_taught(grown):
-    gradient = look(at_size(grown, 3.5))[2].gradient
-    hidden, readout = gradient.layers
+def test_only_the_makers_of_unborn_units_are_taught():
+    hidden, readout = look(grown(SIZE))[2].gradient.layers
     assert not np.any(hidden.weight[:3])
     assert np.all(np.abs(hidden.weight[3:]).sum(axis=1) > 0)
     assert not np.any(readout.weight)
     assert not np.any(readout.bias)
 
 
-def test_teaching_fades_and_ends(grown):
+def test_teaching_fades_and_ends():
     early, late, over = (
-        np.abs(look(at_size(grown, 3.5), count)[2].gradient.layers[0].weight).sum() for count in (0, 165, 330)
+        np.abs(look(grown(SIZE), count)[2].gradient.layers[0].weight).sum() for count in (0, 165, 330)
     )
     np.testing.assert_allclose(late, early / 2.0, rtol=1e-4)
     assert over == 0.0
 
 
-def test_a_step_downhill_on_the_gradient_raises_the_information_of_the_unborn(grown):
-    before = at_size(grown, 3.5)
-    gradient = look(before)[2].gradient
-    moved = jax.tree.map(lambda p, g: p - 100.0 * g, eqx.filter(before.model, eqx.is_inexact_array), gradient)
-    after = eqx.tree_at(lambda g: g.model, before, eqx.combine(moved, before.model))
+def test_a_step_downhill_on_the_gradient_raises_the_information_of_the_unborn():
+    before = grown(SIZE)
+    gradient = look(before)[2].gradient.layers[0]
+    layer = before.model.layers[0]
 
-    def worth(own):
-        active = jax.vmap(own.activations)(INPUTS)[0].T
-        return GROWTH.drive.worth_of(active, TARGETS, jnp.asarray(0.0))[1][5]
+    def promise(weight, bias):
+        units = np.tanh(INPUTS @ np.asarray(weight, float).T + np.asarray(bias)).T
+        units = (units - units.mean(1, keepdims=True)) / units.std(1, keepdims=True)
+        target = (TARGETS - TARGETS.mean()) / TARGETS.std()
+        cross, noise = units @ target.T / 300, 1e-3 * np.eye(8)
+        return -0.5 * np.log(1.01 - cross.T @ np.linalg.solve(units @ units.T / 300 + noise, cross)).item()
 
-    assert worth(after) > worth(before) + 0.01
-
-
-def test_pull_and_pace_by_hand(grown):
-    here = at_size(grown, 3.5)
-    zero = jax.tree.map(jnp.zeros_like, eqx.filter(here, eqx.is_inexact_array))
-    for best, pull in ((1.0, 1.0), (3.25, 0.25), (8.0, -1.0)):
-        state = GrowthState(jnp.full(1, best), jax.tree.map(jnp.ones_like, zero.model))
-        added = GROWTH.added(zero, here, state)
-        np.testing.assert_allclose(added.controller.weight, [pull])
-        assert np.all(added.model.layers[0].weight == 1.0)
-        paced = GROWTH.paced(zero, added)
-        np.testing.assert_allclose(paced.controller.weight, [-SETTINGS.size_rate * pull], rtol=1e-6)
+    step = 1e-2
+    here = promise(layer.weight, layer.bias)
+    there = promise(layer.weight - step * gradient.weight, layer.bias - step * gradient.bias)
+    squares = np.sum(gradient.weight**2) + np.sum(gradient.bias**2)
+    np.testing.assert_allclose(SETTINGS.birth * (there - here), step * squares, rtol=0.1)
 
 
-def test_sizes_that_have_arrived_rest_just_there(grown):
-    state = GROWTH.start(grown)
-    state = GrowthState(jnp.full(1, 4.0), state.gradient)
-    assert GROWTH.settled(at_size(grown, 4.0009), state).controller.weight[0] == 4.0
-    np.testing.assert_array_equal(
-        GROWTH.settled(at_size(grown, 4.2), state).controller.weight, jnp.full(1, 4.2)
-    )
+def test_pull_pace_and_rest_by_hand():
+    own = grown(SIZE)
+
+    @eqx.filter_jit
+    def of(own, best):
+        zero = jax.tree.map(jnp.zeros_like, eqx.filter(own, eqx.is_inexact_array))
+        state = GrowthState(best, jax.tree.map(jnp.ones_like, zero.model))
+        added = GROWTH.added(zero, own, state)
+        return added, GROWTH.paced(zero, added).controller.weight, GROWTH.settled(own, state).controller.weight
+
+    for best, pull in ((1.0, 1.0), (3.25, 0.25), (8.0, -1.0), (3.5009, -0.0009)):
+        added, paced, settled = of(own, np.float32([best]))
+        np.testing.assert_allclose(added.controller.weight, [pull], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(added.model.layers[0].weight, np.ones((8, 3)))
+        np.testing.assert_allclose(paced, [-SETTINGS.size_rate * pull], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(settled, [best if abs(pull) < 1e-3 else SIZE], rtol=1e-7)
+
+
+def test_it_starts_without_a_pull():
+    state = eqx.filter_jit(GROWTH.start)(grown(SIZE))
+    np.testing.assert_array_equal(state.best, [SIZE])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.gradient))
 
 
 def test_looks_are_due_at_a_cadence_until_sizes_settle():
@@ -114,21 +156,24 @@ def test_looks_are_due_at_a_cadence_until_sizes_settle():
 
 
 def test_prices_by_hand():
-    prices = prices_of(InformationConfig(price_scale=2.0), 100, INPUTS)
-    np.testing.assert_allclose(prices.parameter, 2.0 * np.log(100) / 400, rtol=1e-6)
-    assert prices.unit == 0.0
-    number = prices_of(InformationConfig(price=0.3, price_scale=0.5), 100, INPUTS)
-    np.testing.assert_allclose([number.unit, number.parameter], [0.15, 0.0], rtol=1e-6)
+    found = prices_of(InformationConfig(price_scale=2.0), 100, POOL.inputs)
+    np.testing.assert_allclose(found.parameter, 2.0 * np.log(100) / 400, rtol=1e-6)
+    assert found.unit == 0.0
+    number = prices_of(InformationConfig(price=0.3, price_scale=0.5), 100, POOL.inputs)
+    np.testing.assert_allclose([float(number.unit), float(number.parameter)], [0.15, 0.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("samples, width", [(50, 4), (4, 50)])
 def test_effective_inputs_are_the_participation_ratio(samples, width):
-    inputs = np.asarray(jr.normal(KEYS[4], (samples, 2, width // 2)))
+    inputs = default_rng(4).normal(size=(samples, 2, width // 2))
     covariance = np.cov(inputs.reshape(samples, -1).T, bias=True)
     expected = np.trace(covariance) ** 2 / np.sum(covariance**2)
-    np.testing.assert_allclose(prices_of(SETTINGS, 100, jnp.asarray(inputs)).inputs, expected, rtol=1e-4)
-    copies = np.repeat(inputs.reshape(samples, -1)[:, :1], 7, axis=1)
-    np.testing.assert_allclose(prices_of(SETTINGS, 100, jnp.asarray(copies)).inputs, 1.0, rtol=1e-5)
+    found = [
+        prices_of(SETTINGS, 100, jnp.asarray(np.float32(own))).inputs
+        for own in (inputs, np.repeat(inputs[:, :1, :1], 7, axis=1))
+    ]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(found[1], 1.0, rtol=1e-5)  # of copies
 
 
 @pytest.mark.parametrize(
@@ -153,10 +198,9 @@ def test_settings_reach_the_drive():
     assert (drive.reorder, drive.is_classes, growth.rate, growth.birth) == (False, True, 0.2, 0.0)
 
 
-def test_everything_that_holds_a_grown_model_is_permuted(grown):
-    order = jnp.array([1, 0, 2, 3, 4, 5, 6, 7])
-    tree = {"moments": [eqx.filter(grown, eqx.is_inexact_array)], "count": jnp.asarray(3)}
-    moved = permute_grown(tree, 0, order)
-    expected = grown.model.layers[0].weight[order]
-    np.testing.assert_array_equal(moved["moments"][0].model.layers[0].weight, expected)
+def test_everything_that_holds_a_grown_model_is_permuted():
+    own, order = grown(), jnp.asarray(np.array([1, 0, 2, 3, 4, 5, 6, 7]))
+    tree = {"moments": [eqx.filter(own, eqx.is_inexact_array)], "count": jnp.asarray(3)}
+    moved = eqx.filter_jit(lambda tree, order: permute_grown(tree, 0, order))(tree, order)
+    np.testing.assert_array_equal(weights_of(moved["moments"][0]), weights_of(own)[np.asarray(order)])
     assert moved["count"] == 3

@@ -4,19 +4,19 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from scipy.special import digamma
 
 from n3.information.nearest_neighbours import kraskov, ross
 
-SEEDS, SAMPLES = 12, 400
+SEEDS, SAMPLES, NEIGHBOURS = 12, 400, 3
 each_kraskov, each_ross = jax.jit(jax.vmap(kraskov)), jax.jit(jax.vmap(ross))
 one_kraskov, one_ross = (jax.jit(estimate, static_argnames="neighbours") for estimate in (kraskov, ross))
 
 
-def loop_kraskov(x, y, neighbours):
+def loop_kraskov(x, y, neighbours=NEIGHBOURS):
     """Kraskov, Stögbauer and Grassberger's first estimator, sample by sample."""
     samples, counted = x.shape[1], []
     for i in range(samples):
@@ -28,7 +28,7 @@ def loop_kraskov(x, y, neighbours):
     return digamma(neighbours) + digamma(samples) - np.mean(counted)
 
 
-def loop_ross(x, labels, neighbours):
+def loop_ross(x, labels, neighbours=NEIGHBOURS):
     """Ross's estimator, sample by sample; samples alone in their class do not exist for it."""
     kept = np.array([(labels == label).sum() > 1 for label in labels])
     x, labels = x[:, kept], labels[kept]
@@ -43,26 +43,41 @@ def loop_ross(x, labels, neighbours):
     return digamma(samples) + np.mean(terms)
 
 
-def pairs(correlation, samples=SAMPLES, seeds=SEEDS):
-    x, noise = jr.normal(jr.key(7), (2, seeds, 1, samples))
-    return x, correlation * x + (1 - correlation**2) ** 0.5 * noise
+def normal(seed, *shape):
+    return default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("dims, dims_y, neighbours", [(1, 1, 1), (2, 1, 3), (3, 3, 5)])
-def test_kraskov_equals_a_loop(dims, dims_y, neighbours):
-    x, noise = jr.normal(jr.key(0), (dims, 40)), jr.normal(jr.key(1), (dims_y, 40))
-    y = noise + x[0][None, :]
-    expected = loop_kraskov(np.asarray(x), np.asarray(y), neighbours)
-    np.testing.assert_allclose(one_kraskov(x, y, neighbours=neighbours), expected, rtol=1e-5, atol=1e-5)
+def pairs(correlation):
+    x, noise = normal(7, 2, SEEDS, 1, SAMPLES)
+    return x, np.float32(correlation) * x + np.float32((1 - correlation**2) ** 0.5) * noise
 
 
-@pytest.mark.parametrize("dims, neighbours", [(1, 1), (2, 3), (3, 5)])
-def test_ross_equals_a_loop(dims, neighbours):
-    labels = jr.randint(jr.key(2), (40,), 0, 3).at[:2].set(jnp.array([7, 9]))  # two that are alone
-    labels = labels.at[2:5].set(11)  # and a class smaller than most numbers of neighbours
-    x = jr.normal(jr.key(3), (dims, 40)) + labels.astype(jnp.float32)[None, :]
-    expected = loop_ross(np.asarray(x), np.asarray(labels), neighbours)
-    np.testing.assert_allclose(one_ross(x, labels, neighbours=neighbours), expected, rtol=1e-5, atol=1e-5)
+def spread(rows):
+    """Rows repeated up to three: copies change no distance, and all dimensions share a program."""
+    return np.resize(rows, (3, rows.shape[1])).astype(float)
+
+
+@pytest.mark.parametrize("neighbours, dims, dims_y", [(1, 1, 1), (4, 2, 1), (4, 3, 3)])
+def test_kraskov_equals_a_loop(neighbours, dims, dims_y):
+    x = default_rng(0).normal(size=(dims, 40))
+    y = default_rng(1).normal(size=(dims_y, 40)) + x[0]
+    with jax.enable_x64(True):
+        found = one_kraskov(spread(x), spread(y), neighbours=neighbours)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, loop_kraskov(x, y, neighbours), rtol=1e-10)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_ross_equals_a_loop(dims):
+    labels = default_rng(2).integers(0, 3, 40).astype(np.int32)
+    labels[:2], labels[2:5] = (7, 9), 11  # two that are alone, and a class of fewer than the neighbours
+    x = default_rng(3).normal(size=(dims, 40)) + labels
+    with jax.enable_x64(True):
+        found = one_ross(spread(x), labels, neighbours=4)
+        alone = float(one_ross(spread(x), np.arange(40, dtype=np.int32), neighbours=4))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, loop_ross(x, labels, 4), rtol=1e-10)
+    assert alone == 0.0
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
@@ -75,9 +90,9 @@ def test_kraskov_of_gaussian_pairs(correlation):
 
 @pytest.mark.parametrize("distance", [0.0, 2.0, 20.0])
 def test_ross_of_two_gaussians(distance):
-    noise = jr.normal(jr.key(4), (SEEDS, 1, SAMPLES))
-    labels = jr.bernoulli(jr.key(5), 0.5, (SEEDS, SAMPLES)).astype(jnp.int32)
-    estimates = np.asarray(each_ross(noise + distance * labels.astype(jnp.float32)[:, None, :], labels))
+    labels = default_rng(5).integers(0, 2, (SEEDS, SAMPLES)).astype(np.int32)
+    moved = normal(4, SEEDS, 1, SAMPLES) + (distance * labels).astype(np.float32)[:, None]
+    estimates = np.asarray(each_ross(moved, labels))
     grid = np.linspace(-8, distance + 8, 20001)
     low, high = (np.exp(-0.5 * (grid - centre) ** 2) / (2 * np.pi) ** 0.5 for centre in (0, distance))
     mixture = 0.5 * (low + high)
@@ -88,43 +103,25 @@ def test_ross_of_two_gaussians(distance):
 
 
 def test_both_see_what_second_moments_do_not():
-    x, noise = jr.normal(jr.key(6), (2, SEEDS, 1, SAMPLES))
-    assert each_kraskov(x, x**2 + 0.1 * noise).mean() > 0.8
-    assert each_ross(x, (jnp.abs(x[:, 0]) > 0.67).astype(jnp.int32)).mean() > 0.6
+    x, noise = normal(6, 2, SEEDS, 1, SAMPLES)
+    assert np.mean(each_kraskov(x, x**2 + np.float32(0.1) * noise)) > 0.8
+    assert np.mean(each_ross(x, (np.abs(x[:, 0]) > 0.67).astype(np.int32))) > 0.6
 
 
 def test_neither_moves_with_the_unit_or_the_order_of_samples():
-    x, y = (array[0] for array in pairs(0.8))
-    order = jr.permutation(jr.key(8), SAMPLES)
-    labels = (y[0] > 0).astype(jnp.int32)
-    plain, plain_classes = one_kraskov(x, y), one_ross(x, labels)
-    np.testing.assert_allclose(one_kraskov(4.0 * x, 4.0 * y), plain, rtol=1e-6)
-    np.testing.assert_allclose(one_kraskov(y[:, order], x[:, order]), plain, rtol=1e-4)
-    np.testing.assert_allclose(one_ross(x[:, order] * 0.25, 5 - labels[order]), plain_classes, rtol=1e-4)
-
-
-def test_many_at_once_equal_one_at_a_time():
-    x, y = pairs(0.8)
-    labels = (y[:, 0] > 0).astype(jnp.int32)
-    np.testing.assert_allclose(each_kraskov(x, y)[1], one_kraskov(x[1], y[1]), rtol=1e-5)
-    np.testing.assert_allclose(each_ross(x, labels)[1], one_ross(x[1], labels[1]), rtol=1e-5)
-
-
-def test_double_precision_stays_double():
-    with jax.enable_x64(True):
-        x, y = (array[0, :, :40].astype(jnp.float64) for array in pairs(0.8))
-        labels = (y[0] > 0).astype(jnp.int32)
-        found = one_kraskov(x, y), one_ross(x, labels)
-        expected = (
-            loop_kraskov(np.asarray(x), np.asarray(y), 3),
-            loop_ross(np.asarray(x), np.asarray(labels), 3),
-        )
-        assert [value.dtype for value in found] == [jnp.float64] * 2
-        np.testing.assert_allclose(jnp.stack(found), expected, rtol=1e-10)
-
-
-def test_classes_that_are_all_alone_tell_nothing():
-    assert one_ross(jnp.arange(6.0)[None, :], jnp.arange(6)) == 0.0
+    """The first of many at once is as given, and equals a loop; the others are the same in other words."""
+    x, y = (array.copy() for array in pairs(0.8))
+    order, labels = default_rng(8).permutation(SAMPLES), np.repeat(y[:1, 0] > 0, SEEDS, axis=0).astype(np.int32)
+    x[1], y[1] = 4 * x[0], 4 * y[0]
+    x[2], y[2] = y[0][:, order], x[0][:, order]
+    found = np.asarray(each_kraskov(x, y))
+    np.testing.assert_allclose(found[0], loop_kraskov(x[0], y[0]), rtol=1e-4)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
+    x[2], labels[2] = np.float32(0.25) * x[0][:, order], 5 - labels[0][order]
+    found = np.asarray(each_ross(x, labels))
+    np.testing.assert_allclose(found[0], loop_ross(x[0], labels[0]), rtol=1e-4)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
 
 
 def test_more_than_three_dimensions_are_refused():
@@ -138,9 +135,8 @@ def test_more_than_three_dimensions_are_refused():
 
 
 @pytest.mark.parametrize("neighbours", [0, 9])
-@pytest.mark.parametrize(
-    "estimate", [partial(kraskov, y=jnp.zeros((1, 9))), partial(ross, labels=jnp.zeros(9, jnp.int32))]
-)
-def test_a_number_of_neighbours_that_samples_do_not_have_is_refused(estimate, neighbours):
+@pytest.mark.parametrize("estimate, name, other", [(kraskov, "y", (1, 9)), (ross, "labels", (9,))])
+def test_a_number_of_neighbours_that_samples_do_not_have_is_refused(estimate, name, other, neighbours):
+    given = {name: jnp.zeros(other, jnp.float32 if name == "y" else jnp.int32)}
     with pytest.raises(ValueError, match=rf"`neighbours` must be in 1 \.\.\. 8; got {neighbours}\."):
-        estimate(jnp.zeros((1, 9)), neighbours=neighbours)
+        partial(estimate, **given)(jnp.zeros((1, 9)), neighbours=neighbours)

@@ -1,5 +1,7 @@
 """Losses: values by hand and against NumPy in float64, and the laws of the terms and their weights."""
 
+from functools import cache, partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,78 +11,93 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import log_softmax
 
-from n3.nn.controllers import Auxiliary, Controller
+from n3.nn.controllers import Auxiliary, Controller, Fixed
 from n3.nn.losses import (
     LOSSES,
     LossWeights,
     Samples,
-    cross_entropy,
     description,
+    mean_squares,
     objective,
+    over_tiles,
     penalties,
-    squared_error,
     task_loss,
 )
 from n3.nn.mlp import GrowingMLP
 
 TERMS = ("task", "size", "depth", "prior")
+NET_CAPACITY = (4, 4)
 
 
-def network(out_size=1, *, depth=None, size=1.4):
-    return GrowingMLP(
-        2,
-        out_size,
-        controller=Auxiliary(jnp.float32(size), (4, 4)),
-        initial_depth=None if depth is None else jnp.float32(depth),
-        key=jr.key(0),
-    )
+@cache
+def each_of(name):
+    return jax.jit(LOSSES[name])
+
+
+def each(name, outputs, targets):
+    """Losses of each sample in double precision."""
+    with jax.enable_x64(True):
+        return np.asarray(each_of(name)(np.asarray(outputs, float), np.asarray(targets, float)))
+
+
+def network(out_size=1, *, depth=None, size=1.4, controller=None):
+    """Weights by NumPy, so that nothing is compiled for them."""
+    controller = Auxiliary(jnp.float32(size), NET_CAPACITY) if controller is None else controller
+    depth = None if depth is None else jnp.float32(depth)
+    made = partial(GrowingMLP, 2, out_size, controller=controller, initial_depth=depth)
+    shapes, draw = eqx.filter_eval_shape(lambda key: made(key=key), jr.key(0)), default_rng(0)
+    net = jax.tree.map(lambda leaf: draw.uniform(-0.6, 0.6, leaf.shape).astype(np.float32), shapes)
+    net = eqx.tree_at(lambda n: n.controller, net, controller)
+    return net if depth is None else eqx.tree_at(lambda n: n.depth_weight, net, depth)
 
 
 def samples(out_size=1, count=8):
-    inputs_key, targets_key = jr.split(jr.key(1))
-    return Samples(
-        jr.normal(inputs_key, (2, count)),
-        (jr.uniform(targets_key, (out_size, count)) > 0.5).astype(jnp.float32),
-        jnp.full(count, 1.0 / count),
+    inputs, targets = (
+        default_rng(1).normal(size=(2, count)),
+        default_rng(2).uniform(size=(out_size, count)) > 0.5,
     )
+    shares = np.full(count, 1.0 / count)
+    return Samples(*(jnp.asarray(array.astype(np.float32)) for array in (inputs, targets, shares)))
 
 
 def weights(size, depth=0.0, prior=None):
     return LossWeights(jnp.float32(size), jnp.float32(depth), None if prior is None else jnp.float32(prior))
 
 
-def terms_of(net, data, weights, loss="squared-error", target_size=3.0, target_depth=2.0):
-    targets = {"target_size": jnp.float32(target_size), "target_depth": jnp.float32(target_depth)}
-    return objective(net, data, weights, loss=loss, **targets)
+@eqx.filter_jit
+def program(net, data, weights, targets, loss, further):
+    def total(net, weights):
+        return objective(
+            net, data, weights, loss=loss, target_size=targets[0], target_depth=targets[1], further=further
+        )
+
+    (value, terms), slopes = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(net, weights)
+    return value, terms, slopes, net.batch(data.inputs), task_loss(net, data, loss)
 
 
-@jax.jit
-def value_and_gradient(net, data, weights, target_size, target_depth):
-    def function(net):
-        return terms_of(net, data, weights, target_size=target_size, target_depth=target_depth)
-
-    return jax.value_and_grad(function, has_aux=True)(net)
+def evaluated(net, data, weights, loss="squared-error", targets=(3.0, 2.0), further=None):
+    """Total, terms, gradients by network and weights, outputs, and the task's loss by itself."""
+    found = program(net, data, weights, tuple(map(jnp.float32, targets)), loss, further)
+    return jax.tree.map(np.asarray, found)
 
 
 def test_squared_error_by_hand():
-    outputs, targets = jnp.array([[1.0, 2.0], [0.0, -1.0]]), jnp.array([[0.0, 2.0], [3.0, 1.0]])
-    np.testing.assert_array_equal(squared_error(outputs, targets), [5.0, 2.0])
+    found = each("squared-error", [[1, 2, 0], [0, -1, 0], [0, 0, 0]], [[0, 2, 0], [3, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(found, [10 / 3, 4 / 3, 1 / 3], rtol=1e-12)
 
 
 def test_squared_error_against_numpy():
-    outputs, targets = default_rng(0).normal(size=(2, 3, 50))
-    with jax.enable_x64(True):
-        found = squared_error(jnp.asarray(outputs), jnp.asarray(targets))
+    outputs, targets = default_rng(0).normal(size=(2, 3, 60))
+    found = each("squared-error", outputs, targets)
     np.testing.assert_allclose(found, np.mean((outputs - targets) ** 2, axis=0), rtol=1e-6)
 
 
 def test_cross_entropy_by_hand():
-    even = cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]))
-    np.testing.assert_allclose(even, np.log([2, 2]), rtol=1e-6)
-    of_four = cross_entropy(jnp.zeros((4, 1)), jnp.array([[0.0], [1.0], [0.0], [0.0]]))
-    np.testing.assert_allclose(of_four, [np.log(4)], rtol=1e-6)
-    logit = jnp.full((1, 2), np.log(3.0), jnp.float32)  # p(1) = 3/4
-    np.testing.assert_allclose(cross_entropy(logit, jnp.array([[1.0, 0.0]])), np.log([4 / 3, 4]), rtol=1e-6)
+    logits = [[0, 0, np.log(3), np.log(3)]]  # p(1) = 3/4 in the last two
+    found = each("cross-entropy", logits, [[0, 1, 1, 0]])
+    np.testing.assert_allclose(found, np.log([2, 2, 4 / 3, 4]), rtol=1e-12)
+    of_three = each("cross-entropy", np.zeros((3, 3)), np.eye(3))
+    np.testing.assert_allclose(of_three, np.log([3, 3, 3]), rtol=1e-12)
 
 
 def test_cross_entropy_of_one_logit_against_numpy():
@@ -88,118 +105,139 @@ def test_cross_entropy_of_one_logit_against_numpy():
     logits, classes = 3 * rng.normal(size=60), rng.integers(2, size=60)
     probability = 1 / (1 + np.exp(-logits))
     expected = -np.log(np.where(classes == 1, probability, 1 - probability))
-    with jax.enable_x64(True):
-        found = cross_entropy(jnp.asarray(logits)[None], jnp.asarray(classes, jnp.float64)[None])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(each("cross-entropy", logits[None], classes[None]), expected, rtol=1e-6)
+    two = each("cross-entropy", [np.zeros(60), logits], [1 - classes, classes])
+    np.testing.assert_allclose(two, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 10])
-def test_cross_entropy_of_many_logits_against_scipy(classes):
-    rng = default_rng(classes)
-    logits, labels = 3 * rng.normal(size=(classes, 60)), rng.integers(classes, size=60)
+def test_cross_entropy_of_many_logits_against_scipy():
+    rng = default_rng(3)
+    logits, labels = 3 * rng.normal(size=(3, 60)), rng.integers(3, size=60)
     expected = -log_softmax(logits, axis=0)[labels, np.arange(60)]
-    with jax.enable_x64(True):
-        found = cross_entropy(jnp.asarray(logits), jnp.asarray(np.eye(classes)[:, labels]))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_one_logit_equals_two_logits_with_a_zero():
-    rng = default_rng(2)
-    logits, classes = 3 * rng.normal(size=(1, 40)), rng.integers(2, size=(1, 40)).astype(float)
-    with jax.enable_x64(True):
-        one = cross_entropy(jnp.asarray(logits), jnp.asarray(classes))
-        both = jnp.asarray(np.concatenate([np.zeros((1, 40)), logits]))
-        two = cross_entropy(both, jnp.asarray(np.concatenate([1 - classes, classes])))
-    np.testing.assert_allclose(one, two, rtol=1e-6)
+    np.testing.assert_allclose(each("cross-entropy", logits, np.eye(3)[:, labels]), expected, rtol=1e-6)
 
 
 def test_cross_entropy_stays_finite_at_large_logits():
-    logits = jnp.array([[1000.0, -1000.0, 1000.0, -1000.0]])
-    classes = jnp.array([[1.0, 0.0, 0.0, 1.0]])
+    """In single precision, whose exponential overflows."""
+    logits, classes = np.float32([[1000.0, -1000.0, 1000.0, -1000.0]]), np.float32([[1.0, 0.0, 0.0, 1.0]])
+    cross_entropy = each_of("cross-entropy")
     np.testing.assert_array_equal(cross_entropy(logits, classes), [0, 0, 1000, 1000])
-    both, hot = jnp.concatenate([-logits, logits]), jnp.concatenate([1 - classes, classes])
-    np.testing.assert_array_equal(cross_entropy(both, hot), [0, 0, 2000, 2000])
+    both = np.concatenate([-logits, logits]), np.concatenate([1 - classes, classes])
+    np.testing.assert_array_equal(cross_entropy(*both), [0, 0, 2000, 2000])
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("out_size", [1, 3])
 def test_contract(name, out_size):
-    outputs = jr.normal(jr.key(0), (out_size, 7))
-    labels = jnp.arange(7) % max(2, out_size)
-    targets = labels[None].astype(jnp.float32) if out_size == 1 else jax.nn.one_hot(labels, out_size).T
-    each = LOSSES[name](outputs, targets)
-    assert each.shape == (7,)
-    assert (np.asarray(each) >= 0).all()
+    labels, outputs = np.arange(60) % max(2, out_size), default_rng(0).normal(size=(out_size, 60))
+    found = each(name, outputs, labels[None] if out_size == 1 else np.eye(3)[:, labels])
+    assert found.shape == (60,)
+    assert (found >= 0).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_agrees_with_finite_differences(name):
-    rng, step = default_rng(3), 1e-6
+    outputs, direction = default_rng(3).normal(size=(2, 3, 60))
+    targets = np.eye(3)[:, np.arange(60) % 3]
     with jax.enable_x64(True):
-        outputs, direction = jnp.asarray(rng.normal(size=(2, 3, 5)))
-        targets = jnp.asarray(np.eye(3)[:, [0, 2, 1, 1, 0]])
-
-        def loss(by):
-            return jnp.sum(LOSSES[name](outputs + by * direction, targets))
-
-        secant = (loss(jnp.float64(step)) - loss(jnp.float64(-step))) / (2 * step)
-        np.testing.assert_allclose(jax.grad(loss)(jnp.float64(0.0)), secant, rtol=1e-6)
+        slope = jax.jit(jax.grad(lambda *both: jnp.sum(LOSSES[name](*both))))(outputs, targets)
+    ahead, behind = (each(name, outputs + step * direction, targets).sum() for step in (1e-6, -1e-6))
+    np.testing.assert_allclose(np.sum(np.asarray(slope) * direction), (ahead - behind) / 2e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_task_loss_is_the_mean_where_shares_are_equal(name):
-    net, data = network(3), samples(3)
-    each = LOSSES[name](net.batch(data.inputs), data.targets)
-    np.testing.assert_allclose(task_loss(net, data, name), np.mean(np.asarray(each, np.float64)), rtol=1e-5)
+@pytest.mark.parametrize("depth, loss", [(None, "cross-entropy"), (1.3, "squared-error")])
+def test_the_total_is_the_sum_of_the_terms(depth, loss):
+    data = samples()
+    total, terms, _, outputs, task = evaluated(network(depth=depth), data, weights(0.3, 0.2, 0.1), loss)
+    assert terms.prior > 0
+    assert (terms.depth > 0) == (depth is not None)
+    assert terms.further is None
+    np.testing.assert_array_equal(terms.total, total)
+    np.testing.assert_allclose(total, sum(float(getattr(terms, name)) for name in TERMS), rtol=1e-6)
+    np.testing.assert_array_equal(terms.task, task)
+    np.testing.assert_allclose(task, np.mean(each(loss, outputs, data.targets)), rtol=1e-5)
 
 
 def test_shares_weight_the_mean():
-    net, data = network(), samples(count=4)
-    uneven = eqx.tree_at(lambda s: s.shares, data, jnp.array([0.5, 0.25, 0.25, 0.0]))
-    each = np.asarray(squared_error(net.batch(data.inputs), data.targets), np.float64)
-    expected = 0.5 * each[0] + 0.25 * each[1] + 0.25 * each[2]
-    np.testing.assert_allclose(task_loss(net, uneven, "squared-error"), expected, rtol=1e-5)
+    data = samples()
+    shares = np.float32([0.5, 0.25, 0.25, 0, 0, 0, 0, 0])
+    uneven = eqx.tree_at(lambda s: s.shares, data, jnp.asarray(shares))
+    *_, outputs, task = evaluated(network(depth=1.3), uneven, weights(0.3, 0.2, 0.1))
+    np.testing.assert_allclose(task, shares @ each("squared-error", outputs, data.targets), rtol=1e-5)
 
 
-def test_a_function_serves_as_a_loss():
+def test_a_function_serves_as_a_loss_and_further_terms_join():
     def absolute(outputs, targets):
         return jnp.sum(jnp.abs(outputs - targets), axis=0)
 
+    def further(net):
+        return {"bias": net.readout.bias, "two": jnp.asarray(2.0)}
+
     net, data = network(2), samples(2)
-    expected = np.mean(np.sum(np.abs(np.asarray(net.batch(data.inputs)) - np.asarray(data.targets)), axis=0))
-    np.testing.assert_allclose(task_loss(net, data, absolute), expected, rtol=1e-5)
-    total, terms = terms_of(net, data, weights(0.0), loss=absolute)
-    np.testing.assert_allclose(total, expected, rtol=1e-5)
-    np.testing.assert_array_equal(terms.task, total)
+    total, terms, slopes, outputs, _ = evaluated(net, data, weights(0.0), absolute, further=further)
+    expected = np.mean(np.sum(np.abs(outputs.astype(float) - np.asarray(data.targets)), axis=0))
+    np.testing.assert_allclose(terms.task, expected, rtol=1e-5)
+    np.testing.assert_array_equal(terms.further["bias"], net.readout.bias)
+    np.testing.assert_allclose(total, expected + net.readout.bias.sum() + 2.0, rtol=1e-5)
+    signs = np.sign(outputs - np.asarray(data.targets)).mean(axis=1)
+    np.testing.assert_allclose(slopes[0].readout.bias, 1.0 + signs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [None, 1.3])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_total_is_the_sum_of_the_terms(depth, loss):
-    total, terms = terms_of(network(depth=depth), samples(), weights(0.3, 0.2, 0.1), loss=loss)
-    assert float(terms.prior) > 0
-    np.testing.assert_array_equal(terms.total, total)
-    np.testing.assert_allclose(total, sum(float(getattr(terms, name)) for name in TERMS), rtol=1e-6)
-    np.testing.assert_array_equal(terms.task, task_loss(network(depth=depth), samples(), loss))
+def test_the_gradient_by_the_weights_is_each_penalty():
+    slopes = evaluated(network(depth=1.3), samples(), weights(0.3, 0.2, 0.1))[2][1]
+    np.testing.assert_allclose(slopes.size, (1.4 - 3) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(slopes.depth, (1.3 - 2) ** 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("off", ["size", "depth", "prior"])
+def test_a_zero_weight_switches_its_term_off_exactly(off):
+    net, data = network(depth=1.3), samples()
+    chosen = eqx.tree_at(lambda w: getattr(w, off), weights(0.3, 0.2, 0.1), jnp.float32(0.0))
+    near = evaluated(net, data, chosen)
+    assert getattr(near[1], off) == 0
+    assert all(getattr(near[1], name) > 0 for name in TERMS if name != off)
+    far_targets = {"size": (1e6, 2.0), "depth": (3.0, 1e6), "prior": (3.0, 2.0)}[off]
+    far = evaluated(net, data, chosen, targets=far_targets)
+    np.testing.assert_array_equal(near[0], far[0])
+    jax.tree.map(np.testing.assert_array_equal, near[2][0], far[2][0])
+
+
+def test_without_penalties_the_objective_is_the_task_loss():
+    total, *_, task = evaluated(network(depth=1.3), samples(), weights(0.0, 0.0, 0.0))
+    np.testing.assert_array_equal(total, task)
+
+
+@eqx.filter_jit
+def priced(net, weights, target_size, task, loss):
+    return penalties(net, weights, target_size=target_size, target_depth=jnp.float32(2.0), task=task, loss=loss)
 
 
 def test_penalties_by_hand():
-    targets = {"target_size": jnp.float32(3.0), "target_depth": jnp.float32(2.0)}
-    targets |= {"task": jnp.float32(0.3), "loss": "squared-error"}
-    size, depth, prior = penalties(network(depth=1.5, size=1.0), weights(0.5, 0.8), **targets)
-    assert float(prior) == 0
-    np.testing.assert_allclose(size, 0.5 * 4, rtol=1e-6)
-    np.testing.assert_allclose(depth, 0.8 * 0.25, rtol=1e-6)
-    size, depth, _ = penalties(network(size=1.0), weights(0.5, 0.8), **targets)
-    np.testing.assert_allclose(size, 0.5 * 4, rtol=1e-6)
-    assert float(depth) == 0
+    given = jnp.float32(3.0), jnp.float32(0.3), "squared-error"
+    size, depth, prior = priced(network(depth=1.5, size=1.0), weights(0.5, 0.8), *given)
+    np.testing.assert_allclose([size, depth, prior], [0.5 * 4, 0.8 * 0.25, 0], rtol=1e-6)
+    size, depth, _ = priced(network(size=1.0), weights(0.5, 0.8), *given)
+    np.testing.assert_allclose([size, depth], [0.5 * 4, 0], rtol=1e-6)
 
 
-def weighted(hidden, readout, *, size):
+def test_the_size_penalty_is_the_controller_s():
+    net = network(controller=Controller(jnp.float32(0.25), NET_CAPACITY))
+    size, *_ = priced(net, weights(2.0), jnp.float32(4.0), jnp.float32(1.0), "cross-entropy")
+    np.testing.assert_allclose(size, 2 * 0.75**2, rtol=1e-6)
+
+
+def of_equal_weights(hidden, readout, *, size):
     """One input, four units of one layer, one output; the given number for every weight of a matrix."""
-    net = GrowingMLP(1, 1, controller=Auxiliary(jnp.float32(size), (4,), "linear"), key=jr.key(0))
-    matrices = lambda n: (n.layers[0].weight, n.readout.weight)  # noqa: E731
-    return eqx.tree_at(matrices, net, (jnp.full((4, 1), hidden), jnp.full((1, 4), readout)))
+    controller = Auxiliary(jnp.float32(size), (4,), "linear")
+    net = eqx.filter_eval_shape(lambda key: GrowingMLP(1, 1, controller=controller, key=key), jr.key(0))
+    net = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), net)
+    matrices = np.full((4, 1), hidden, np.float32), np.full((1, 4), readout, np.float32)
+    return eqx.tree_at(
+        lambda n: (n.layers[0].weight, n.readout.weight, n.controller), net, (*matrices, controller)
+    )
+
+
+described = eqx.filter_jit(jax.value_and_grad(description))
 
 
 @pytest.mark.parametrize(
@@ -207,59 +245,46 @@ def weighted(hidden, readout, *, size):
     [(0.5, 0.5, 0.5 * 2.5 * (0.25 + 0.25)), (3.0, 0.5, 0.5 * 2.5 * (1 + np.log(9.0) + 0.25)), (0.0, 0.0, 0.0)],
 )
 def test_the_description_by_hand(hidden, readout, expected):
-    np.testing.assert_allclose(description(weighted(hidden, readout, size=2.5)), expected, rtol=1e-6)
+    found = described(of_equal_weights(hidden, readout, size=2.5))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_description_presses_with_the_priors_variance_on_participating_weights_alone():
-    gradient = eqx.filter_grad(description)(weighted(3.0, 0.5, size=2.5))
-    np.testing.assert_allclose(gradient.layers[0].weight[:, 0], [3 / 9, 3 / 9, 0.5 * 3 / 9, 0], rtol=1e-6)
-    np.testing.assert_allclose(gradient.readout.weight[0], [0.5, 0.5, 0.25, 0], rtol=1e-6)
+    gradient = described(of_equal_weights(3.0, 0.5, size=2.5))[1]
+    np.testing.assert_allclose(np.ravel(gradient.layers[0].weight), [1 / 3, 1 / 3, 1 / 6, 0], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(gradient.readout.weight), [0.5, 0.5, 0.25, 0], rtol=1e-6)
     assert float(gradient.controller.weight) == 0
     assert np.all(np.asarray(gradient.layers[0].bias) == 0)
 
 
+@pytest.mark.parametrize("depth", [None, 1.25])
+def test_mean_squares_count_weights_by_gates_and_participation(depth):
+    """Of layers with two units and three; a layer that is open by a quarter counts, and passes on, a quarter."""
+    sizes = Fixed(jnp.asarray(np.float32([2.0, 3.0])), NET_CAPACITY, "linear")
+    net = network(depth=depth, controller=sizes)
+    two, three, gate = np.float32([1, 1, 0, 0]), np.float32([1, 1, 1, 0]), 1.0 if depth is None else 0.25
+    ends = [(np.ones(2), two), (two, gate * three), ((1 - gate) * two + gate * three, np.ones(1))]
+    matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
+    found = jax.tree.map(np.asarray, eqx.filter_jit(mean_squares)(net))
+    for (square, number), (before, after), matrix in zip(found, ends, matrices, strict=True):
+        np.testing.assert_allclose(number, before.sum() * after.sum(), rtol=1e-6)
+        np.testing.assert_allclose(square, after @ matrix**2 @ before / number, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("loss", "unit"), [("squared-error", 0.6), ("cross-entropy", 1.0)])
 def test_the_prior_counts_in_the_unit_of_the_loss(loss, unit):
-    net, targets = (
-        weighted(0.5, 0.5, size=4.0),
-        dict.fromkeys(("target_size", "target_depth"), jnp.float32(1.0)),
-    )
-    prior = penalties(net, weights(0.0, 0.0, 0.1), task=jnp.float32(0.3), loss=loss, **targets)[2]
+    net = of_equal_weights(0.5, 0.5, size=4.0)
+    prior = priced(net, weights(0.0, 0.0, 0.1), jnp.float32(1.0), jnp.float32(0.3), loss)[2]
     np.testing.assert_allclose(prior, 0.1 * unit * 1.0, rtol=1e-6)
 
 
-def test_the_size_penalty_is_the_controller_s():
-    net = eqx.tree_at(lambda n: n.controller, network(), Controller(jnp.float32(0.25), (4, 4)))
-    targets = {"target_size": jnp.float32(4.0), "target_depth": jnp.float32(2.0)}
-    size, *_ = penalties(net, weights(2.0), task=jnp.float32(1.0), loss="cross-entropy", **targets)
-    np.testing.assert_allclose(size, 2 * 0.75**2, rtol=1e-6)
-
-
-@pytest.mark.parametrize("off", ["size", "depth"])
-def test_a_zero_weight_switches_its_term_off_exactly(off):
-    net, data = network(depth=1.3), samples()
-    chosen = eqx.tree_at(lambda w: getattr(w, off), weights(0.3, 0.2, 0.1), jnp.float32(0.0))
-    near = {"target_size": 3.0, "target_depth": 2.0}
-    (near_total, terms), near_slopes = value_and_gradient(net, data, chosen, **near)
-    (far_total, _), far_slopes = value_and_gradient(net, data, chosen, **{**near, f"target_{off}": 1e6})
-    assert float(getattr(terms, off)) == 0
-    assert all(float(getattr(terms, name)) > 0 for name in TERMS if name != off)
-    np.testing.assert_array_equal(near_total, far_total)
-    for left, right in zip(jax.tree.leaves(near_slopes), jax.tree.leaves(far_slopes), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_without_penalties_the_objective_is_the_task_loss():
-    net, data = network(depth=1.3), samples()
-    total, _ = terms_of(net, data, weights(0.0, 0.0))
-    np.testing.assert_array_equal(total, task_loss(net, data, "squared-error"))
-
-
-def test_the_weights_are_traced():
-    net, data = network(depth=1.3), samples()
-    slopes = jax.jit(jax.grad(lambda w: terms_of(net, data, w)[0]))(weights(0.3, 0.2))
-    np.testing.assert_allclose(slopes.size, (1.4 - 3) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(slopes.depth, (1.3 - 2) ** 2, rtol=1e-5)
+@pytest.mark.parametrize("tile", [8, 7, 3])
+def test_tiles_add_up_to_the_whole(tile):
+    data = samples()
+    function = lambda part: (part.inputs @ part.shares, jnp.sum(part.shares))  # noqa: E731
+    moments, whole = jax.jit(lambda data: over_tiles(function, data, tile=tile))(data)
+    np.testing.assert_allclose(moments, np.mean(np.asarray(data.inputs), axis=1), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(whole, 1.0, rtol=1e-6)
 
 
 def test_an_unknown_loss_is_refused():

@@ -1,48 +1,54 @@
 """Masks: every registered ramp against one contract, values and derivatives by hand, and the errors."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from n3.nn.masks import MASKS, hard, linear, participation, sine
+from n3.nn.masks import MASKS, capacity_share, output_for_share, participation
 
-SMOOTH = ["sine", "linear"]
-BESIDE_KINKS = (-1.3, -1e-3, 1e-3, 0.25, 0.5, 0.8, 1 - 1e-3, 1 + 1e-3, 2.7)
-
-
-@pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("capacity", [1, 2, 7])
-def test_contract(name, capacity):
-    for size in np.linspace(-1.5, capacity + 1.5, 41):
-        weights = np.asarray(participation(jnp.float32(size), capacity, name))
-        units = np.arange(capacity)
-        assert weights.shape == (capacity,)
-        assert weights.dtype == np.float32
-        assert ((weights >= 0) & (weights <= 1)).all()
-        assert (np.diff(weights) <= 0).all()
-        assert (weights[units >= np.float32(size)] == 0).all()
-        assert (weights[units + 1 <= np.float32(size)] == 1).all()
+CAPACITIES = (1, 4)
+SIZES = np.concatenate([np.linspace(-1.5, 5.5, 57), [1 / 3, 3 + 2 / 3]]).astype(np.float32)
+"""Steps of an eighth, with every integer and every half, and two at which sine is a quarter or three."""
+BESIDE_KINKS = np.array([-1.3, -1e-3, 1e-3, 0.25, 0.5, 0.8, 1 - 1e-3, 1 + 1e-3, 2.7])
+SLOPES_BY_HAND = {"sine": [0, np.pi / 2, 0], "linear": [1, 1, 0], "hard": [1, 1, 0]}
+"""Derivatives at 0, one half and 1."""
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_non_decreasing_in_the_size(name):
-    sizes = jnp.linspace(-1.0, 6.0, 141)
-    weights = jax.vmap(lambda size: participation(size, 5, name))(sizes)
-    assert (np.diff(np.asarray(weights), axis=0) >= 0).all()
+@cache
+def ramped(name):
+    """Weights of every size and capacity, and their derivatives forward and backward."""
+
+    def of(size):
+        return [participation(size, units, name) for units in CAPACITIES]
+
+    each = jax.jit(jax.vmap(lambda size: (of(size), jax.jacfwd(of)(size), jax.jacrev(of)(size))))
+    return jax.tree.map(np.asarray, each(jnp.asarray(SIZES)))
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_only_the_frontier_unit_has_a_derivative(name):
-    slope = jax.jacfwd(lambda size: participation(size, 5, name))(jnp.float32(2.5))
-    assert np.flatnonzero(np.asarray(slope)).tolist() == [2]
+def at(name, size, which=0):
+    """Weights of four units at a size, or with `which` at 1 their derivatives."""
+    return ramped(name)[which][1][np.flatnonzero(np.float32(size) == SIZES)[0]]
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("size", [-2.0, 5.0, 7.5])
-def test_no_derivative_outside_the_layer(name, size):
-    slope = jax.jacrev(lambda size: participation(size, 5, name))(jnp.float32(size))
-    np.testing.assert_array_equal(slope, np.zeros(5))
+@pytest.mark.parametrize("place, capacity", list(enumerate(CAPACITIES)))
+def test_contract(name, place, capacity):
+    weights, forward, backward = (part[place] for part in ramped(name))
+    units, sizes = np.arange(capacity), SIZES[:, None]
+    assert weights.shape == (SIZES.size, capacity)
+    assert weights.dtype == np.float32
+    assert ((weights >= 0) & (weights <= 1)).all()
+    assert (np.diff(weights, axis=1) <= 0).all()
+    assert (np.diff(weights[np.argsort(SIZES)], axis=0) >= 0).all()
+    assert (weights[np.broadcast_to(units >= sizes, weights.shape)] == 0).all()
+    assert (weights[np.broadcast_to(units + 1 <= sizes, weights.shape)] == 1).all()
+    np.testing.assert_array_equal(forward, backward)
+    is_frontier = units == np.floor(sizes)
+    assert (forward[~is_frontier] == 0).all()
+    assert (forward[is_frontier & (sizes != units)] > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -59,73 +65,51 @@ def test_no_derivative_outside_the_layer(name, size):
     ],
 )
 def test_values_by_hand(name, size, expected):
-    np.testing.assert_allclose(participation(jnp.float32(size), 4, name), expected, rtol=1e-6)
+    np.testing.assert_allclose(at(name, size), expected, rtol=1e-6)
 
 
 def test_the_default_ramp_is_sine():
-    size = jnp.float32(1.3)
-    np.testing.assert_array_equal(participation(size, 4), participation(size, 4, "sine"))
+    found = jax.jit(lambda size: participation(size, 4))(jnp.float32(2.5))
+    np.testing.assert_allclose(found, at("sine", 2.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [0.0, 0.3, 1.0, 2.75, 5.999, 6.0])
-def test_linear_sums_to_the_size(size):
-    with jax.enable_x64(True):
-        weights = participation(jnp.float64(size), 6, "linear")
-        np.testing.assert_allclose(np.sum(weights), size, rtol=1e-12)
+def test_linear_sums_to_the_size():
+    np.testing.assert_allclose(ramped("linear")[0][1].sum(axis=1), np.clip(SIZES, 0, 4), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", ["sine", "linear"])
 def test_derivative_agrees_with_finite_differences_beside_the_kinks(name):
-    ramp, step = MASKS[name], 1e-6
     with jax.enable_x64(True):
-        for distance in BESIDE_KINKS:
-            forward = jax.jvp(ramp, (jnp.float64(distance),), (jnp.float64(1.0),))[1]
-            backward = jax.grad(ramp)(jnp.float64(distance))
-            secant = (ramp(jnp.float64(distance + step)) - ramp(jnp.float64(distance - step))) / (2 * step)
-            np.testing.assert_allclose(forward, secant, rtol=1e-6, atol=1e-9)
-            np.testing.assert_array_equal(backward, forward)
+        each = jax.jit(jax.vmap(jax.value_and_grad(MASKS[name])))
+        ahead, behind = (each(BESIDE_KINKS + step)[0] for step in (1e-6, -1e-6))
+        slopes = each(BESIDE_KINKS)[1]
+    secants = (np.asarray(ahead) - np.asarray(behind)) / 2e-6
+    np.testing.assert_allclose(slopes, secants, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "ramp, kink, slope",
-    [
-        (sine, 0.0, 0.0),
-        (sine, 1.0, 0.0),
-        (linear, 0.0, 1.0),
-        (linear, 1.0, 0.0),
-        (hard, 0.0, 1.0),
-        (hard, 1.0, 0.0),
-    ],
-)
-def test_derivative_at_the_kinks(ramp, kink, slope):
-    assert float(jax.grad(ramp)(jnp.float32(kink))) == slope
-
-
-@pytest.mark.parametrize(
-    "name, expected", [("sine", [0, 0, 0, 0]), ("linear", [0, 0, 1, 0]), ("hard", [0, 0, 1, 0])]
-)
-def test_a_size_at_an_integer_feels_the_next_unit_or_none(name, expected):
-    slope = jax.jacfwd(lambda size: participation(size, 4, name))(jnp.float32(2.0))
-    np.testing.assert_array_equal(slope, expected)
-
-
-def test_derivative_of_sine_at_half_a_unit():
-    np.testing.assert_allclose(jax.grad(sine)(jnp.float32(0.5)), np.pi / 2, rtol=1e-6)
+@pytest.mark.parametrize("name", SLOPES_BY_HAND)
+def test_derivatives_at_the_kinks_and_between(name):
+    """A size at an integer feels the next unit or none."""
+    found = [at(name, size, which=1) for size in (2.0, 2.5, 3.0)]
+    expected = np.zeros((3, 4))
+    start, middle, end = SLOPES_BY_HAND[name]
+    expected[0, 2], expected[1, 2], expected[2, 3] = start, middle, start
+    expected[2, 2] = end
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_hard_passes_the_derivative_of_linear_straight_through():
-    distances = jnp.linspace(-1.0, 2.0, 61)
-    straight, ramp = jax.vmap(jax.grad(hard))(distances), jax.vmap(jax.grad(linear))(distances)
-    np.testing.assert_array_equal(straight, ramp)
-    assert set(np.asarray(hard(distances)).tolist()) == {0.0, 1.0}
+    np.testing.assert_array_equal(ramped("hard")[1][1], ramped("linear")[1][1])
+    assert set(np.unique(ramped("hard")[0][1])) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("name", MASKS)
-def test_many_sizes_at_once_equal_one_at_a_time(name):
-    sizes = jnp.array([-0.5, 0.0, 0.4, 2.0, 2.9, 9.0])
-    together = jax.jit(jax.vmap(lambda size: participation(size, 3, name)))(sizes)
-    alone = np.stack([participation(size, 3, name) for size in sizes])
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
+def test_share_by_hand_and_its_inverse():
+    outputs, shares = np.array([0, 1 / 3, 0.5, 2 / 3, 1.0]), np.array([0, 0.25, 0.5, 0.75, 1.0])
+    with jax.enable_x64(True):
+        both = jax.jit(jax.vmap(lambda output, share: (capacity_share(output), output_for_share(share))))
+        found = both(outputs, shares)
+    np.testing.assert_allclose(found[0], shares, rtol=1e-12)
+    np.testing.assert_allclose(found[1], outputs, rtol=1e-12)
 
 
 @pytest.mark.parametrize("capacity", [0, -3])

@@ -1,23 +1,32 @@
 """The command that reproduces: what it leaves, what it says, what it does not do again."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from n3.data.dataset import DATASETS
+from n3.config.grid import Study
+from n3.paper.claims import Claim, Part, Reference, Reproduction
 from n3.paper.experiments import NAMES
+from trials import tiny
 
-ROOT = Path(__file__).parents[2]
+CELLS = ({"task": "bessel"}, {"task": "cubic"})
+CLAIM = Claim(
+    quantity="grown / growing", measure="ratio of means", of=("grown", "growing"), reference=Reference()
+)
+
+
+def cut_short(name, **asked):
+    """A reproduction that two programs of the fast tests train, whatever it is asked for."""
+    study = Study(base=tiny(arms=("growing", "grown")), cells=CELLS)
+    part = Part(name="main", study=study)
+    return Reproduction(name=name, title="made up", parts=(part,), claims=(CLAIM,), figure="histograms")
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call the command in this process: its exit code, and what it printed and complained of."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     import reproduce
 
     def call(*words):
@@ -28,30 +37,68 @@ def command(monkeypatch, capsys):
     return call
 
 
-def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(command, tmp_path, monkeypatch):
-    words = ("figure-2", "--quick", "--trials", 2, "--out", tmp_path, "--quiet", "--no-loop")
+@pytest.fixture
+def asked(command, monkeypatch):
+    """What the command asks for, where every reproduction is `cut_short`."""
+    import reproduce
+
+    made = []
+    monkeypatch.setattr(reproduce, "reproduction", lambda name, **own: made.append(own) or cut_short(name))
+    return made
+
+
+def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(
+    command, asked, tmp_path, monkeypatch
+):
+    words = ("figure-3", "--quick", "--trials", 2, "--out", tmp_path, "--quiet", "--no-loop")
     code, said = command(*words)
     assert code == 0
-    folder = tmp_path / "figure-2-quick-2"
-    assert (folder / "figures" / "figure-2.png").stat().st_size > 20_000
-    assert (folder / "figures" / "growth.gif").read_bytes()[:4] == b"GIF8"
-    assert (folder / "main" / "results.nc").exists()
+    assert asked == [{"trials": 2, "samples": None, "quick": True}]
+    folder = tmp_path / "figure-3-quick-2"
+    assert (folder / "figures" / "figure-3.png").stat().st_size > 10_000
     told = json.loads((folder / "verdict.json").read_text())
-    assert {row["verdict"] for row in told["verdicts"]} <= {
-        "reproduced",
-        "not reproduced",
-        "reversed by control",
-        "-",
-    }
-    assert told["cost"]["trainings"] == 12  # five arms and automatic sizing, two trials each
-    assert {"rescaled", "warmup", "equal-size"} == set(told["verdicts"][0]["controls"])
+    assert [row["verdict"] in ("reproduced", "not reproduced") for row in told["verdicts"]] == [True]
+    assert (told["cost"]["trainings"], told["cost"]["loop"]) == (8, [])
     assert (folder / "verdict.txt").read_text() in said.out
-    sums = json.loads((folder / "manifest.json").read_text())["sha256"]
-    assert {"figures/figure-2.png", "verdict.json", "main/results.nc"} <= set(sums)
+    assert said.out.endswith(f"results: {folder}\n")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"figures/figure-3.png", "verdict.json", "main/results.nc"} <= set(manifest["sha256"])
+    assert manifest["seconds"]["cpu"] == pytest.approx(told["cost"]["cpu_seconds"])
 
     monkeypatch.setattr("n3.experiments.study.train_group_cells", lambda *_, **__: pytest.fail("trained again"))
     code, again = command(*words)
     assert (code, again.out) == (0, said.out)
+
+
+def test_histories_are_recorded_and_animated(command, tmp_path, monkeypatch):
+    """What is recorded and drawn is tested where it is made; here, that it is, and of which arms."""
+    import reproduce
+
+    study, recorded, drawn = Study(base=tiny(arms=("growing", "grown"))), [], []
+    parts = (Part(name="main", study=study),)
+    made = Reproduction(name="figure-2", title="made up", parts=parts, claims=(), figure="histories")
+    monkeypatch.setattr(reproduce, "reproduction", lambda name, **own: made)
+    monkeypatch.setattr("n3.paper.record_trajectory", lambda *own: recorded.append(own) or own[1])
+    monkeypatch.setattr("n3.paper.paper_figure", lambda *own: drawn.append(own[-1]) or Figure())
+    monkeypatch.setattr("n3.plotting.animate_growth", lambda *own: drawn.append(own) or own[1])
+    assert command("figure-2", "--out", tmp_path, "--quiet", "--no-loop")[0] == 0
+    assert recorded == [(study.experiments()[0], arm) for arm in ("growing", "grown")]
+    assert drawn == [("growing", tmp_path / "figure-2" / "figures" / "growth.gif"), ["growing", "grown"]]
+
+
+def test_a_run_of_fewer_samples_has_a_folder_of_its_own(command, asked, tmp_path, monkeypatch):
+    from n3.experiments import study
+
+    def untrained(*_, **__):
+        raise ValueError("not trained here")
+
+    monkeypatch.setattr(study, "train_group_cells", untrained)
+    code, said = command("figure-3", "--samples", 64, "--device", "cpu", "--out", tmp_path)
+    assert (code, "not trained here" in said.err) == (2, True)
+    assert asked == [{"trials": None, "samples": 64, "quick": False}]
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "figure-3-64-samples"
+    assert (folder / "main" / "study.json").read_text() == cut_short("figure-3").parts[0].study.to_json()
 
 
 def test_a_folder_of_another_kind_is_refused(command, tmp_path):
@@ -76,17 +123,6 @@ def test_a_folder_that_cannot_be_made_ends_with_code_73(command, tmp_path):
     assert "cannot write" in said.err
 
 
-def test_a_run_of_fewer_samples_has_a_folder_of_its_own(command, tmp_path):
-    words = ("--quick", "--trials", 2, "--samples", 64, "--out", tmp_path, "--quiet", "--no-loop")
-    code, said = command("controller-bessel", *words)
-    assert code == 0
-    assert "cut to 64 samples" in said.out
-    written = json.loads(
-        (tmp_path / "controller-bessel-quick-2-64-samples" / "main" / "study.json").read_text()
-    )
-    assert written["base"]["task"]["samples"] == 64
-
-
 def test_all_runs_every_name(command, monkeypatch):
     import reproduce
 
@@ -94,35 +130,3 @@ def test_all_runs_every_name(command, monkeypatch):
     monkeypatch.setattr(reproduce, "run", lambda name, arguments: called.append((name, arguments.quick)))
     assert command("all", "--quick")[0] == 0
     assert called == [(name, True) for name in NAMES]
-
-
-@pytest.mark.parametrize("script", ["reproduce.py", "sweep.py"])
-def test_help_is_grouped_and_needs_no_jax(script, tmp_path):
-    (tmp_path / "jax.py").write_text("raise RuntimeError('JAX was imported')")  # found before the real one
-    paths = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    environment = {k: v for k, v in os.environ.items() if k != "EAGER_IMPORT"} | {"PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / script, "--help"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    expected = {
-        "reproduce.py": ("sizes-mnist1d", "computing options"),
-        "sweep.py": ("--grid", "launch options"),
-    }
-    assert all(word in done.stdout for word in expected[script])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_runs_cut_short(name, command, tmp_path):
-    if name == "sizes-mnist1d" and "mnist1d" not in DATASETS:
-        pytest.skip("the data set mnist1d is not there")
-    code, said = command(name, "--quick", "--trials", 3, "--out", tmp_path, "--quiet")
-    assert code == 0, said.err
-    told = json.loads((tmp_path / f"{name}-quick-3" / "verdict.json").read_text())
-    assert told["verdicts"]
-    assert told["cost"]["loop_cpu_seconds"] > 0

@@ -10,7 +10,7 @@ from n3.paper.claims import Claim, Reference, Reproduction
 from n3.paper.report import CELLS, report_text, reproduction_report, variants_table
 from n3.paper.verdicts import Verdict, judge_claims
 from n3.stats.comparison import Estimate
-from test_verdicts import trained
+from trials import trained
 
 COST = {
     "trainings": 1234567,
@@ -22,15 +22,23 @@ COST = {
     "loop": [{"part": "main", "capacity": (9,), "microseconds": 100.0, "steps": 50}],
     "loop_cpu_seconds": 2500.0,
 }
+
+
 LOSSES = {
     "growing": np.array([[1.0, 1.1, 0.9, 1.0, 1.2], [5.0, 5.0, 5.0, 5.0, 5.0]]),
     "grown": np.array([[2.0, 2.1, 60.0, 2.0, np.nan], [5.0, 6.0, 7.0, 8.0, 9.0]]),
 }
+
+
 CELLS_OF_TASKS = ({"task": "cubic"}, {"task": "bessel"})
+
+
 OTHERS = {
     name: np.full((2, 2, 5), value)
     for name, value in (("accuracy", 0.5), ("final_size", 5.0), ("active_parameters", 16.0))
 }
+
+
 MADE = Reproduction(
     name="figure-9",
     title="made up",

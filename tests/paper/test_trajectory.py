@@ -1,4 +1,4 @@
-"""Watching: the watched run is the trained one, seen more often at the beginning."""
+"""Trajectory: the watched run is the trained one, seen more often at the beginning."""
 
 from dataclasses import replace
 
@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 
 import n3
-from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
+from n3.config.experiment import TaskConfig
 from n3.paper.trajectory import record_trajectory
+from trials import tiny
 
-BASE = Experiment(
-    task=TaskConfig(samples=16, test_samples=8),
-    network=NetworkConfig(capacity=(3, 2)),
-    training=TrainingConfig(steps=100, learning_rate=3e-2),
-    run=RunConfig(arms=("growing",), seeds=(4, 9), records=4),
-)
+BASE = tiny(training={"steps": 100, "learning_rate": 3e-2}, arms=("growing",), seeds=(4, 9))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +19,9 @@ def watched():
 
 
 def test_the_watched_run_is_the_first_seeds(watched, tmp_path):
-    record = n3.run(replace(BASE, run=replace(BASE.run, out=str(tmp_path), name="a")), quiet=True)
+    record = n3.run(
+        replace(BASE, run=replace(BASE.run, out=str(tmp_path), name="a")), has_figures=False, quiet=True
+    )
     results = record.results.sel(arm="growing").isel(step=-1, drop=True)
     np.testing.assert_allclose(watched.test_loss[-1], results["test_loss"][0], rtol=1e-4)
     np.testing.assert_allclose(watched.grid, results["grid"])
@@ -42,28 +40,25 @@ def test_looks_begin_and_end_with_the_run_and_are_denser_at_first(watched):
 
 
 def test_participation_is_that_of_every_unit_of_every_layer(watched):
-    assert [layer.shape for layer in watched.participation] == [(8, 3), (8, 2)]
+    assert [layer.shape for layer in watched.participation] == [(8, 4)]
     assert all(((layer >= 0) & (layer <= 1)).all() for layer in watched.participation)
     assert watched.sizes[0] < 1e-3
     assert watched.sizes[-1] > watched.sizes[2] > 0
     np.testing.assert_allclose(watched.sizes, sum(layer.sum(axis=1) for layer in watched.participation))
 
 
-def test_few_steps_are_few_frames():
-    short = replace(BASE, training=replace(BASE.training, steps=3))
-    assert record_trajectory(short, "static", frames=50).steps.tolist() == [0, 1, 2, 3]
-
-
-def test_classes_have_logits_on_a_square():
-    base = replace(BASE, task=TaskConfig(task="spirals-3", samples=30, test_samples=6))
-    found = record_trajectory(base, "static", frames=2)
+def test_few_steps_are_few_frames_and_classes_have_logits_on_a_square():
+    task, training = TaskConfig(task="spirals-3", samples=12, test_samples=6), replace(BASE.training, steps=3)
+    found = record_trajectory(replace(BASE, task=task, training=training), "static", frames=50)
+    assert found.steps.tolist() == [0, 1, 2, 3]
     assert found.is_classes
-    assert found.grid.shape[0] == 2
-    assert found.predictions.shape == (2, 3, found.grid.shape[1])
+    assert found.grid.shape == (4096, 2)
+    assert found.predictions.shape == (4, 4096, 3)
+    assert found.residuals.shape == (4, 6, 3)
     assert found.input_names == ("x", "y")
 
 
 @pytest.mark.parametrize(("arm", "frames", "task"), [("equal-size", 5, "bessel"), ("growing", 1, "bessel")])
 def test_what_cannot_be_watched_is_refused(arm, frames, task):
-    with pytest.raises(ValueError, match=f"2 `frames` or more; got {arm}, 1 and {frames}"):
+    with pytest.raises(ValueError, match=f"`frames` be 2 or more; got {arm}, 1 and {frames}"):
         record_trajectory(replace(BASE, task=TaskConfig(task=task, samples=16)), arm, frames=frames)

@@ -1,33 +1,31 @@
-"""Variants: runs found by name, cell and seed, with what their last step says."""
-
-from functools import partial
+"""Variants: runs found by name, cell and seed, and what is made of their ends by hand."""
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 from n3.config.grid import Study
 from n3.experiments import study
-from n3.paper import variants
 from n3.paper.claims import Part
-from n3.paper.variants import Trained, by_size, gather, law_of
-from n3.stats.scaling_laws import power_law
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals of laws are tested where laws are."""
-    monkeypatch.setattr(variants, "power_law", partial(power_law, resamples=5))
+from n3.paper.variants import (
+    Trained,
+    by_size,
+    confusions,
+    gather,
+    histograms,
+    law_of,
+    loss_ratio,
+    mean_ratio,
+    penalty_curves,
+    scaling_curves,
+    size_points,
+)
+from trials import tiny, trained
 
 
 @pytest.fixture(scope="module")
 def part():
-    base = Experiment(
-        task=TaskConfig(task="sine-classes", samples=12, test_samples=6),
-        network=NetworkConfig(capacity=(2,)),
-        training=TrainingConfig(steps=4),
-        run=RunConfig(arms=("static", "growing"), seeds=(7, 2), records=2),
-    )
+    base = tiny(task={"task": "sine-classes"}, arms=("static", "growing"), seeds=(7, 2))
     cells = ({"learning_rate": 1e-3, "task": "sine-classes"}, {"learning_rate": 1e-2, "task": "sine-classes"})
     return Part(name="main", study=Study(base=base, cells=cells, points=50), names={"static": "baseline"})
 
@@ -85,3 +83,71 @@ def test_a_law_needs_four_sizes():
     runs = {((float(size),), seed): 2.0 / size for size in (4, 8, 16, 32) for seed in (0, 1)}
     assert law_of(runs).slope.value == pytest.approx(-1.0)
     assert law_of({key: loss for key, loss in runs.items() if key[0][0] > 4}) is None
+
+
+def test_a_histogram_a_task_over_all_parts():
+    cells = [{"task": "cubic"}, {"task": "bessel"}]
+    parts = [trained({"growing": np.array([[1.0, 2.0], [30.0, 40.0]])}, cells=cells) for _ in range(2)]
+    found = histograms(parts, ("growing",))
+    assert list(found) == ["cubic", "bessel"]
+    assert found["bessel"].medians["growing"] == 35.0
+
+
+def test_confusions_add_up_over_runs_and_parts():
+    parts = [trained({"grown": np.ones((1, 3)), "growing": np.ones((1, 3))}) for _ in range(2)]
+    counts = xr.DataArray(
+        np.arange(24).reshape(2, 1, 3, 2, 2),
+        dims=("arm", "cell", "seed", "true_class", "predicted_class"),
+        coords={"arm": ["grown", "growing"]},
+    )
+    found = confusions(parts, [xr.Dataset({"confusion": counts})] * 2, ("growing", "grown"))
+    assert list(found) == ["growing", "grown"]
+    np.testing.assert_array_equal(found["grown"], 2 * counts.values[0, 0].sum(axis=0))
+
+
+def test_penalties_are_means_over_the_trials_by_rising_weight():
+    cells = [{"size_cost": 10.0}, {"size_cost": 0.1}]
+    losses = {"growing": np.array([[1.0, 3.0], [5.0, np.nan]]), "grown": np.array([[4.0, 4.0], [8.0, 12.0]])}
+    own = trained(losses, cells=cells, size_penalty=np.arange(8.0).reshape(2, 2, 2))
+    found = penalty_curves([own], ("growing", "grown"))
+    assert found["growing"].weights.tolist() == [0.1, 10.0]
+    assert found["growing"].loss.tolist() == [5.0, 2.0]
+    assert found["growing"].penalty.tolist() == [4.5, 0.5]
+    weights, ratio = loss_ratio(found["growing"], found["grown"])
+    assert (weights.tolist(), ratio.tolist()) == ([0.1, 10.0], [0.5, 0.5])
+
+
+def test_scaling_has_a_curve_a_rate_and_variant():
+    sizes = (4, 8, 16, 32)
+    cells = [{"capacity": (size,), "learning_rate": rate} for rate in (1e-4, 1e-3) for size in sizes]
+    static = np.array([[2.0 / size, 8.0 / size] for _ in range(2) for size in sizes])
+    parts = [trained({"static": static}, cells=cells), trained({"warmup": static[4:]}, cells=cells[4:])]
+    found = scaling_curves(parts, ("static", "growing", "warmup"))
+    assert [(curve.rate, curve.variant) for curve in found] == [
+        (1e-3, "static"),
+        (1e-3, "warmup"),
+        (1e-4, "static"),
+    ]
+    np.testing.assert_allclose(found[0].mean, 4.0 / np.array(sizes))
+    np.testing.assert_allclose(found[0].low, 3.5 / np.array(sizes))
+    np.testing.assert_allclose(found[0].high, 6.5 / np.array(sizes))
+    assert found[0].law.slope.value == pytest.approx(-1.0)
+
+
+def test_mean_ratio_by_hand_without_the_diverged():
+    losses = np.array([[[1.0, 2.0], [3.0, 2.0]], [[2.0, 8.0], [6.0, np.inf]]])
+    results = xr.Dataset({"test_loss": (("arm", "seed", "step"), losses)}, coords={"arm": ["growing", "grown"]})
+    np.testing.assert_allclose(mean_ratio(results, "grown", "growing"), [2.0, 4.0])
+
+
+def test_size_points_are_quartiles_of_the_runs_that_ended():
+    others = {
+        "final_size": np.array([[[1.0, 2.0, 3.0, np.nan]], [[np.nan] * 4]]),
+        "accuracy": np.array([[[0.1, 0.2, 0.3, 0.9]], [[0.5] * 4]]),
+    }
+    own = trained(
+        {"growing": np.ones((2, 4))}, cells=[{"steps": 1}, {"steps": 2}], names={"growing": "x"}, **others
+    )
+    (point,) = size_points([own])
+    assert (point.variant, point.size) == ("x", (1.5, 2.0, 2.5))
+    np.testing.assert_allclose(point.accuracy, (0.15, 0.2, 0.25))

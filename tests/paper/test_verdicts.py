@@ -1,36 +1,18 @@
 """Verdicts: measures by hand on made-up runs, and the word for every way in which numbers can meet."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, RunConfig
 from n3.config.grid import Study
-from n3.paper import variants
 from n3.paper.claims import Claim, Part, Reference, Reproduction
 from n3.paper.variants import Trained
 from n3.paper.verdicts import judge, judge_claims, measured_value, side
 from n3.stats.comparison import Estimate, compare
-from n3.stats.scaling_laws import power_law
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """Intervals of laws are tested where laws are."""
-    monkeypatch.setattr(variants, "power_law", partial(power_law, resamples=5))
-
+from trials import trained
 
 RNG = default_rng(0)
-
-
-def trained(losses, *, cells=({},), names=None, **others):
-    """A part whose arms have given final losses, arrays of cell and seed."""
-    values = np.stack([np.atleast_2d(own) for own in losses.values()], axis=1)
-    run = RunConfig(arms=tuple(losses), seeds=tuple(range(values.shape[2])))
-    part = Part(name="main", study=Study(base=Experiment(run=run), cells=tuple(cells)), names=names or {})
-    return Trained(part=part, values={"test_loss": values, **others}, seeds=run.seeds)
 
 
 def claim(measure="ratio of means", of=("grown", "growing"), reference=None, **settings):

@@ -1,4 +1,4 @@
-"""Plotting of growth: units as bright as they take part, limits that hold, and a film of all frames."""
+"""Animation: units as bright as they take part, limits that hold, and a film of all frames."""
 
 import dataclasses
 
@@ -6,44 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drawing import no_text_outside
 from n3.plotting.animation import (
     BRIGHT,
     MOST_UNITS,
-    Trajectory,
     animate_growth,
     draw_fit,
     draw_frame,
     draw_network,
 )
 from n3.plotting.style import Figure
-from test_plotting_trials import no_text_outside
+from trials import made_trajectory
 
 FRAMES = 5
-
-
-def watched(*, units=3, layers=1, classes=0):
-    size = np.linspace(0, units, FRAMES)[:, None]
-    mask = np.clip(size - np.arange(units), 0, 1)
-    line = np.linspace(-1, 1, 12)
-    inputs = line[:, None] if not classes else np.stack([np.tile(line, 2), np.repeat([0.5, -0.5], 12)], 1)
-    grid = line[None] if not classes else np.stack([axis.ravel() for axis in np.meshgrid(line, line)])
-    outputs = max(1, classes)
-    fades = np.linspace(1, 0, FRAMES)[:, None, None]
-    return Trajectory(
-        title="made-up, growing",
-        steps=np.array([0, 1, 4, 40, 1000]),
-        participation=(mask,) * layers,
-        test_loss=np.geomspace(1, 1e-4, FRAMES),
-        grid=grid,
-        predictions=np.sin(3 * grid[:1])[None] * (1 - fades) + np.arange(outputs)[None, :, None] * 0.1,
-        residuals=fades * np.ones((FRAMES, outputs, len(inputs))),
-        inputs=inputs,
-        targets=np.eye(classes)[np.arange(len(inputs)) % classes] if classes > 1 else np.sin(3 * inputs[:, :1]),
-        test_inputs=inputs[::-1],
-        is_classes=bool(classes),
-        input_names=("x", "height")[: inputs.shape[1]],
-        target_name="y",
-    )
 
 
 def drawn(draw, *arguments, **settings):
@@ -53,7 +28,7 @@ def drawn(draw, *arguments, **settings):
 
 
 def test_units_and_links_are_as_bright_as_they_take_part():
-    axes = drawn(draw_network, watched(units=4), 2)  # two of four units
+    axes = drawn(draw_network, made_trajectory(units=4), 2)  # two of four units
     before, hidden, _ = axes.collections[1:]
     assert [tuple(colour[:3]) for colour in hidden.get_facecolors()] == [pytest.approx(BRIGHT)] * 4
     np.testing.assert_allclose(hidden.get_facecolors()[:, 3], [1.0, 1.0, 0.08, 0.08])
@@ -67,22 +42,22 @@ def test_units_and_links_are_as_bright_as_they_take_part():
 
 
 def test_layers_are_named_and_crowds_are_cut_and_said():
-    axes = drawn(draw_network, watched(units=MOST_UNITS + 6, layers=2), 3)
+    axes = drawn(draw_network, made_trajectory(units=MOST_UNITS + 6, layers=2), 3)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["inputs", "layer 1", "layer 2", "outputs"]
     assert len(axes.collections[2].get_offsets()) == MOST_UNITS
     assert axes.get_title() == f"participation (the first {MOST_UNITS} units)"
-    assert drawn(draw_network, watched(), 3).get_title() == "participation of each unit"
+    assert drawn(draw_network, made_trajectory(), 3).get_title() == "participation of each unit"
 
 
 def test_the_fit_shows_samples_prediction_and_a_residual_whose_axis_narrows():
-    run, widths = watched(), []
+    run, widths = made_trajectory(), []
     for frame in (0, 3):
         fit, residual = Figure().subplots(2)
         draw_fit(fit, residual, run, frame, colour="red")
-        np.testing.assert_allclose(fit.lines[1].get_ydata(), run.predictions[frame, 0])
+        np.testing.assert_allclose(fit.lines[1].get_ydata(), run.predictions[frame, :, 0])
         np.testing.assert_allclose(fit.lines[0].get_ydata(), run.targets[:, 0])
         assert (np.diff(residual.lines[1].get_xdata()) > 0).all()
-        np.testing.assert_allclose(residual.lines[1].get_ydata(), run.residuals[frame, 0])
+        np.testing.assert_allclose(residual.lines[1].get_ydata(), run.residuals[frame, :, 0])
         widths.append(np.ptp(residual.get_ylim()))
         assert (fit.get_ylabel(), residual.get_xlabel(), residual.get_ylabel()) == (
             "y",
@@ -95,7 +70,7 @@ def test_the_fit_shows_samples_prediction_and_a_residual_whose_axis_narrows():
 @pytest.mark.parametrize("classes", [0, 1, 3])
 def test_a_frame_names_its_step_and_holds_all_it_shows(classes):
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-    draw_frame(figure, watched(classes=classes), 3)
+    draw_frame(figure, made_trajectory(classes=classes), 3)
     assert figure._suptitle.get_text() == "made-up, growing: step 40, size 2.25 units, test loss 1.00e-03"
     assert len(figure.axes) == (2 if classes else 3)
     assert no_text_outside(figure)
@@ -103,9 +78,9 @@ def test_a_frame_names_its_step_and_holds_all_it_shows(classes):
 
 def test_regions_lie_where_the_inputs_are_and_take_the_largest_logit():
     figure = Figure(figsize=(9.6, 4.6))
-    run = watched(classes=3)
+    run = made_trajectory(classes=3)
     logits = np.zeros_like(run.predictions)
-    logits[:, 1] = np.where(run.grid[0] > 0, 1.0, -1.0)  # class 1 to the right, else the first of equals
+    logits[..., 1] = np.where(run.grid[:, 0] > 0, 1.0, -1.0)  # class 1 to the right, else the first of equals
     draw_frame(figure, dataclasses.replace(run, predictions=logits), 4)
     axes = figure.axes[1]
     classes = axes.images[0].get_array()
@@ -117,13 +92,13 @@ def test_regions_lie_where_the_inputs_are_and_take_the_largest_logit():
 
 
 def test_a_film_has_every_frame_and_stays_on_the_last_for_a_second(tmp_path):
-    path = animate_growth(watched(), tmp_path / "growth.gif", frames_per_second=4, dpi=30)
+    path = animate_growth(made_trajectory(), tmp_path / "growth.gif", frames_per_second=1, dpi=30)
     with Image.open(path) as film:
         stills = []
         for frame in range(film.n_frames):
             film.seek(frame)
             stills.append((np.asarray(film.convert("RGB")).copy(), film.info["duration"]))
     pictures, durations = zip(*stills, strict=True)
-    assert sum(durations) == 250 * (FRAMES + 4)  # equal frames are merged into a longer one
+    assert sum(durations) == 1000 * (FRAMES + 1)  # equal frames are merged into a longer one
     assert pictures[0].shape == (138, 288, 3)
     assert not np.array_equal(pictures[0], pictures[-1])

@@ -1,24 +1,34 @@
-"""Plotting: every figure of a made-up regression and classification, by its labels, lines and files."""
+"""Runs: every figure of a made-up regression and classification, by its labels, lines and files."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_hex
 from numpy.random import default_rng
 
+from drawing import legend, no_text_outside, texts
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig
 from n3.plotting.runs import (
+    MARKS,
     figures,
+    plot_choices,
     plot_final_losses,
     plot_fit,
+    plot_gains,
+    plot_history,
     plot_losses,
+    plot_participation,
     plot_price_path,
     plot_regions,
     plot_sizes,
+    plot_structure,
 )
 from n3.plotting.style import COLOURS
 from n3.stats.summary import RunRecord
+from n3.training.fit import History
 
 STEPS = np.arange(0, 5001, 100)
 
@@ -45,11 +55,10 @@ def data_of(kind, classes, rng):
 
 def predictions_of(kind, grid, classes, arms, shown, rng):
     if kind == "regression":
-        own = np.sin(grid)[None, None] + 0.1 * rng.normal(size=(len(arms), shown, 1, 1)) * grid
-        return own
-    angles = np.arctan2(grid[1], grid[0])
+        return np.sin(grid) + 0.1 * rng.normal(size=(len(arms), shown, 1, 1)) * grid
+    angles = np.arctan2(grid[:, 1], grid[:, 0])
     turns = 2 * np.pi * np.arange(max(classes, 1)) / classes
-    logits = np.cos(angles - turns[:, None])[classes == 2 :]
+    logits = np.cos(angles[:, None] - turns)[:, classes == 2 :]
     return np.broadcast_to(logits, (len(arms), shown, *logits.shape)).copy()
 
 
@@ -57,7 +66,8 @@ def record_of(kind="regression", *, arms=("static", "growing"), seeds=6, layers=
     rng, shown = default_rng(1), min(seeds, 5)
     losses, sizes = histories(arms, seeds, layers, capacity)
     line = np.linspace(-6, 6, 64 if kind == "regression" else 24)
-    grid = line[None] if kind == "regression" else np.stack([a.ravel() for a in np.meshgrid(line, line)])
+    square = np.stack([axis.ravel() for axis in np.meshgrid(line, line)], 1)
+    grid = line[:, None] if kind == "regression" else square
     inputs, targets = data_of(kind, classes, rng)
     axes = ("arm", "seed", "step")
     metric = {"metric": "rmse"} if kind == "regression" else {"metric": "accuracy"}
@@ -71,10 +81,10 @@ def record_of(kind="regression", *, arms=("static", "growing"), seeds=6, layers=
             "compile_seconds": (("arm",), np.full(len(arms), 1.5)),
             "run_seconds": (("arm",), np.full(len(arms), 2.0)),
             "prediction": (
-                ("arm", "shown_seed", "output", "point"),
+                ("arm", "shown_seed", "point", "output"),
                 predictions_of(kind, grid, classes, arms, shown, rng),
             ),
-            "grid": (("input", "point"), grid),
+            "grid": (("point", "input"), grid),
             "train_inputs": (("train_sample", "inputs_feature"), inputs[:240]),
             "train_targets": (("train_sample", "targets_feature"), targets[:240]),
             "test_inputs": (("test_sample", "inputs_feature"), inputs[240:]),
@@ -105,10 +115,6 @@ def with_diverged(record, arm, seed):
     return dataclasses.replace(record, results=results)
 
 
-def texts(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
 @pytest.mark.parametrize(
     "kind, names",
     [
@@ -134,7 +140,7 @@ def test_figures_survive_an_experiment_in_which_every_run_diverged(tmp_path):
 def test_figures_of_many_inputs_have_neither_fit_nor_regions():
     record = record_of("classification")
     wide = record.results.drop_vars(["grid", "prediction"])
-    wide = wide.assign(grid=(("input", "point"), np.zeros((3, 0))))
+    wide = wide.assign(grid=(("point", "input"), np.zeros((0, 3))))
     assert list(figures(dataclasses.replace(record, results=wide))) == ["loss", "size", "final-loss"]
 
 
@@ -287,3 +293,120 @@ def test_prices_that_end_at_one_point_share_a_label_and_lost_prices_have_none(tm
     figure = plot_price_path(record)
     figure.savefig(tmp_path / "path.png", dpi=50)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.03", "0.09 to 0.27"]
+
+
+def with_choices(record):
+    """The same record, in which each layer chose between two activations."""
+    sizes = record.results["size"].sizes
+    share = default_rng(4).uniform(size=tuple(sizes.values()))
+    shares = np.stack([share, 1 - share], axis=-1)
+    results = record.results.assign(choice_share=((*sizes, "choice"), shares))
+    return dataclasses.replace(record, results=results.assign_coords(choice=["sin", "tanh"]))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_every_layer_of_every_arm_has_a_panel_with_the_medians(layers, tmp_path):
+    record = with_choices(record_of(layers=layers))
+    figure = plot_choices(record)
+    figure.savefig(tmp_path / "choices.png", dpi=50)
+    assert [axes.get_title().split(",")[0] for axes in figure.axes] == ["growing", "static"] * layers
+    medians = record.results["choice_share"].median("seed").sel(arm="static").isel(layer=layers - 1)
+    first, second, limit = figure.axes[-1].lines
+    np.testing.assert_allclose(first.get_ydata(), medians.sel(choice="sin"))
+    np.testing.assert_allclose(second.get_ydata(), medians.sel(choice="tanh"))
+    assert set(limit.get_xdata()) == {0.6 * 5000}
+    assert texts(figure) == ["sin", "tanh", "hard from here", "quartiles"]
+
+
+def test_the_figure_is_made_where_activations_were_chosen():
+    record = record_of()
+    assert "choices" in figures(with_choices(record))
+    assert "choices" not in figures(record)
+
+
+@pytest.fixture
+def staged():
+    steps, looks = np.arange(0, 101, 10), np.array([25, 50, 75, 100])
+    sizes = np.broadcast_to(np.linspace(2, 12, 11)[:, None] * [1.0, 0.5], (3, 2, 11, 2))
+    actions = np.zeros((3, 2, 4), int)
+    actions[1] = [[0, 1, 3, 0], [0, 2, 0, 1]]
+    variables = {
+        "size": (("arm", "seed", "step", "layer"), sizes),
+        "structure_action": (("arm", "seed", "look"), actions),
+        "structure_capacity": (("arm", "look", "layer"), np.full((3, 4, 2), 16)),
+    }
+    coords = {"arm": ["static", "growing", "grown"], "seed": [0, 1], "step": steps, "look": looks}
+    results = xr.Dataset(variables, coords=coords, attrs={"task": "sine"})
+    return RunRecord(experiment=Experiment(), results=results, directory=None)
+
+
+def test_every_change_is_marked_at_the_size_before_it(staged):
+    figure = plot_structure(staged)
+    growing, grown = figure.axes
+    assert (growing.get_title(), grown.get_title()) == ("growing", "grown")
+    found = {line.get_marker(): line for line in growing.lines}
+    marks = {name: found[marker].get_xydata().tolist() for name, (marker, _) in MARKS.items()}
+    assert marks == {"prune": [[50, 10.5], [100, 18.0]], "expand": [[50, 10.5]], "rollback": [[75, 13.5]]}
+    assert not sum(len(line.get_xdata()) for line in grown.lines if line.get_marker() in "v^x")
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told == ["size, growing", "size, grown", "capacity of the program", *MARKS]
+
+
+def test_a_record_without_looks_is_refused(staged):
+    with pytest.raises(ValueError, match="`structure_every`; it has no looks"):
+        plot_structure(replace(staged, results=staged.results.drop_dims("look")))
+
+
+HISTORY = History(
+    step=np.array([10, 20, 30]),
+    train_loss=np.array([1.0, 0.5, 0.2]),
+    validation_loss=np.array([1.1, 0.6, 0.4]),
+    validation_accuracy=None,
+    sizes=np.array([[1.0, 2.0], [3.0, 2.5], [4.0, 2.0]]),
+    layers=(".first", ".second"),
+    diverged_at=None,
+)
+
+
+def test_participation_has_a_ramp_for_each_unit():
+    sizes = np.linspace(0, 3, 31)
+    ramps = np.clip(sizes[:, None] - np.arange(3), 0, 1)
+    figure = plot_participation(sizes, ramps, title="a title")
+    (axes,) = figure.axes
+    np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], ramps.T)
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), sizes)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("size (effective units)", "participation")
+    assert legend(figure) == ["unit 0", "unit 1", "unit 2"]
+    assert no_text_outside(figure)
+
+
+def test_gains_are_coloured_by_whether_they_are_worth_the_price():
+    gains = np.array([0.3, 0.05, 0.01, 0.002])
+    figure = plot_gains(gains, price=0.01, title="a title")
+    (axes,) = figure.axes
+    stems, points = axes.collections
+    np.testing.assert_allclose(points.get_offsets(), np.stack([[1, 2, 3, 4], gains], 1))
+    shades = [to_hex(colour).upper() for colour in points.get_facecolors()]
+    assert shades == [COLOURS["growing"]] * 3 + ["#999999"]
+    np.testing.assert_allclose([stem[:, 1] for stem in stems.get_segments()], [[0.01, own] for own in gains])
+    assert axes.lines[0].get_ydata() == [0.01, 0.01]
+    assert (axes.get_xlabel(), axes.get_yscale()) == ("place of the unit", "log")
+    assert axes.get_ylabel() == "what it adds (nats per sample)"
+    assert legend(figure) == ["price, 0.01 nats", "worth its price", "not worth it"]
+    assert no_text_outside(figure)
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+def test_a_history_has_sizes_by_group_and_the_losses_there_are(has_validation):
+    history = HISTORY if has_validation else dataclasses.replace(HISTORY, validation_loss=None)
+    figure = plot_history(history, title="a title", unit="nats")
+    left, right = figure.axes
+    np.testing.assert_array_equal([line.get_ydata() for line in left.lines], HISTORY.sizes.T)
+    losses = [HISTORY.train_loss, HISTORY.validation_loss][: 1 + has_validation]
+    np.testing.assert_array_equal([line.get_ydata() for line in right.lines], losses)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["optimiser step"] * 2
+    assert (left.get_ylabel(), right.get_ylabel()) == ("size (effective units)", "loss (nats)")
+    assert left.get_ylim()[0] == 0
+    names = [".first", ".second", "training loss", "validation loss"][: 3 + has_validation]
+    assert legend(figure) == names
+    assert no_text_outside(figure)

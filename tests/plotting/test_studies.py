@@ -1,23 +1,29 @@
-"""Plotting of trials: bars, medians and cells of the figures, by what they were given."""
+"""Studies: bars, bands, cells and laws of the figures, by what they were given."""
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from n3.paper.figures import plot_classes
-from n3.plotting.studies import plot_confusion, plot_histograms, plot_profiles
+from drawing import legend, no_text_outside
+from n3.plotting.studies import (
+    VARIANT_COLOURS,
+    plot_confusion,
+    plot_histograms,
+    plot_parameters,
+    plot_profiles,
+    plot_scaling,
+)
 from n3.plotting.style import COLOURS
 from n3.stats.distributions import histogram, performance_profile
+from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve, power_law
 
 LOSSES = {
     "growing": np.random.default_rng(0).lognormal(-7, 1, 500),
     "grown": np.r_[np.random.default_rng(1).lognormal(-6.5, 1, 480), np.full(20, 0.4)],
 }
+
+
 COUNTS = {"growing": np.array([[90, 10], [30, 70]]), "grown": np.array([[50, 50], [0, 0]])}
-
-
-def legend(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_histograms_have_a_panel_a_task_with_unit_bars_and_medians():
@@ -76,14 +82,6 @@ def test_a_matrix_of_many_classes_is_drawn_whole(classes):
     assert no_text_outside(figure)
 
 
-def test_classes_have_the_histogram_above_and_a_matrix_each_below():
-    figure = plot_classes("figure-5: a title", {"sine-classes": histogram(LOSSES)}, COUNTS, unit="nats")
-    upper, *below = figure.axes
-    assert (upper.get_title(), upper.get_xlabel()) == ("sine-classes", "final test loss (nats)")
-    assert [axes.get_title() for axes in below] == ["growing: accuracy 80.0 %", "grown: accuracy 50.0 %"]
-    assert no_text_outside(figure)
-
-
 def test_a_long_title_stays_within_the_figure_and_off_the_legend():
     figure = plot_histograms("a title of many words " * 9, {"cubic": histogram(LOSSES)}, unit="nats")
     assert no_text_outside(figure)
@@ -91,12 +89,75 @@ def test_a_long_title_stays_within_the_figure_and_off_the_legend():
     assert not title.overlaps(figure.legends[0].get_window_extent())
 
 
-def no_text_outside(figure):
-    """Whether title, legends and all axes with their labels lie within the drawn figure."""
-    parts = [figure._suptitle, *figure.legends, *figure.axes]
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    boxes = [part.get_tightbbox(renderer) for part in parts if part is not None]
-    width, height = figure.bbox.width, figure.bbox.height
-    return all(b.x0 >= -1 and b.y0 >= -1 and b.x1 <= width + 1 and b.y1 <= height + 1 for b in boxes)
+SIZES = 2.0 ** np.arange(2, 8)
+
+
+def curve(name, rate, exponent, *, law=True):
+    mean = 0.001 + 2 * SIZES**-exponent
+    fitted = power_law(SIZES, np.stack([mean, mean], axis=1), resamples=2) if law else None
+    own = {"variant": name, "rate": rate, "sizes": SIZES, "mean": mean, "low": 0.8 * mean, "high": 1.3 * mean}
+    return ScalingCurve(**own, law=fitted)
+
+
+def test_scaling_has_a_panel_a_rate_with_both_laws():
+    curves = [curve("static", 1e-3, 1.2), curve("growing", 1e-3, 0.8), curve("static", 1e-4, 0.5)]
+    figure = plot_scaling("scaling: a title", curves, unit="nats")
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["learning rate 0.001", "learning rate 0.0001"]
+    assert (first.get_xlabel(), first.get_ylabel()) == ("capacity (units)", "final test loss (nats)")
+    assert (first.get_xscale(), first.get_yscale()) == ("log", "log")
+    points, law, line = second.lines
+    np.testing.assert_allclose(points.get_ydata(), curves[2].mean)
+    np.testing.assert_allclose(law.get_ydata()[[0, -1]], curves[2].mean[[0, -1]], rtol=1e-3)
+    assert (law.get_linestyle(), line.get_linestyle()) == ("-", ":")
+    assert points.get_color() == law.get_color() == VARIANT_COLOURS["static"]
+    bars = second.collections[0].get_segments()
+    np.testing.assert_allclose(
+        [bar[:, 1] for bar in bars], np.stack([0.8 * curves[2].mean, 1.3 * curves[2].mean], 1)
+    )
+    told = [text.get_text() for text in first.get_legend().get_texts()]
+    assert told[0].startswith("static: exponent 1.20 [")
+    assert told[3].startswith("growing: slope -0.")
+    assert legend(figure)[:2] == ["static", "growing"]
+    assert no_text_outside(figure)
+
+
+def test_too_few_sizes_have_points_and_no_law():
+    (axes,) = plot_scaling("t", [curve("static", 1e-3, 1.2, law=False)], unit="nats").axes
+    assert len(axes.lines) == 1
+    assert axes.get_legend() is None
+
+
+@pytest.mark.parametrize("rates", [(1e-3,), (1e-3, 3e-4, 1e-4)])
+def test_the_legend_of_a_panels_laws_is_below_its_points(rates):
+    exponents = {"static": 1, "growing": 2, "warmup": 2.2}
+    curves = [curve(name, rate, exponent) for rate in rates for name, exponent in exponents.items()]
+    figure = plot_scaling("scaling: a title", curves, unit="nats")
+    FigureCanvasAgg(figure).draw()
+    assert len(figure.axes) == len(rates)
+    for axes in figure.axes:
+        box = axes.get_legend().get_window_extent()
+        points = np.concatenate([axes.transData.transform(own.get_xydata()) for own in axes.lines])
+        assert box.y1 < min(axes.bbox.y0, points[:, 1].min())
+        assert box.y0 > 0
+
+
+def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached():
+    points = np.array([400.0, 1_000.0, 4_000.0])
+    mean = np.array([0.94, 0.96, 0.97])
+    curves = [
+        AccuracyCurve(variant=name, parameters=points, mean=mean - shift, low=mean - shift - 0.01, high=mean)
+        for name, shift in (("growing", 0.0), ("equal-size", 0.02))
+    ]
+    figure = plot_parameters("digits: a title", curves, {"others": (3_466.0, 0.953)})
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("active parameters", "test accuracy")
+    assert axes.get_xscale() == "log"
+    assert {"500", "1,000", "2,000"} <= {label.get_text() for label in axes.get_xticklabels()}
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), np.stack([points, mean - 0.02], 1))
+    assert axes.lines[1].get_color() == VARIANT_COLOURS["equal-size"]
+    assert axes.lines[2].get_xydata().tolist() == [[3_466.0, 0.953]]
+    band = axes.collections[1].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.91, 0.97])
+    assert legend(figure) == ["growing", "equal-size", "95 % interval\nof the mean", "others"]
+    assert no_text_outside(figure)

@@ -1,26 +1,35 @@
-"""Analysis: statistics by hand, the laws of intervals and comparisons, and the summary of a record."""
+"""Summary: a record, a path of prices and what was chosen, by hand, and the tables of their words."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import xarray as xr
-from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, RunConfig
-from n3.stats.comparison import FLOOR, bootstrap_interval, compare, interquartile_mean
 from n3.stats.summary import (
     RunRecord,
+    _choice_lines,
+    _number_of_runs,
+    _price_lines,
+    _summarise_choices,
+    align_columns,
     bands,
     decision_classes,
     final_distribution,
     final_values,
     fit_curves,
+    path_curves,
     summarise,
+    summarise_path,
     table,
+    with_interval,
 )
 
 ARMS, SEEDS, STEPS = ("growing", "static", "warmup"), (3, 5, 8, 9), (0, 10, 100)
+
+
 FINAL_LOSSES = np.array([[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, np.nan, 8.0], [np.nan] * 4])
 
 
@@ -47,126 +56,6 @@ def results_of(losses=FINAL_LOSSES):
 def record_of():
     experiment = Experiment(run=RunConfig(arms=ARMS, seeds=SEEDS))
     return RunRecord(experiment=experiment.resolved(), results=results_of(), directory=None)
-
-
-@pytest.mark.parametrize("statistic", [np.median, np.mean])
-@pytest.mark.parametrize("size", [3, 20, 51])
-def test_interval_holds_the_statistic_and_grows_with_the_level(statistic, size):
-    values = default_rng(size).lognormal(size=size)
-    narrow, wide = (bootstrap_interval(values, statistic, level=level) for level in (0.5, 0.99))
-    assert wide[0] <= narrow[0] <= statistic(values) <= narrow[1] <= wide[1]
-
-
-def test_interval_moves_and_scales_with_the_values():
-    values = default_rng(0).normal(size=30)
-    low, high = bootstrap_interval(values)
-    assert bootstrap_interval(3 * values + 1) == pytest.approx((3 * low + 1, 3 * high + 1), rel=1e-9)
-
-
-def test_interval_of_equal_values_has_no_width():
-    assert bootstrap_interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
-
-
-def test_one_value_or_one_pair_has_no_interval():
-    assert np.isnan(bootstrap_interval(np.array([2.0]))).all()
-    found = compare(np.array([1.0, np.nan]), np.array([2.0, 1.0]))
-    assert (found.ratio_of_means, found.ratio_of_medians) == (0.5, 0.5)
-    assert np.isnan([*found.ci95, *found.ratio_of_means_ci95, *found.ratio_of_medians_ci95]).all()
-
-
-def test_interval_under_ties_is_the_percentile_interval():
-    values = np.array([1.0] * 8 + [5.0, 6.0])  # whichever value goes, the median stays 1
-    low, high = bootstrap_interval(values, resamples=500)
-    draws = default_rng(1).choice(values, (20_000, 10))
-    assert (low, high) == tuple(np.percentile(np.median(draws, axis=1), [2.5, 97.5]))
-
-
-@pytest.mark.parametrize("statistic, truth", [(np.median, 1.0), (np.mean, np.exp(0.125))])
-def test_interval_covers_the_truth(statistic, truth):
-    rng, trials = default_rng(2), 300
-    samples = rng.lognormal(0, 0.5, (trials, 40))
-    ends = np.array([bootstrap_interval(row, statistic, resamples=400) for row in samples])
-    covered = np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
-    assert abs(covered - 0.95) < 5 * np.sqrt(0.95 * 0.05 / trials)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, np.nan], [np.inf, 1.0]])
-def test_interval_refuses_what_is_not_finite(values):
-    with pytest.raises(ValueError, match="`values` must be finite, one or more"):
-        bootstrap_interval(np.array(values))
-
-
-@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
-def test_interval_refuses_a_level_beyond_one(level):
-    with pytest.raises(ValueError, match=r"`level` must lie in \(0, 1\)"):
-        bootstrap_interval(np.array([1.0, 2.0]), level=level)
-
-
-def test_interquartile_mean_by_hand():
-    assert interquartile_mean(np.array([100.0, 1.0, 2.0, 4.0])) == 3.0
-    assert interquartile_mean(np.array([5.0])) == 5.0
-
-
-def test_comparison_by_hand():
-    found = compare(np.array([1.0, 2.0, 6.0, 5.0]), np.array([2.0, 8.0, 3.0, 5.0]))
-    assert found.median_log_ratio == pytest.approx(-np.log(2) / 2)
-    assert (found.wins, found.pairs, found.excluded) == (2, 4, 0)
-    assert found.ratio_of_means == pytest.approx(14 / 18)
-    assert found.ratio_of_medians == pytest.approx(3.5 / 4)
-    assert found.geometric_mean_ratio == pytest.approx(0.25**0.25)
-
-
-def test_p_value_of_ten_wins_in_ten_is_two_in_1024():
-    b = default_rng(0).lognormal(size=10)
-    assert compare(b * np.linspace(0.3, 0.9, 10), b).p_value == pytest.approx(2 / 2**10)
-
-
-def test_swapping_the_arms_negates_logarithms_and_inverts_ratios():
-    rng = default_rng(4)
-    a, b = rng.lognormal(size=25), rng.lognormal(0.5, size=25)
-    one, two = compare(a, b), compare(b, a)
-    assert one.median_log_ratio == pytest.approx(-two.median_log_ratio)
-    assert one.ci95 == pytest.approx((-two.ci95[1], -two.ci95[0]), abs=0.1)
-    assert one.ratio_of_means * two.ratio_of_means == pytest.approx(1)
-    assert one.ratio_of_medians * two.ratio_of_medians == pytest.approx(1)
-    assert one.p_value == pytest.approx(two.p_value)
-    assert one.wins + two.wins == 25
-
-
-@pytest.mark.parametrize("name", ["ratio_of_means", "ratio_of_medians"])
-def test_ratios_lie_in_intervals_that_know_the_pairing(name):
-    b = default_rng(5).lognormal(0, 2, size=40)
-    a = 0.5 * b * default_rng(6).lognormal(0, 0.01, size=40)
-    found = compare(a, b)
-    low, high = getattr(found, f"{name}_ci95")
-    assert low <= getattr(found, name) <= high
-    assert high - low < 0.02
-
-
-def test_equal_arms_have_no_effect():
-    found = compare(np.array([1.0, 2.0, 0.0]), np.array([1.0, 2.0, 0.0]))
-    assert (found.median_log_ratio, found.ci95, found.p_value, found.wins) == (0.0, (0.0, 0.0), 1.0, 0)
-
-
-def test_a_loss_of_zero_counts_as_the_floor():
-    assert compare(np.array([0.0]), np.array([1.0])).median_log_ratio == pytest.approx(np.log(FLOOR))
-
-
-def test_diverged_pairs_are_counted_and_left_out():
-    found = compare(np.array([1.0, np.nan, 3.0, 1.0]), np.array([2.0, 1.0, np.inf, 4.0]))
-    assert (found.pairs, found.excluded, found.wins) == (2, 2, 2)
-    assert found.ratio_of_means == pytest.approx(2 / 6)
-
-
-def test_comparison_of_nothing_is_nan():
-    found = compare(np.array([np.nan]), np.array([1.0]))
-    assert np.isnan([found.median_log_ratio, *found.ci95, found.p_value, found.ratio_of_means]).all()
-    assert (found.pairs, found.excluded) == (0, 1)
-
-
-def test_comparison_refuses_a_negative_loss():
-    with pytest.raises(ValueError, match=r"`a` and `b` must be losses of zero or more; got -1\.0"):
-        compare(np.array([1.0, np.nan]), np.array([-1.0, 2.0]))
 
 
 def test_summary_has_the_promised_layout():
@@ -242,10 +131,10 @@ def test_fit_curves_and_residuals_of_a_line_by_hand():
     results = xr.Dataset(
         {
             "prediction": (
-                ("arm", "shown_seed", "output", "point"),
-                np.array([2 * grid, 2 * grid + 1, 2 * grid + 2])[None, :, None],
+                ("arm", "shown_seed", "point", "output"),
+                np.array([2 * grid, 2 * grid + 1, 2 * grid + 2])[None, ..., None],
             ),
-            "grid": (("input", "point"), grid[None]),
+            "grid": (("point", "input"), grid[:, None]),
             "test_inputs": (("test_sample", "inputs_feature"), [[1.5], [0.5], [3.0]]),
             "test_targets": (("test_sample", "targets_feature"), [[3.0], [0.0], [0.0]]),
         },
@@ -268,8 +157,8 @@ def test_fit_curves_and_residuals_of_a_line_by_hand():
 def test_decision_classes_by_hand(logits, expected):
     results = xr.Dataset(
         {
-            "prediction": (("arm", "shown_seed", "output", "point"), np.array(logits)[None, None]),
-            "grid": (("input", "point"), np.zeros((2, 4))),
+            "prediction": (("arm", "shown_seed", "point", "output"), np.array(logits).T[None, None]),
+            "grid": (("point", "input"), np.zeros((4, 2))),
         },
         coords={"arm": ["growing"]},
     )
@@ -277,12 +166,12 @@ def test_decision_classes_by_hand(logits, expected):
 
 
 def test_decision_classes_refuse_a_grid_that_is_not_square():
-    dims = ("arm", "shown_seed", "output", "point")
+    dims = ("arm", "shown_seed", "point", "output")
     results = xr.Dataset(
-        {"prediction": (dims, np.zeros((1, 1, 1, 5))), "grid": (("input", "point"), np.zeros((2, 5)))},
+        {"prediction": (dims, np.zeros((1, 1, 5, 1))), "grid": (("point", "input"), np.zeros((5, 2)))},
         coords={"arm": ["growing"]},
     )
-    with pytest.raises(ValueError, match=r"square of two inputs; got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"square of two inputs; got \(5, 2\)"):
         decision_classes(results, "growing")
 
 
@@ -291,3 +180,125 @@ def test_final_distribution_ranks_the_runs_and_keeps_the_diverged_last():
     np.testing.assert_array_equal(found["loss"].sel(arm="static"), [2, 4, 8, np.nan])
     np.testing.assert_array_equal(found["share"], [0.25, 0.5, 0.75, 1.0])
     assert float(found["median"].sel(arm="static")) == 4.0
+
+
+def test_the_first_column_is_to_the_left_and_the_others_to_the_right():
+    assert align_columns(["a|loss", "longer|1"]) == "a       loss\nlonger     1"
+
+
+def test_rows_of_different_lengths_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        align_columns(["a|b", "a"])
+
+
+def test_an_interval_stands_behind_its_value_where_there_is_one():
+    assert with_interval(0.12345, 0.1, 0.2) == "0.123 [0.1, 0.2]"
+    assert with_interval(0.12345, math.nan, math.nan, form=".1e") == "1.2e-01"
+
+
+SHARES = np.zeros((2, 3, 2, 1, 2))
+
+
+SHARES[:, :, 0] = 0.5
+
+
+SHARES[0, :, 1, 0] = [[1, 0], [0, 1], [0, 1]]
+
+
+SHARES[1, :, 1, 0] = [[1, 0], [1, 0], [1, 0]]
+
+
+RESULTS = xr.Dataset(
+    {"choice_share": (("arm", "seed", "step", "layer", "choice"), SHARES)},
+    coords={"arm": ["growing", "static"], "seed": [4, 5, 6], "step": [0, 9], "choice": ["sin", "tanh"]},
+)
+
+
+LOST = xr.DataArray(np.zeros((2, 3), bool), dims=("arm", "seed"))
+
+
+def test_winners_by_hand():
+    counts = _summarise_choices(RESULTS, LOST)["choices"]
+    assert counts == {"growing": [{"sin": 1, "tanh": 2}], "static": [{"sin": 3, "tanh": 0}]}
+
+
+def test_a_run_that_diverged_chose_nothing():
+    lost = LOST.copy(deep=True)
+    lost[0, 1] = True
+    assert _summarise_choices(RESULTS, lost)["choices"]["growing"] == [{"sin": 1, "tanh": 1}]
+
+
+def test_the_table_has_a_row_for_each_layer():
+    (text,) = _choice_lines(_summarise_choices(RESULTS, LOST))
+    assert [line.split() for line in text.splitlines()] == [
+        ["runs", "that", "chose", "sin", "tanh"],
+        ["growing,", "layer", "1", "1", "2"],
+        ["static,", "layer", "1", "3", "0"],
+    ]
+
+
+def test_where_nothing_was_chosen_nothing_is_said():
+    assert _summarise_choices(RESULTS.drop_vars(["choice_share", "choice"]), LOST) == {}
+    assert _choice_lines({}) == []
+
+
+NAN = np.nan
+
+
+def test_without_a_path_nothing_is_said():
+    xr = pytest.importorskip("xarray")
+    plain = xr.Dataset({"a": (("arm", "seed"), np.zeros((2, 3)))})
+    assert summarise_path(plain) == {}
+    assert _price_lines({"arms": {}}) == []
+    assert _number_of_runs(plain) == 6
+
+
+def path_of(lost=()):
+    xr = pytest.importorskip("xarray")
+    sizes = np.array([[[8.0, 1.0], [6.0, 1.0], [7.0, 1.0]], [[3.0, 0.5], [3.0, 0.0], [4.0, 0.0]]])
+    validation = np.array([[1.0, 2.0, 3.0], [2.0, 2.5, 3.0]])
+    for place in lost:
+        sizes[place], validation[place] = NAN, NAN
+    return xr.Dataset(
+        {
+            "a": (("arm", "seed"), np.zeros((2, 3))),
+            "path_size": (("price", "seed", "layer"), sizes),
+            "path_test_loss": (("price", "seed"), 2 * validation),
+            "path_validation_loss": (("price", "seed"), validation),
+        },
+        coords={"price": [0.1, 0.4]},
+        attrs={"picked_price": 1, "best_price": 0, "validation_loss_bound": 2.7},
+    )
+
+
+def test_a_path_is_summarised_by_medians_of_the_summed_layers():
+    results = path_of(lost=[(0, 0)])
+    assert summarise_path(results)["price_path"] == {
+        "prices": [0.1, 0.4],
+        "median_sizes": [7.5, 3.5],
+        "median_test_losses": [5.0, 5.0],
+        "median_validation_losses": [2.5, 2.5],
+        "diverged": [1, 0],
+        "picked": 1,
+        "best": 0,
+        "validation_loss_bound": 2.7,
+    }
+    assert _number_of_runs(results) == 9  # the growing arm twice, another once
+
+
+def test_curves_are_quartiles_and_nan_where_all_diverged():
+    curves = path_curves(path_of(lost=[(0, slice(None))]))
+    assert np.isnan(curves["size"][:, 0]).all()
+    np.testing.assert_allclose(curves["size"][:, 1], [3.25, 3.5, 3.75])
+    np.testing.assert_allclose(curves["test_loss"][:, 1], [4.5, 5.0, 5.5])
+
+
+def test_the_words_name_the_pick_and_the_best():
+    (text,) = _price_lines(summarise_path(path_of()))
+    assert all(len(line) <= 100 for line in text.splitlines())
+    flat = " ".join(text.split())
+    assert "of 2 tried: 0.4 nats (size 3.50, validation loss 2.500e+00)" in flat
+    assert "within one standard error of the best, 0.1 nats (size 8.00, validation loss 2.000e+00)" in flat
+    assert "up to 2.700e+00." in flat
+    same = path_of().assign_attrs(picked_price=0)
+    assert " ".join(_price_lines(summarise_path(same))[0].split()).endswith(", the least validation loss.")

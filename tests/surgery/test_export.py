@@ -1,8 +1,7 @@
-"""Portable: networks that come back from files, and programs that run for any batch."""
+"""Export: networks that come back from files bit for bit, and programs that run for any batch."""
 
 import json
-import subprocess
-import sys
+import os
 
 import equinox as eqx
 import jax
@@ -11,26 +10,35 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from n3.nn.controllers import CONTROLLERS
 from n3.surgery.compact import compact
-from n3.surgery.export import export, load_compact, save_compact
-from n3.tracing.grow import grow
-from networks import CLOSE, inputs, network, quick, shapes
+from n3.surgery.export import export, from_bytes, load_compact, save_compact, to_bytes, write_file
+from networks import CLOSE, grown_perceptron, inputs, network, quick, reference, shapes
+
+
+def assert_bit_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, two in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert isinstance(one, jax.Array)
+        assert (one.shape, one.dtype) == (two.shape, two.dtype)
+        assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
 
 
 @quick
 @given(shapes())
 def test_a_network_comes_back(tmp_path_factory, shape):
     folder = tmp_path_factory.mktemp("net")
-    net = network(**shape)
-    save_compact(net, folder)
-    assert eqx.tree_equal(load_compact(folder), compact(net))
+    plain = compact(network(**shape))
+    save_compact(plain, folder)
+    assert_bit_equal(load_compact(folder), plain)
     assert sorted(path.name for path in folder.iterdir()) == ["network.json", "network.safetensors"]
 
 
 def test_saving_again_replaces(tmp_path):
     save_compact(network("fixed", (4,), 2.0), tmp_path)
-    save_compact(network("fixed", (3, 3), 3.0), tmp_path)
-    assert eqx.tree_equal(load_compact(tmp_path), compact(network("fixed", (3, 3), 3.0)))
+    last = network("fixed", (4, 4), 3.0)
+    save_compact(last, tmp_path)
+    assert_bit_equal(load_compact(tmp_path), compact(last))
 
 
 @pytest.mark.parametrize(
@@ -67,49 +75,127 @@ def test_flipped_and_missing_files_are_refused(tmp_path):
         load_compact(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"kind": "auxiliary", "capacity": (4, 3)},
-        {"kind": "controller", "capacity": (4, 4), "depth": 1.5},
-        {"kind": "information", "capacity": (4, 4), "sizes": [0.0, 2.0]},
-        {"kind": "fixed", "capacity": (3,), "sizes": 0.0},
-    ],
-)
-def test_a_program_gives_the_same_outputs_at_any_batch(shape):
-    net = network(**shape)
-    program = jax.export.deserialize(bytearray(export(net)))
+def test_a_program_gives_the_same_outputs_at_any_batch(tmp_path):
+    net, path = network("controller", (4, 4), depth=1.5), tmp_path / "programs" / "net.stablehlo"
+    content = export(net, path)
+    assert content == path.read_bytes()
+    program = jax.export.deserialize(bytearray(content))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
-    for batch in (1, 2, 7, 130):
-        x = inputs(batch).T
-        found = program.call(x)
+    for batch in (1, 7):
+        found = program.call(inputs(batch).T)
         assert found.shape == (batch, 3)
-        np.testing.assert_allclose(found, np.asarray(net.batch(x.T)).T, **CLOSE)
+        np.testing.assert_allclose(found, reference(net, batch).T, **CLOSE)
 
 
-_RUN = """
-import sys, jax, numpy as np
-program = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-print(np.asarray(program.call(np.ones((3, 2), np.float32))).tolist())
-assert not any(name == "n3" or name.startswith("n3.") for name in sys.modules)
-"""
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file"
+    write_file(path, b"first")
 
+    def fails(descriptor):
+        raise OSError("the disk is full")
 
-def test_a_program_runs_without_this_package(tmp_path):
-    net = network("auxiliary", (4, 3))
-    path = tmp_path / "programs" / "net.stablehlo"
-    assert export(compact(net), path) == path.read_bytes()
-    done = subprocess.run([sys.executable, "-c", _RUN, path], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    expected = np.asarray(net.batch(jnp.ones((2, 3)))).T
-    np.testing.assert_allclose(json.loads(done.stdout), expected, **CLOSE)
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="the disk is full"):
+        write_file(path, b"second")
+    assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("file", b"first")]
 
 
 def test_what_cannot_be_compacted_is_refused(tmp_path):
-    other = eqx.nn.MLP(2, 3, 4, 1, key=jax.random.key(0))
-    grown = grow(other, example=jnp.ones(2), key=jax.random.key(1))
-    for net, match in ((other, "got MLP"), (grown, "got a grown MLP")):
+    other = eqx.filter_eval_shape(eqx.nn.MLP, 2, 3, 4, 1, key=jax.random.key(0))
+    for net, match in ((other, "got MLP"), (grown_perceptron(), "got a grown MLP")):
         for refused in (lambda net=net: export(net), lambda net=net: save_compact(net, tmp_path)):
             with pytest.raises(ValueError, match=f"`net` must be a GrowingMLP; {match}"):
                 refused()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", CONTROLLERS)
+def test_a_growing_network_comes_back_bit_for_bit(kind):
+    net, like = network(kind, depth=1.5), network(kind, sizes=1.0, depth=2.0, seed=1)
+    assert_bit_equal(from_bytes(to_bytes(net), like, source="net"), net)
+
+
+def test_stacked_networks_come_back_bit_for_bit_from_shapes_alone():
+    nets = jax.tree.map(
+        lambda *leaves: jnp.asarray(np.stack(leaves)), *(network("layerwise", seed=seed) for seed in range(3))
+    )
+    assert nets.layers[0].weight.shape == (3, 4, 2)
+    shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), nets)
+    assert_bit_equal(from_bytes(to_bytes(nets), shaped, source="nets"), nets)
+
+
+def test_every_kind_of_number_comes_back():
+    numbers = {
+        "odd": np.float32([np.nan, -np.nan, np.inf, -0.0, 1e-45]),
+        "count": np.int32(-7),
+        "key": np.uint32([0, 3]),
+        "flags": (np.array([True, False]), np.zeros((0, 4), np.float32)),
+        "half": np.float16([1.5, 2.0]),
+        "none": None,
+    }
+    tree, like = jax.tree.map(jnp.asarray, numbers), jax.tree.map(np.zeros_like, numbers)
+    assert_bit_equal(from_bytes(to_bytes(tree), like, source="tree"), tree)
+
+
+def test_an_array_that_is_not_contiguous_comes_back():
+    tree = {"turned": np.arange(6.0, dtype=np.float32).reshape(2, 3).T}
+    back = from_bytes(to_bytes(tree), tree, source="tree")
+    np.testing.assert_array_equal(back["turned"], tree["turned"])
+
+
+def test_what_is_no_array_is_taken_from_the_like_tree():
+    tree = {"weight": np.ones(2), "name": "stored"}
+    back = from_bytes(to_bytes(tree), {"weight": np.zeros(2), "name": "like"}, source="tree")
+    np.testing.assert_array_equal(back["weight"], [1, 1])
+    assert back["name"] == "like"
+
+
+def test_the_same_tree_gives_the_same_bytes():
+    assert to_bytes(network(seed=0)) == to_bytes(network(seed=0))
+    assert to_bytes(network(seed=0)) != to_bytes(network(seed=1))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"no safetensors",
+        lambda content: content[:5],
+        lambda content: content[:-3],
+        lambda content: content + b"\0",
+        lambda content: bytes([content[0] ^ 0xFF]) + content[1:],
+        lambda content: content[:9] + b"\0" + content[10:],
+    ],
+)
+def test_damaged_content_is_refused(damage):
+    net = network()
+    with pytest.raises(ValueError, match=r"^here\.safetensors is damaged or not safetensors: "):
+        from_bytes(damage(to_bytes(net)), net, source="here.safetensors")
+
+
+def test_another_shape_is_refused():
+    content = to_bytes({"bias": np.zeros(3, np.float32), "weight": np.zeros((2, 3), np.float32)})
+    like = {"bias": np.zeros(3, np.float32), "weight": np.zeros((3, 2), np.float32)}
+    message = r"^here: \['weight'\] is float32\(2, 3\); expected float32\(3, 2\)\."
+    with pytest.raises(ValueError, match=message):
+        from_bytes(content, like, source="here")
+
+
+def test_another_type_is_refused():
+    content = to_bytes({"weight": np.zeros(3, np.int32)})
+    with pytest.raises(ValueError, match=r"\['weight'\] is int32\(3,\); expected float32\(3,\)\."):
+        from_bytes(content, {"weight": np.zeros(3, np.float32)}, source="here")
+
+
+def test_a_network_of_another_capacity_is_refused():
+    content = to_bytes(network(capacity=(4, 4)))
+    with pytest.raises(ValueError, match=r"^here: \S+ is float32\(.*\); expected float32\(.*\)\."):
+        from_bytes(content, network(capacity=(3, 3)), source="here")
+
+
+@pytest.mark.parametrize("stored, wanted", [(1.5, None), (None, 1.5)])
+def test_a_missing_or_unexpected_name_is_refused(stored, wanted):
+    content = to_bytes(network(depth=stored))
+    message = r"^here does not hold this network: \.depth_weight is missing or not expected\."
+    with pytest.raises(ValueError, match=message):
+        from_bytes(content, network(depth=wanted), source="here")

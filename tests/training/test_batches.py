@@ -1,11 +1,22 @@
-"""Batches: epochs of arrays, iterables from their beginning again, and data that do not fit."""
+"""Batches: every sample once an epoch, iterables from their beginning again, and data that do not fit."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.training.batches import ArraySource, IterableSource, checked, epoch_rows, is_arrays, source_of
+from n3.nn.losses import Samples
+from n3.training.batches import (
+    ArraySource,
+    IterableSource,
+    checked,
+    draw_batch,
+    epoch_rows,
+    is_arrays,
+    shuffle_epoch,
+    source_of,
+)
 
 KEY = jr.key(4)
 INPUTS = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -49,6 +60,27 @@ def taken(source, steps):
         for chunk in source.chunks(steps)
         for rows in np.asarray(chunk.rows)
     ]
+
+
+def test_an_order_holds_for_an_epoch_and_the_next_is_fresh():
+    orders, shuffle = [jnp.arange(10)], jax.jit(shuffle_epoch, static_argnums=2)
+    for count in range(6):  # three steps of three samples an epoch, one sample left out
+        orders.append(shuffle(orders[-1], jnp.asarray(count), 3, key=KEY))
+    orders = [np.asarray(order).tolist() for order in orders]
+    assert orders[1] == orders[2] == orders[3] != orders[0]
+    assert orders[4] == orders[5] == orders[6] != orders[1]
+    assert sorted(orders[1]) == sorted(orders[4]) == list(range(10))
+    assert orders[4][:9] == epoch_rows(KEY, 1, 10, batch=3).ravel().tolist()  # as `fit` orders arrays
+
+
+def test_the_samples_of_a_step_by_hand():
+    row = np.arange(6, dtype=np.float32)[None]
+    whole = Samples(*map(jnp.asarray, (row, 10 * row, np.full(6, 1 / 6, np.float32))))
+    order = np.array([5, 3, 1, 0, 2, 4])
+    step = jax.jit(draw_batch, static_argnums=2)(order, jnp.asarray(4), 2, whole)  # in the second epoch
+    np.testing.assert_array_equal(step.inputs, [[1.0, 0.0]])
+    np.testing.assert_array_equal(step.targets, [[10.0, 0.0]])
+    np.testing.assert_array_equal(step.shares, [0.5, 0.5])
 
 
 def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own():

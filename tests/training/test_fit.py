@@ -1,4 +1,4 @@
-"""Fitting: steps by hand, from arrays and from batches, sizes that find their place, and runs that fail."""
+"""Fit: what targets say of the loss, steps by hand, from arrays and from batches, and runs that fail."""
 
 import importlib
 
@@ -12,21 +12,26 @@ import pytest
 
 import n3
 from n3.config.experiment import InformationConfig
-from n3.tracing.grow import grow
+from n3.tracing.grow import compact_model, grow
 from n3.training.batches import epoch_rows
-from n3.training.fit import fit
+from n3.training.fit import OutputLoss, check_targets, fit, output_loss_of
 
-KEYS = jr.split(jr.key(9), 6)
-SAMPLES = 96
-X = np.asarray(jr.uniform(KEYS[0], (SAMPLES, 1), minval=-1.0, maxval=1.0))
-LINE = 0.7 * X + 0.2 + 0.05 * np.asarray(jr.normal(KEYS[1], (SAMPLES, 1)))
+KEYS = jr.split(jr.key(9), 4)
+BATCH, STEPS = 32, 25
+"""A whole epoch in one chunk: what is trained in these, by the same rate, is one program."""
+SAMPLES = BATCH * STEPS
+RANDOM = np.random.default_rng(9)
+X = RANDOM.uniform(-1.0, 1.0, (SAMPLES, 1)).astype(np.float32)
+LINE = (0.7 * X + 0.2 + 0.05 * RANDOM.normal(size=X.shape)).astype(np.float32)
 LABELS = (X[:, 0] > 0.1).astype(np.int64)
 
 
-def perceptron(out_size=1, width=8, **options):
-    return eqx.nn.MLP(1, out_size, width, 1, jnp.tanh, key=KEYS[2], **options)
+@eqx.filter_jit
+def perceptron(out_size=1):
+    return eqx.nn.MLP(1, out_size, 8, 1, jnp.tanh, key=KEYS[2])
 
 
+@eqx.filter_jit
 def with_dropout():
     hidden = eqx.nn.Linear(1, 8, key=KEYS[2])
     return eqx.nn.Sequential(
@@ -34,8 +39,13 @@ def with_dropout():
     )
 
 
+def grown(**options):
+    return grow(perceptron(), example=X[0], key=KEYS[3], **options)
+
+
 def quiet(model, data, validation_data=None, **settings):
-    return fit(model, data, validation_data, **{"key": KEYS[4], "quiet": True, "steps": 4, **settings})
+    usual = {"key": KEYS[0], "quiet": True, "steps": STEPS, "batch": BATCH, "learning_rate": 0.01}
+    return fit(model, data, validation_data, **usual | settings)
 
 
 def arrays_of(model):
@@ -47,138 +57,154 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def batches(batch, epochs, key=KEYS[4]):
-    """What `fit` takes of arrays, as batches."""
+def rows_of(epochs, key=KEYS[0]):
+    """Rows of each batch that `fit` takes of arrays."""
     order_key = jr.split(key)[0]
-    rows = np.concatenate([epoch_rows(order_key, epoch, SAMPLES, batch=batch) for epoch in range(epochs)])
-    return [(X[own], LINE[own]) for own in rows]
+    return np.concatenate([epoch_rows(order_key, epoch, SAMPLES, batch=BATCH) for epoch in range(epochs)])
+
+
+def batches(epochs):
+    return [(X[own], LINE[own]) for own in rows_of(epochs)]
+
+
+outputs_of = eqx.filter_jit(lambda model, inputs: jax.vmap(model)(inputs))
+
+
+@eqx.filter_jit
+def by_optax(model, inputs, targets):
+    """The model after as many steps of Adam as there are batches, and the loss of each."""
+    rule = optax.adam(0.01)
+    carry, rest = eqx.partition((model, rule.init(eqx.filter(model, eqx.is_inexact_array))), eqx.is_array)
+
+    def one(carry, batch):
+        own, moments = eqx.combine(carry, rest)
+        x, y = batch
+        loss, slope = eqx.filter_value_and_grad(lambda m: jnp.mean((jax.vmap(m)(x) - y) ** 2))(own)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, moments = rule.update(slope, moments)
+        return eqx.filter((eqx.apply_updates(own, updates), moments), eqx.is_array), loss
+
+    carry, losses = jax.lax.scan(one, carry, (inputs, targets))
+    return eqx.combine(carry, rest)[0], losses
 
 
 def test_steps_are_those_of_adam_by_hand():
-    model, history = quiet(perceptron(), (X, LINE), steps=3, batch=SAMPLES, learning_rate=0.1)
-    expected, losses = perceptron(), []
-    optimiser = optax.adam(0.1)
-    state = optimiser.init(eqx.filter(expected, eqx.is_inexact_array))
-    for _ in range(3):
-        loss, slope = eqx.filter_value_and_grad(lambda m: jnp.mean((jax.vmap(m)(X) - LINE) ** 2))(expected)
-        losses.append(float(loss))
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimiser.update(slope, state)
-        expected = eqx.apply_updates(expected, updates)
+    model, history = quiet(perceptron(), (X, LINE))
+    rows = rows_of(1)
+    expected, losses = by_optax(perceptron(), X[rows], LINE[rows])
+    assert not np.array_equal(model.layers[0].weight, perceptron().layers[0].weight)
     for a, b in zip(arrays_of(model), arrays_of(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert history.step.tolist() == [3]
+    assert history.step.tolist() == [STEPS]
     np.testing.assert_allclose(history.train_loss, [np.mean(losses)], rtol=1e-5)
 
 
-@pytest.mark.parametrize("is_grown", [False, True])
-def test_arrays_and_an_iterable_of_the_same_batches_give_the_same_model(is_grown):
-    model = grow(perceptron(), example=X[0], key=KEYS[5]) if is_grown else perceptron()
-    settings = {"steps": 30, "batch": 32, "learning_rate": 0.01}
-    by_arrays, one = quiet(model, (X, LINE), (X, LINE), **settings)
-    by_batches, other = quiet(model, batches(32, 10), (X, LINE), **settings)
-    if not is_grown:
-        assert_equal(by_arrays, by_batches)
-        np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
-    in_an_epoch, _ = quiet(model, batches(32, 1), (X, LINE), **{**settings, "steps": 3})
-    assert_equal(in_an_epoch, quiet(model, (X, LINE), (X, LINE), **{**settings, "steps": 3})[0])
+def test_arrays_and_an_iterable_of_the_same_batches_give_the_same_model():
+    by_arrays, one = quiet(perceptron(), (X, LINE), (X, LINE), steps=2 * STEPS)
+    by_batches, other = quiet(perceptron(), batches(2), (X, LINE), steps=2 * STEPS)
+    assert_equal(by_arrays, by_batches)
+    np.testing.assert_array_equal(one.validation_loss, other.validation_loss)
+    assert one.validation_loss[1] < one.validation_loss[0]
+
+
+def test_a_grown_model_looks_at_its_units_and_is_the_same_from_arrays_and_batches():
+    settings = {"information": InformationConfig(every=5, size_rate=0.1, settle=0.6)}
+    by_arrays, one = quiet(grown(), (X, LINE), **settings)
+    by_batches, _ = quiet(grown(), batches(1), **settings)
+    assert_equal(by_arrays, by_batches)
+    assert one.layers == (".layers[0]",)
+    assert one.step.tolist() == [5, 10, 15, 20, 25]
+    assert np.all(np.diff(one.sizes[:, 0]) < 0)
+    np.testing.assert_array_equal(by_arrays.sizes(), one.sizes[-1])
+    compacted = compact_model(by_arrays)
+    assert compacted.layers[0].out_features == np.ceil(one.sizes[-1, 0]) < 8
+    np.testing.assert_allclose(outputs_of(compacted, X), outputs_of(by_arrays, X), rtol=1e-5, atol=1e-6)
+
+
+def test_another_method_approaches_its_target():
+    model = grown(method="auxiliary", initial_size=1.0)
+    _, history = quiet(model, (X, LINE), target_size=5.0, steps=150, learning_rate=0.1, size_cost=10.0)
+    np.testing.assert_allclose(history.sizes[-1], [5.0], atol=0.5)
+    with pytest.raises(
+        ValueError, match=r"`target_size` must be in \(0, 8\], the first group's capacity; got 9"
+    ):
+        quiet(model, (X, LINE), target_size=9.0)
 
 
 def test_batches_of_other_shapes_are_steps_too():
-    model, history = quiet(perceptron(), [(X[:40], LINE[:40]), (X[40:50], LINE[40:50])], steps=5)
+    model, history = quiet(perceptron(), [(X[:BATCH], LINE[:BATCH]), (X[40:50], LINE[40:50])], steps=5)
     assert history.step[-1] == 5
     assert history.diverged_at is None
     assert not np.array_equal(arrays_of(model)[0], arrays_of(perceptron())[0])
 
 
 def test_classes_are_inferred_and_learnt():
-    model, history = quiet(
-        perceptron(2), (X, LABELS), (X, LABELS), steps=300, batch=SAMPLES, learning_rate=0.02
-    )
+    model, history = quiet(perceptron(2), (X, LABELS), (X, LABELS), steps=300)
     assert history.validation_accuracy[-1] > 0.95
     assert history.validation_loss[-1] < 0.2 < history.validation_loss[0] < 0.8
-    hits = np.argmax(jax.vmap(model)(X), axis=1) == LABELS
+    hits = np.argmax(outputs_of(model, X), axis=1) == LABELS
     np.testing.assert_allclose(history.validation_accuracy[-1], np.mean(hits))
 
 
 def test_a_loss_of_ones_own_and_a_schedule():
-    settings = {"loss": lambda output, target: jnp.sum(jnp.abs(output - target)), "batch": SAMPLES}
-    still, history = quiet(
-        perceptron(), (X, LINE), (X, LINE), learning_rate=optax.constant_schedule(0.0), **settings
-    )
+    settings = {
+        "loss": lambda output, target: jnp.sum(jnp.abs(output - target)),
+        "learning_rate": optax.constant_schedule(0.0),
+    }
+    still, history = quiet(perceptron(), (X, LINE), (X, LINE), **settings)
     assert_equal(still, perceptron())
-    expected = np.mean(np.abs(np.asarray(jax.vmap(perceptron())(X)) - LINE))
+    expected = np.mean(np.abs(np.asarray(outputs_of(perceptron(), X)) - LINE))
     np.testing.assert_allclose(history.train_loss[-1], expected, rtol=1e-5)
     np.testing.assert_allclose(history.validation_loss[-1], expected, rtol=1e-5)
     assert history.validation_accuracy is None
 
 
 def test_validation_goes_by_pieces_and_without_dropout(monkeypatch):
-    settings = {"batch": SAMPLES, "learning_rate": 0.0}
-    model, whole = quiet(with_dropout(), (X, LINE), (X, LINE), **settings)
-    expected = np.mean((np.asarray(jax.vmap(eqx.nn.inference_mode(model))(X)) - LINE) ** 2)
+    model, whole = quiet(with_dropout(), (X, LINE), (X, LINE), learning_rate=0.0)
+    expected = np.mean((np.asarray(outputs_of(eqx.nn.inference_mode(model), X)) - LINE) ** 2)
     np.testing.assert_allclose(whole.validation_loss[-1], expected, rtol=1e-5)
     assert abs(whole.train_loss[-1] - expected) > 1e-3
-    monkeypatch.setattr(importlib.import_module("n3.training.fit"), "EVALUATED", 40)
-    _, pieces = quiet(with_dropout(), (X, LINE), [(X[:90], LINE[:90]), (X[90:], LINE[90:])], **settings)
+    monkeypatch.setattr(importlib.import_module("n3.training.fit"), "EVALUATED", 300)
+    pieces = [(X[:500], LINE[:500]), (X[500:], LINE[500:])]
+    _, pieces = quiet(with_dropout(), (X, LINE), pieces, learning_rate=0.0)
     np.testing.assert_allclose(pieces.validation_loss, whole.validation_loss, rtol=1e-5)
 
 
-def test_the_key_decides_order_and_dropout():
-    settings = {"batch": 32, "steps": 8, "learning_rate": 0.01}
-    one, again = (quiet(with_dropout(), (X, LINE), **settings)[0] for _ in range(2))
-    assert_equal(one, again)
-    other, _ = quiet(with_dropout(), (X, LINE), **{**settings, "key": KEYS[0]})
-    assert not np.array_equal(arrays_of(one)[0], arrays_of(other)[0])
+def test_the_key_decides_dropout_which_is_fresh_in_every_step():
+    data = np.zeros_like(X), np.zeros_like(X)  # in any order the same
+
+    def losses(steps, key=KEYS[0]):
+        return quiet(with_dropout(), data, steps=steps, key=key, learning_rate=0.0)[1].train_loss.tolist()
+
+    assert losses(50) == losses(50)
+    assert losses(50) != losses(50, KEYS[1])
+    first, second = losses(50)
+    assert first != second
 
 
-def test_information_finds_the_size_of_a_line():
-    grown = grow(perceptron(width=12), example=X[0], key=KEYS[5])
-    settings = InformationConfig(size_rate=0.1)
-    model, history = quiet(
-        grown, (X, LINE), (X, LINE), steps=400, batch=SAMPLES, learning_rate=0.01, information=settings
-    )
-    assert history.layers == (".layers[0]",)
-    assert history.sizes.shape == (len(history.step), 1)
-    assert history.sizes[0, 0] > 8.0
-    assert 1.0 <= history.sizes[-1, 0] <= 4.0
-    assert history.sizes[-1, 0] == np.round(history.sizes[-1, 0])
-    assert history.validation_loss[-1] < 0.01
-    compacted = n3.tracing.grow.compact_model(model)
-    np.testing.assert_allclose(jax.vmap(compacted)(X), jax.vmap(model)(X), rtol=1e-5, atol=1e-6)
-    assert compacted.layers[0].out_features == int(history.sizes[-1, 0])
-
-
-@pytest.mark.parametrize("method, rate", [("controller", 0.02), ("auxiliary", 0.1)])
-def test_the_other_methods_approach_their_target(method, rate):
-    grown = grow(perceptron(), example=X[0], key=KEYS[5], method=method, initial_size=1.0)
-    settings = {"steps": 150, "batch": SAMPLES, "learning_rate": rate, "size_cost": 10.0}
-    _, history = quiet(grown, (X, LINE), target_size=5.0, **settings)
-    np.testing.assert_allclose(history.sizes[-1], [5.0], atol=0.5)
-    with pytest.raises(
-        ValueError, match=r"`target_size` must be in \(0, 8\], the first group's capacity; got 9"
+def test_a_run_that_diverges_ends_and_says_where():
+    bad = 7
+    targets = np.where(np.arange(SAMPLES)[:, None] == bad, np.float32(1e30), LINE)
+    expected = int(np.flatnonzero(np.any(rows_of(1) == bad, axis=1))[0])
+    with pytest.warns(
+        RuntimeWarning, match=f"`fit` stopped: the loss was inf at step {expected}; lower `learn"
     ):
-        quiet(grown, (X, LINE), target_size=9.0)
-
-
-def test_a_run_that_diverges_ends_and_says_so():
-    with pytest.warns(RuntimeWarning, match="`fit` stopped: the loss was .* at step .*; lower `learning_rate`"):
-        _, history = quiet(perceptron(), (X, LINE), (X, LINE), steps=100, learning_rate=1e30)
-    assert history.diverged_at is not None
-    assert history.step[-1] == 25
+        _, history = quiet(perceptron(), (X, targets), (X, LINE), steps=4 * STEPS)
+    assert history.diverged_at == expected > 0
+    assert history.step[-1] == STEPS
     assert not np.isfinite(history.train_loss[-1])
 
 
 def test_records_are_few_and_include_the_last_step():
-    _, history = quiet(perceptron(), (X, LINE), steps=130, learning_rate=0.01)
+    _, history = quiet(perceptron(), (X, LINE), steps=5 * STEPS + 5)
     assert history.step.tolist() == [25, 50, 75, 100, 125, 130]
     assert history.validation_loss is None
     assert history.sizes.shape == (6, 0)
 
 
 def test_progress_is_told_unless_quiet(capsys):
-    fit(perceptron(), (X, LINE), steps=4, key=KEYS[4])
-    assert "step 4/4" in capsys.readouterr().err
+    quiet(perceptron(), (X, LINE), quiet=False)
+    assert "step 25/25" in capsys.readouterr().err
     quiet(perceptron(), (X, LINE))
     assert capsys.readouterr().err == ""
 
@@ -195,10 +221,118 @@ def test_progress_is_told_unless_quiet(capsys):
     ],
 )
 def test_what_cannot_be_trained(changes, message):
-    settings = {"train_data": (X, LINE), "steps": 2, "key": KEYS[4], "quiet": True, **changes}
+    settings = {"data": (X, LINE), **changes}
     with pytest.raises(ValueError, match=message):
-        fit(perceptron(), **settings)
+        quiet(perceptron(), settings.pop("train_data", settings.pop("data")), **settings)
 
 
 def test_the_public_name_is_a_function():
     assert n3.fit is fit
+
+
+WIDE = eqx.nn.MLP(2, 3, 4, 1, key=jr.key(5))
+INPUTS = jnp.asarray(RANDOM.normal(size=(5, 2)).astype(np.float32))
+CLASSES = jnp.asarray(np.array([0, 2, 1, 1, 2]))
+THREE = OutputLoss(loss="cross-entropy", outputs=3, is_classes=True, has_key=False)
+ONES = np.ones((5, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    "targets, loss, expected",
+    [
+        (CLASSES, None, ("cross-entropy", 3, True)),
+        (np.asarray(CLASSES) > 0, "cross-entropy", ("cross-entropy", 3, True)),
+        (ONES, None, ("squared-error", 3, False)),
+        (ONES.astype(int), "squared-error", ("squared-error", 3, False)),
+        (ONES, "cross-entropy", ("cross-entropy", 3, True)),
+    ],
+)
+def test_targets_say_what_is_asked(targets, loss, expected):
+    goal = output_loss_of(WIDE, INPUTS, jnp.asarray(targets), loss)
+    assert (goal.loss, goal.outputs, goal.is_classes) == expected
+    assert goal.has_key
+
+
+def test_a_loss_of_ones_own_keeps_whole_targets_as_classes():
+    goal = output_loss_of(WIDE, INPUTS, CLASSES, lambda output, target: -output[target])
+    assert (goal.outputs, goal.is_classes) == (3, True)
+
+    @jax.jit
+    def scored():
+        outputs = goal.outputs_of(WIDE, INPUTS, jr.key(0))
+        return outputs, goal.losses_of(outputs, CLASSES), goal.scores(WIDE, INPUTS, CLASSES)
+
+    outputs, losses, (total, hits) = map(jax.device_get, scored())
+    np.testing.assert_allclose(losses, -outputs[np.arange(5), CLASSES], rtol=1e-6)
+    np.testing.assert_allclose(total, losses.sum(), rtol=1e-6)
+    assert np.isnan(hits)
+
+
+@pytest.mark.parametrize(
+    "loss, outputs, targets, expected",
+    [
+        ("cross-entropy", 3, [0, 2], [[1, 0], [0, 0], [0, 1]]),
+        ("cross-entropy", 3, [[0.2, 0.8, 0.0]], [[0.2], [0.8], [0.0]]),
+        ("cross-entropy", 1, [0, 1, 1], [[0, 1, 1]]),
+        ("squared-error", 2, [[1, 2], [3, 4]], [[1, 3], [2, 4]]),
+    ],
+)
+def test_columns_by_hand(loss, outputs, targets, expected):
+    goal = OutputLoss(loss=loss, outputs=outputs, is_classes=loss == "cross-entropy", has_key=False)
+    columns = jax.jit(goal.columns)(np.array(targets))
+    np.testing.assert_array_equal(columns, np.array(expected, np.float32))
+
+
+def test_losses_and_scores_by_hand():
+    logits = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, np.log(2.0)]], np.float32)
+    classes = np.array([1, 2])
+    losses = jax.jit(THREE.losses_of)(logits, classes)
+    np.testing.assert_allclose(losses, np.log([3.0, 2.0]), rtol=1e-6)
+    found = THREE.scores(eqx.nn.Identity(), jnp.asarray(logits), jnp.asarray(classes))
+    np.testing.assert_allclose(found, [np.log(6.0), 1.0], rtol=1e-6)
+    error = OutputLoss(loss="squared-error", outputs=3, is_classes=False, has_key=False)
+    np.testing.assert_allclose(jax.jit(error.losses_of)(logits + 2.0, np.zeros((2, 3), np.float32))[0], 4.0)
+
+
+def test_one_logit_is_two_classes():
+    targets, narrow = np.array([0, 1, 1, 0, 1]), eqx.nn.Linear(2, 1, key=jr.key(5))
+    goal = output_loss_of(narrow, INPUTS, jnp.asarray(targets), None)
+    outputs = np.array([[0.0], [2.0], [-2.0], [1.0], [0.5]], np.float32)
+    expected = np.log1p(np.exp([0.0, -2.0, 2.0, 1.0, -0.5]))
+    np.testing.assert_allclose(jax.jit(goal.losses_of)(outputs, targets), expected, rtol=1e-6)
+
+
+def test_scores_are_without_dropout_and_samples_have_keys_of_their_own():
+    model = eqx.nn.Dropout(0.5)
+    goal = OutputLoss(loss="squared-error", outputs=4, is_classes=False, has_key=True)
+    ones = jnp.asarray(np.ones((3, 4), np.float32))
+    assert float(goal.scores(model, ones, ones)[0]) == 0.0
+    rows = np.asarray(eqx.filter_jit(goal.outputs_of)(model, ones, jr.key(1)))
+    assert len(np.unique(rows, axis=0)) > 1
+
+
+@pytest.mark.parametrize(
+    "targets, loss, message",
+    [
+        (CLASSES, "hinge", "`loss` must be a function or one of squared-error, cross-entropy; got 'hinge'"),
+        (np.asarray(CLASSES) + 1, None, r"`train_data` must have labels in \[0, 2\]; got 1 to 3"),
+        (np.asarray(CLASSES) - 1, None, r"labels in \[0, 2\]; got -1 to 1"),
+        (ONES[:, :2], None, "`train_data` must have 3 targets a sample, one for each output; got 2"),
+        (ONES[:, 0], None, "3 targets a sample, one for each output; got 1"),
+    ],
+)
+def test_targets_that_do_not_fit(targets, loss, message):
+    with pytest.raises(ValueError, match=message):
+        output_loss_of(WIDE, INPUTS, jnp.asarray(targets), loss)
+
+
+def test_labels_of_one_logit_are_two():
+    goal = OutputLoss(loss="cross-entropy", outputs=1, is_classes=True, has_key=False)
+    check_targets(goal, np.array([0, 1]), name="validation_data")
+    with pytest.raises(ValueError, match=r"`validation_data` must have labels in \[0, 1\]; got 0 to 2"):
+        check_targets(goal, np.array([0, 2]), name="validation_data")
+
+
+def test_models_of_several_outputs_need_a_loss_of_their_own():
+    with pytest.raises(ValueError, match="`loss` must be a function where the model returns tuples"):
+        output_loss_of(lambda x: (x, x), INPUTS, jnp.asarray(ONES[:, :2]), None)

@@ -1,0 +1,139 @@
+"""Validation: JSON that is read strictly, and refusals that name the field and its value."""
+
+import dataclasses
+import json
+
+import pytest
+
+from n3.config.experiment import (
+    Experiment,
+    TrainingConfig,
+)
+from n3.config.validation import (
+    at_least_zero_or_none,
+    choice,
+    from_json,
+    geometric_path,
+    positive_or_none,
+    suggestion,
+    unit_interval,
+)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "size_cost", "target_size", "initial_size"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*finite; got"):
+        TrainingConfig(**{name: value})
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_json_constants_are_refused(constant):
+    text = f'{{"training": {{"size_cost": {constant}}}}}'
+    with pytest.raises(ValueError, match=f"configuration: {constant} is not a number"):
+        Experiment.from_json(text)
+
+
+def test_a_number_too_large_for_json_is_refused():
+    with pytest.raises(ValueError, match="`learning_rate` must be positive and finite; got inf"):
+        Experiment.from_json('{"training": {"learning_rate": 1e999}}')
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"netwrok": {}}', r"unknown field `netwrok`\. Did you mean 'network'\?"),
+        (
+            '{"training": {"learning_rte": 1.0}}',
+            r"unknown field `training\.learning_rte`\. Did you mean 'learning_rate'\?",
+        ),
+        ('{"run": {"zzz": 1}}', r"unknown field `run\.zzz`\.$"),
+        ("[]", r"`Experiment` must be an object; got \[\]\."),
+        ('{"task": {"data": "a.csv", "target": "y"}}', r"`task\.target` must be tuple\[str, .* got 'y'\."),
+        ('{"task": {"data": "a.npz", "kind": "rank"}}', r"`task\.kind` must be .*'regression'.*; got 'rank'\."),
+        ('{"task": 3}', r"`task` must be an object; got 3\."),
+        ('{"training": {"steps": "ten"}}', r"`training\.steps` must be int \| None; got 'ten'\."),
+        ('{"training": {"steps": 1.5}}', r"`training\.steps` must be int \| None; got 1\.5\."),
+        ('{"training": {"steps": true}}', r"`training\.steps` must be int \| None; got True\."),
+        ('{"information": {"psi": "detectoin"}}', r"`information\.psi` must be .*; got 'detectoin'\."),
+        ('{"training": {"batch": "half"}}', r"`training\.batch` must be .*; got 'half'\."),
+        ('{"training": {"optimiser": "adagrad"}}', r"`training\.optimiser` must be .*; got 'adagrad'\."),
+        ('{"network": {"layerwise": 1}}', r"`network\.layerwise` must be bool; got 1\."),
+        ('{"network": {"method": "magic"}}', r"`network\.method` must be .*'auxiliary'.*; got 'magic'\."),
+        ('{"network": {"capacity": 10}}', r"`network\.capacity` must be tuple\[int, \.\.\.\] \| None; got 10"),
+        ('{"network": {"capacity": [2.5]}}', r"`network\.capacity` must be .*; got \(2\.5,\)\."),
+        ('{"run": {"arms": ["big"]}}', r"`run\.arms` must be .*; got \('big',\)\."),
+        ('{"run": {"seeds": null}}', r"`run\.seeds` must be tuple\[int, \.\.\.\]; got None\."),
+        ('{"run": {"out": 1}}', r"`run\.out` must be str; got 1\."),
+        ('{"training": {"steps": 0}}', r"configuration: `steps` must be positive"),
+        ("not JSON", "configuration: Expecting value"),
+    ],
+)
+def test_refused_json(text, message):
+    with pytest.raises(ValueError, match=message):
+        Experiment.from_json(text)
+
+
+def test_every_item_of_a_json_list_is_checked():
+    text = json.dumps({"run": {"seeds": [*range(40), 40.5]}})
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"`run\.seeds` must be tuple\[int, \.\.\.\]"):
+            Experiment.from_json(text)
+
+
+@pytest.mark.parametrize("part, name", [("run", "seeds"), ("network", "capacity")])
+def test_truth_values_in_a_json_list_are_no_numbers(part, name):
+    with pytest.raises(ValueError, match=rf"`{part}\.{name}` must be"):
+        Experiment.from_json(json.dumps({part: {name: [True]}}))
+
+
+def test_source_is_named_in_errors():
+    with pytest.raises(ValueError, match=r"^here: unknown field `x`"):
+        Experiment.from_json('{"x": 1}', source="here")
+
+
+def test_suggestion():
+    assert suggestion("bessle", ("bessel", "moons")) == " Did you mean 'bessel'?"
+    assert suggestion("bessle", ("moons", "wine")) == ""
+
+
+def test_json_may_write_a_whole_number_for_a_real_one():
+    @dataclasses.dataclass(frozen=True)
+    class Numbers:
+        value: float | None = None
+        several: tuple[float, ...] = ()
+
+    assert from_json(Numbers, '{"value": 3, "several": [1, 2.5]}', source="here") == Numbers(3, (1, 2.5))
+    with pytest.raises(ValueError, match=r"here: `value` must be float \| None; got '3'"):
+        from_json(Numbers, '{"value": "3"}', source="here")
+
+
+@pytest.mark.parametrize("check, low", [(positive_or_none, 0), (at_least_zero_or_none, -1)])
+def test_numbers_are_refused_from_their_bound_on(check, low):
+    for allowed in (None, low + 1, 2.5):
+        check("size", allowed)
+    for refused in (low, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"`size` must be .* finite; got {refused}"):
+            check("size", refused)
+
+
+def test_the_unit_interval_holds_its_ends():
+    for value in (0.0, 0.5, 1.0):
+        unit_interval("share", value)
+    for value in (-1e-9, 1 + 1e-9, float("nan")):
+        with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\]; got"):
+            unit_interval("share", value)
+
+
+def test_a_path_by_hand():
+    assert geometric_path("price", "0.5:8:5", names=()) == pytest.approx((0.5, 1.0, 2.0, 4.0, 8.0), rel=1e-12)
+    with pytest.raises(ValueError, match=r"`price` must be .*dear"):
+        geometric_path("price", "dear", names=("cheap",))
+
+
+def test_a_choice_by_hand():
+    names = ("sin", "relu", "tanh")
+    assert choice("activation", "sin", names=names) == ()
+    assert choice("activation", "choose:tanh,sin", names=names) == ("tanh", "sin")
+    with pytest.raises(ValueError, match=r"`activation` .* got 'rely'. Did you mean 'relu'"):
+        choice("activation", "choose:sin,rely", names=names)

@@ -16,8 +16,12 @@ def test_a_comparison_by_hand():
 
 def test_and_binds_closer_than_or():
     a, b, c = (Criterion("<", name=name, bound=1.0) for name in ("importance", "entropy", "marginal"))
-    assert parse("importance < 1 or entropy < 1 and marginal < 1") == Criterion("or", (a, Criterion("and", (b, c))))
-    assert parse("(importance < 1 or entropy < 1) and marginal < 1") == Criterion("and", (Criterion("or", (a, b)), c))
+    assert parse("importance < 1 or entropy < 1 and marginal < 1") == Criterion(
+        "or", (a, Criterion("and", (b, c)))
+    )
+    assert parse("(importance < 1 or entropy < 1) and marginal < 1") == Criterion(
+        "and", (Criterion("or", (a, b)), c)
+    )
 
 
 @pytest.mark.parametrize("sign", OPERATORS)

@@ -53,7 +53,6 @@ UNUSUAL = Experiment(
         choice_first=2.0,
         choice_last=0.1,
         choice_end=1.0,
-        gumbel=True,
     ),
     information=InformationConfig(psi="generation"),
     run=RunConfig(
@@ -302,7 +301,6 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
             r"must be a name or `choose:` and names; got 'cho",
         ),
         (lambda: NetworkConfig(activation="choose:"), r"`activation` must be one of tanh, .* got ''\."),
-        (lambda: Experiment(training=TrainingConfig(gumbel=True)), r"`gumbel` needs a choice .* got 'tanh'"),
         (lambda: TrainingConfig(choice_last=0.0), r"`choice_last` must be positive and finite; got 0\.0"),
         (lambda: TrainingConfig(choice_end=1.5), r"`choice_end` must lie in \[0, 1\]; got 1\.5"),
         (lambda: TrainingConfig(choice_end=0.0), r"`choice_end` must be positive and finite; got 0\.0"),
@@ -426,3 +424,18 @@ def test_one_target_is_a_tuple_too():
     object.__setattr__(task, "target", "price")
     with pytest.raises(ValueError, match="`target` must be a tuple of names"):
         task.__post_init__()
+
+
+def test_a_target_beyond_the_usual_capacity_is_refused_and_not_cut():
+    with pytest.raises(ValueError, match=r"`target_size` must lie in \[0, 9\]"):
+        Experiment(
+            network=NetworkConfig(method="auxiliary"), training=TrainingConfig(target_size=12.0)
+        ).resolved()
+    small = Experiment(network=NetworkConfig(method="auxiliary", capacity=(4,))).resolved()
+    assert small.training.target_size == 4.0  # the method's own target fits itself
+    assert small.resolved() == small
+
+
+def test_layerwise_sizes_do_not_go_with_information():
+    with pytest.raises(ValueError, match="`layerwise` does not go with `method` information"):
+        Experiment(network=NetworkConfig(method="information", capacity=(4, 4), layerwise=True))

@@ -168,3 +168,11 @@ def test_a_target_that_does_not_fit_is_no_fault_of_the_file(tmp_path, target, ki
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"`data` must name a file; there is none at '.*nowhere\.csv'"):
         read_table(tmp_path / "nowhere.csv", target=("y",))
+
+
+@pytest.mark.parametrize("header", ["a,a=b,y", "a=b,a,y"])
+def test_a_category_that_makes_another_columns_name_is_refused(tmp_path, header):
+    rows = ["b,1,0", "c,2,1", "b,3,0"] if header.startswith("a,") else ["1,b,0", "2,c,1", "3,b,0"]
+    path = write(tmp_path, "\n".join([header, *rows]) + "\n")
+    with pytest.raises(DataError, match="'a=b', which is there"):
+        read_table(path, target=("y",))

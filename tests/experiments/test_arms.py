@@ -281,3 +281,10 @@ def test_a_diverged_run_is_nan_at_its_price(record, swept):
 def test_a_path_on_which_every_run_diverged_ends_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="every run of the path diverged"):
         n3.run(small(tmp_path, learning_rate=1e30), has_figures=False, quiet=True)
+
+
+def test_a_price_at_which_most_runs_diverged_is_not_kept():
+    lost = np.nan
+    pick = pick_price(rows([2.0, 2.1, 1.9], [1.0, lost, lost], [0.5, lost, lost]))
+    assert (pick.index, pick.best) == (0, 0)
+    assert pick_price(rows([2.0, lost, lost], [1.0, lost, lost])).best == 1

@@ -17,7 +17,6 @@ from n3.nn.losses import (
     LossWeights,
     Samples,
     description,
-    mean_squares,
     objective,
     over_tiles,
     penalties,
@@ -259,13 +258,13 @@ def test_the_description_presses_with_the_priors_variance_on_participating_weigh
 
 @pytest.mark.parametrize("depth", [None, 1.25])
 def test_mean_squares_count_weights_by_gates_and_participation(depth):
-    """Of layers with two units and three; a layer that is open by a quarter counts, and passes on, a quarter."""
+    """Of layers with two units and three; one that is open by a quarter counts, and passes on, a quarter."""
     sizes = Fixed(jnp.asarray(np.float32([2.0, 3.0])), NET_CAPACITY, "linear")
     net = network(depth=depth, controller=sizes)
     two, three, gate = np.float32([1, 1, 0, 0]), np.float32([1, 1, 1, 0]), 1.0 if depth is None else 0.25
     ends = [(np.ones(2), two), (two, gate * three), ((1 - gate) * two + gate * three, np.ones(1))]
     matrices = [*(layer.weight for layer in net.layers), net.readout.weight]
-    found = jax.tree.map(np.asarray, eqx.filter_jit(mean_squares)(net))
+    found = jax.tree.map(np.asarray, eqx.filter_jit(GrowingMLP.mean_squares)(net))
     for (square, number), (before, after), matrix in zip(found, ends, matrices, strict=True):
         np.testing.assert_allclose(number, before.sum() * after.sum(), rtol=1e-6)
         np.testing.assert_allclose(square, after @ matrix**2 @ before / number, rtol=1e-5)
@@ -290,3 +289,21 @@ def test_tiles_add_up_to_the_whole(tile):
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="squared-error, cross-entropy; got"):
         task_loss(network(), samples(), "hinge")
+
+
+def test_a_tile_is_filled_up_with_samples_that_count_nothing():
+    """A loss that is infinite at zero stays finite: zeros would make it infinity times nothing."""
+    data = samples()
+    function = lambda part: jnp.sum(part.shares / jnp.sum(part.inputs**2, axis=0))  # noqa: E731
+    found = jax.jit(lambda data: over_tiles(function, data, tile=7))(data)
+    np.testing.assert_allclose(found, np.mean(1.0 / np.sum(np.asarray(data.inputs) ** 2, axis=0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_prior_is_divided_by_the_number_of_targets(outputs):
+    """Nats of `q` squared errors of mean `E` are `q ln(E) / 2`: their description presses by `2 E / q`."""
+    net = eqx.tree_at(lambda n: n.readout.bias, network(), jnp.zeros(outputs))
+    none = jnp.float32(1.0)
+    settings = {"target_size": none, "target_depth": none, "task": jnp.float32(0.3), "loss": "squared-error"}
+    own = penalties(net, weights(0.0, 0.0, 0.1), **settings)[2]
+    np.testing.assert_allclose(own, 0.1 * 2 * 0.3 / outputs * description(net), rtol=1e-6)

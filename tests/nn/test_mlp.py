@@ -19,10 +19,9 @@ from n3.nn.mlp import (
     Choice,
     GrowingMLP,
     annealed,
-    permute_units,
-    perturbed,
     with_rescaled_size_input,
 )
+from n3.nn.sized import reorder
 
 BY_HAND = {
     "tanh": np.tanh,
@@ -136,7 +135,7 @@ def test_a_network_is_its_equations(name, samples):
         np.testing.assert_allclose(own, expected, **tolerance)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["auxiliary", "no size input", "gated", "choosing"])
 def test_shapes_and_single_precision(name):
     net = NETWORKS[name]()
     said = eqx.filter_eval_shape(program, net, inputs().astype(np.float32))
@@ -248,21 +247,18 @@ def test_activations_by_hand():
         np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("read", [None, [1, 0, 2, 3]])
-def test_units_in_another_order_are_the_same_function(read):
-    """In every network of a tree; with `read` the next matrix goes by another order than the unit's own."""
-    net, order = build(fixed(CAPACITY), size_input=True), np.array([2, 0, 3, 1])
-    read = read if read is None else np.array(read)
+def test_units_in_another_order_are_the_same_function():
+    """In every network of a tree, and the read-out sees the last layer that is open."""
+    net, orders = build(fixed(CAPACITY), size_input=True), [np.array([2, 0, 3, 1]), np.array([1, 0, 2, 3])]
     tree = {"net": net, "moments": (net, np.float32(7.0))}
-    permuted = eqx.filter_jit(lambda *given, read: permute_units(given[0], 0, given[1], read=read))
-    moved = jax.tree.map(np.asarray, permuted(tree, order, read=read))
+    moved = jax.tree.map(np.asarray, eqx.filter_jit(reorder)(tree, orders, np.array(1)))
     jax.tree.map(np.testing.assert_array_equal, moved["net"], moved["moments"][0])
     assert moved["moments"][1] == 7.0
-    np.testing.assert_array_equal(moved["net"].layers[0].weight, net.layers[0].weight[order])
-    columns = order if read is None else read
-    np.testing.assert_array_equal(moved["net"].layers[1].weight, net.layers[1].weight[:, columns])
-    if read is None:
-        np.testing.assert_allclose(seen(moved["net"])["outputs"], seen(net)["outputs"], rtol=1e-9)
+    first, second = orders
+    np.testing.assert_array_equal(moved["net"].layers[0].weight, net.layers[0].weight[first])
+    np.testing.assert_array_equal(moved["net"].layers[1].weight, net.layers[1].weight[second][:, first])
+    np.testing.assert_array_equal(moved["net"].readout.weight, net.readout.weight[:, second])
+    np.testing.assert_allclose(seen(moved["net"])["outputs"], seen(net)["outputs"], rtol=1e-9)
 
 
 def test_the_rescaled_size_input_is_divided_by_the_target():
@@ -408,7 +404,7 @@ def test_shares_sum_to_one_and_keep_the_order_of_the_logits(temperature):
 
 
 def test_a_hard_choice_is_the_plain_network_to_the_bit():
-    assert choice(0.0).winners() == choice(1.0).winners() == ("relu", "tanh")
+    assert choice(0.0).chosen() == choice(1.0).chosen() == ("relu", "tanh")
     net = NETWORKS["choosing"]()
     logits = np.float32([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     hard = eqx.tree_at(lambda n: n.choice, net, choice(0.0, logits))
@@ -469,24 +465,3 @@ def test_temperatures_by_hand():
     np.testing.assert_allclose(found, [4.0, 1.0, 4.0 * 16**-0.98, 0.0, 0.0], rtol=1e-5)
     whole = Annealing(*map(jnp.float32, (4.0, 0.25, 1.0)))
     np.testing.assert_allclose([of(whole, 99), of(whole, 100)], [4.0 * 16**-0.99, 0.0], rtol=1e-5)
-
-
-def test_noise_follows_its_key_and_leaves_a_hard_choice_alone():
-    net = NETWORKS["choosing"]()
-    with_noise = jax.jit(lambda own, key: perturbed(eqx.tree_at(lambda n: n.choice, net, own), key=key).choice)
-    one, again, other = (with_noise(choice(0.5), jr.key(seed)).logits for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, again)
-    assert np.all(np.asarray(one) != np.asarray(other))
-    np.testing.assert_array_equal(with_noise(choice(0.0), jr.key(0)).logits, np.float32(LOGITS))
-    plain_net = build(fixed(CAPACITY))
-    assert perturbed(plain_net, key=jr.key(0)) is annealed(plain_net, plain_net, jnp.float32(0.0)) is plain_net
-
-
-def test_noise_draws_each_activation_as_often_as_its_share_at_temperature_one():
-    """The largest perturbed logit is a draw from the softmax (Gumbel-max); within 5 standard errors."""
-    draws, own = 4000, choice(1.0)
-    best = jax.vmap(lambda key: jnp.argmax(own.perturbed(key=key).logits, axis=1))
-    largest = np.asarray(jax.jit(best)(jr.split(jr.key(3), draws)))
-    for layer, shares in enumerate(shares_of(own)):
-        found = np.bincount(largest[:, layer], minlength=3) / draws
-        assert np.all(np.abs(found - shares) < 5 * np.sqrt(shares * (1 - shares) / draws))

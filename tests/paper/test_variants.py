@@ -151,3 +151,22 @@ def test_size_points_are_quartiles_of_the_runs_that_ended():
     (point,) = size_points([own])
     assert (point.variant, point.size) == ("x", (1.5, 2.0, 2.5))
     np.testing.assert_allclose(point.accuracy, (0.15, 0.2, 0.25))
+
+
+def test_a_run_that_diverged_counts_in_nothing():
+    values = {"test_loss": [0.1, np.nan], "test_metric": [0.9, 0.4], "size_penalty": [0.2, 7.0]}
+    names = ("final_size", "active_parameters")
+    found = xr.Dataset(
+        {
+            name: (("cell", "arm", "seed", "step"), np.array(own)[None, None, :, None])
+            for name, own in values.items()
+        }
+        | {"size": (("cell", "arm", "seed", "step", "layer"), np.ones((1, 1, 2, 1, 1)))}
+        | {name: (("cell", "arm", "seed"), np.array([[[-1, 3]]])) for name in ("diverged_at", names[1])},
+        coords={"arm": ["growing"], "seed": [0, 1], "cell": [0], "step": [9]},
+    )
+    part = trained({"growing": np.array([0.1, 0.2])}).part
+    own = Trained.of(part, found).values
+    assert all(np.isnan(own[name][0, 0, 1]) for name in own)
+    assert own["accuracy"][0, 0, 0] == 0.9
+    assert own["size_penalty"][0, 0, 0] == 0.2

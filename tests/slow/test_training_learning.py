@@ -110,7 +110,7 @@ def test_a_run_ends_with_hard_choices_that_compacting_keeps():
     numbers, data = replace(SOFT, annealing=falling), first_row(problem())
     net = train(CHOOSING, numbers, data, key=jr.key(1), stops=jnp.array([60]))[0].net
     plain = compact(net)
-    assert [layer.activation for layer in plain.layers] == list(net.choice.winners())
+    assert [layer.activation for layer in plain.layers] == list(net.choice.chosen())
     np.testing.assert_allclose(plain.batch(data.test.inputs), net.batch(data.test.inputs), rtol=1e-5, atol=1e-6)
 
 

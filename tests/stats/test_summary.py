@@ -217,7 +217,7 @@ RESULTS = xr.Dataset(
 LOST = xr.DataArray(np.zeros((2, 3), bool), dims=("arm", "seed"))
 
 
-def test_winners_by_hand():
+def test_chosen_activations_by_hand():
     counts = _summarise_choices(RESULTS, LOST)["choices"]
     assert counts == {"growing": [{"sin": 1, "tanh": 2}], "static": [{"sin": 3, "tanh": 0}]}
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from n3.nn.controllers import Warmup
 from n3.nn.mlp import ACTIVATIONS, Choice
 from n3.surgery.compact import compact, compact_state
+from n3.tracing.grow import grow
 from networks import (
     CLOSE,
     KINDS,
@@ -201,3 +202,12 @@ def test_a_grown_model_of_another_class_keeps_its_class():
     assert [layer.weight.shape for layer in plain.layers] == [(4, 2), (4, 4), (3, 4)]
     both = eqx.filter_jit(lambda models: [model(x) for model in models])((plain, grown))
     np.testing.assert_allclose(*both, **CLOSE)
+
+
+@pytest.mark.parametrize("size, units", [(1.000001, 1), (8.00001, 8), (8.01, 9)])
+def test_a_unit_that_takes_part_by_less_than_rounding_is_none(size, units):
+    net = network("information", (10,), size)
+    assert compact(net).layers[0].bias.size == units
+    model = eqx.nn.MLP(2, 3, 10, 1, key=jr.key(0))
+    grown = grow(model, example=np.zeros(2, np.float32), key=jr.key(1), initial_size=size)
+    assert compact(grown).layers[0].out_features == units

@@ -238,8 +238,13 @@ def test_where_picks_layers():
     "method, kind", [("information", Information), ("controller", Controller), ("auxiliary", Auxiliary)]
 )
 def test_each_method_starts_at_its_initial_size(method, kind):
+    wide = eqx.nn.Sequential([eqx.nn.Linear(*ends, key=KEY) for ends in ((5, 4), (4, 16), (16, 2))])
+    for start, sizes in ((None, [4.0, 16.0]), (3.0, [3.0, 3.0])):
+        own = grow(wide, example=ROW, key=KEY, method=method, initial_size=start)
+        np.testing.assert_allclose(own.sizes(), sizes, rtol=1e-4)
     grown = grow(plain(), example=ROW, key=KEY, method=method, initial_size=4.0, mask="linear")
-    assert isinstance(grown.controller, kind)
+    parts = grown.controller.layers if method != "information" else [grown.controller]
+    assert all(isinstance(part, kind) for part in parts)
     np.testing.assert_allclose(grown.sizes(), [4.0, 4.0], rtol=1e-4)
     assert grown.controller.mask == "linear"
 

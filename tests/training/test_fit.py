@@ -336,3 +336,34 @@ def test_labels_of_one_logit_are_two():
 def test_models_of_several_outputs_need_a_loss_of_their_own():
     with pytest.raises(ValueError, match="`loss` must be a function where the model returns tuples"):
         output_loss_of(lambda x: (x, x), INPUTS, jnp.asarray(ONES[:, :2]), None)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (
+            grown,
+            {"validation_data": iter([(X, LINE)])},
+            "`validation_data` is an iterator and can be read only once",
+        ),
+        (grown, {"target_size": 3.0}, "`target_size` goes with models grown by another method"),
+        (perceptron, {"target_size": 3.0}, "`target_size` goes with models grown by another method"),
+        (
+            perceptron,
+            {"information": InformationConfig()},
+            "`information` goes with models grown by method inform",
+        ),
+        (grown, {"information": InformationConfig(price="0.1:1:3")}, "`price` must be one price in `fit`"),
+    ],
+)
+def test_what_could_not_be_kept_is_refused_before_training(model, changes, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(model(), (X, LINE), **changes)
+
+
+def test_a_budget_is_met_by_a_users_model():
+    """One input, eight units, one output: 3 parameters a unit and a bias; 13 leave four units."""
+    settings = InformationConfig(budget=13, size_rate=0.5, settle=0.9, birth_end=0.5, every=5)
+    found, history = quiet(grown(), (X, LINE), information=settings, steps=2 * STEPS)
+    np.testing.assert_allclose(history.sizes[-1], [4.0], atol=1e-6)
+    assert compact_model(found).layers[0].out_features == 4

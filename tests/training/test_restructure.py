@@ -142,13 +142,6 @@ def test_expansions_stay_within_the_capacity(sizes, config, bound, units, reason
     assert found.reason.startswith(reason)
 
 
-def test_runs_are_taken_apart_and_put_together():
-    own = [state(sizes=size) for size in (1.5, 2.5, 3.5)]
-    back = restructure.unstacked(restructure.stacked(own), 3)
-    for one, other in zip(own, back, strict=True):
-        assert same(one, other)
-
-
 @pytest.mark.parametrize("capacity", [4, 8])
 def test_a_run_whose_size_is_lost_takes_the_shape_of_the_others(capacity):
     lost = eqx.tree_at(lambda s: s.net.controller.weight, state(), jnp.asarray(np.float32([np.nan])))

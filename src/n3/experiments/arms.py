@@ -211,8 +211,7 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     The best price has the least median loss over the seeds. As good is a median within one standard error of
     it: of the logarithm of the loss at the best price, over the seeds, where all losses are positive; of the
     loss itself where one is not; and 0 with a single seed. By rule `best` the standard error counts as 0.
-    Losses that are NaN or infinite (diverged runs) are left out, and so are prices at which more runs diverged
-    than need be.
+    Runs that diverged (NaN or infinite) are left out, and so are prices at which more did than need be.
 
     Args:
         losses: Validation losses; prices rise along the first axis.

@@ -60,8 +60,6 @@ def run(
         ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
         FileExistsError: If the run directory, or an arm's folder in `log_dir`, holds anything already.
     """
-    from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
-
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
@@ -92,6 +90,8 @@ def run(
     }
     directory.seal(facts)
     if has_figures:
+        from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
+
         directory.write_figures(figures(record))
         directory.seal(facts)
     if experiment.run.log_dir is not None:

@@ -80,8 +80,6 @@ def sizes_within_budget(
 ) -> Float[Array, " groups"]:
     """The sizes in the same proportion, in whole units, whose parameters are nearest to the budget.
 
-    The price has settled how the groups share; this takes up what whole units and the price's lag leave over.
-
     Args:
         best: Units that the price asks for; none counts as one.
         budget: Active parameters; 0: the sizes stay.

@@ -13,8 +13,8 @@ from n3.nn.controllers import AbstractController
 class AbstractSized(eqx.Module):
     """A model whose units take part by the masks that its controller emits, group by group.
 
-    A group is a hidden layer, or all layers whose channels can only be kept or dropped together. The model
-    trains with its controller inside; its gradient and an optimiser's moments are trees of the same class.
+    A group is a hidden layer, or all layers whose channels can only be kept or dropped together. A gradient and
+    an optimiser's moments are trees of the same class.
     """
 
     controller: eqx.AbstractVar[AbstractController]

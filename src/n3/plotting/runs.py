@@ -115,9 +115,9 @@ def plot_price_path(record: RunRecord) -> Figure:
         left.annotate(
             " to ".join(dict.fromkeys((texts[0], texts[-1]))), point, xytext=(6, 9), fontsize=8, **turned
         )
-    mark = {"marker": "o", "markersize": 13, "fillstyle": "none", "color": "black", "linestyle": ""}
-    left.plot(size[1, pick], loss[1, pick], **mark)
-    right.plot(tried[pick], size[1, pick], **mark)
+    mark = {"marker": "o", "markersize": 13, "fillstyle": "none", "linestyle": ""}
+    left.plot(size[1, pick], loss[1, pick], color="black", **mark)
+    right.plot(tried[pick], size[1, pick], color="black", **mark)
     left.set(xlabel="final size (effective units)", ylabel=f"final test loss ({_loss_unit(record)})")
     left.set_yscale("log" if (loss[2] > 0).any() else "linear")  # as `_loss_scale`
     left.margins(x=0.08, y=0.3)  # room for the numbers

@@ -14,7 +14,7 @@ from n3.config.validation import suggestion
 from n3.nn.mlp import Dense, GrowingMLP
 from n3.surgery.edit import Edit, check_single, edited, full_units, is_gated
 
-EXPANSION_METHODS: tuple[str, ...] = get_args(ExpandMethod)
+EXPANSION_METHODS: tuple[str, ...] = (*get_args(ExpandMethod), "identity")
 
 
 def expand(

@@ -30,7 +30,7 @@ def shuffle_epoch(
 
 
 def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int, samples: Samples) -> Samples:
-    """The samples of a step, of equal shares; arguments as those of `shuffled`."""
+    """The samples of a step, of equal shares; arguments as those of `shuffle_epoch`."""
     within = jnp.mod(count, order.shape[0] // batch)
     rows = jax.lax.dynamic_slice_in_dim(order, within * batch, batch)
     return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(batch, 1.0 / batch))

@@ -218,7 +218,8 @@ def advance(
             count, stop, lambda i, running: step(recipe, running, hypers, problem, i), state
         )
         record = observe(recipe, state, hypers, problem)
-        broken = _first_divergence(state.diverged_at, jnp.isfinite(record.train_loss), stop)
+        is_sound = jnp.isfinite(record.train_loss) & jnp.all(jnp.isfinite(record.size))
+        broken = _first_divergence(state.diverged_at, is_sound, stop)
         state = eqx.tree_at(lambda s: s.diverged_at, state, broken)
         return (state, stop), record
 

@@ -60,7 +60,7 @@ def narrowed(state: PyTree, like: PyTree) -> PyTree:
 
 
 def widened(part: PyTree, whole: PyTree) -> PyTree:
-    """The whole state with its first units as they are in a part of it: what `cut` undoes."""
+    """The whole state with its first units as they are in a part of it: what `narrowed` undoes."""
 
     def filled(own: Array | np.ndarray, leaf: Array | np.ndarray) -> Array | np.ndarray:
         if own.shape == leaf.shape:
@@ -115,7 +115,7 @@ def sweep(
     """Train many runs side by side, in one compilation whatever their numbers.
 
     Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
-    the sizes reach (`n3.training.sweep`): a power of two, from the largest of all runs.
+    the sizes reach a power of two, from the largest of all runs.
 
     Args:
         recipe: The program, the same for all runs.
@@ -262,6 +262,8 @@ def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def _padded(leaf: Array, total: int) -> Array:
     """The leaf with its first row repeated at the end, up to `total` rows."""
+    if leaf.shape[0] == total:
+        return leaf
     return jnp.concatenate([leaf, jnp.repeat(leaf[:1], total - leaf.shape[0], axis=0)])
 
 

@@ -28,3 +28,4 @@ from n3.nn.metrics import rmse as rmse
 from n3.nn.mlp import ACTIVATIONS as ACTIVATIONS
 from n3.nn.mlp import GrowingMLP as GrowingMLP
 from n3.nn.norms import ParticipatingNorm as ParticipatingNorm
+from n3.nn.sized import AbstractSized as AbstractSized

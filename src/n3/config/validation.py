@@ -101,9 +101,9 @@ def distinct(name: str, values: tuple[Any, ...]) -> None:
     """Refuse no values, or one that appears twice, naming their field."""
     if not values:
         raise ValueError(f"`{name}` must not be empty.")
-    repeated = [value for index, value in enumerate(values) if value in values[:index]]
-    if repeated:
-        raise ValueError(f"`{name}` must be distinct; {repeated[0]!r} appears more than once.")
+    if len(set(values)) < len(values):
+        repeated = next(value for value in values if values.count(value) > 1)
+        raise ValueError(f"`{name}` must be distinct; {repeated!r} appears more than once.")
 
 
 def suggestion(word: str, words: tuple[str, ...]) -> str:

@@ -278,7 +278,7 @@ def keep_price(
 
     Args:
         experiment: A resolved experiment with a path of prices.
-        swept: The runs, in the order of `along`.
+        swept: The runs, in the order of `over_prices`.
         held: The samples held out for each seed, as its test samples.
         loss: The task's loss, as in `Recipe`.
 

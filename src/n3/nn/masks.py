@@ -117,5 +117,5 @@ def capacity_share(output: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def output_for_share(share: Float[Array, ""]) -> Float[Array, ""]:
-    """The controller's output, in `[0, 1]`, that gives a share of the capacity: the inverse of `share`."""
+    """The controller's output, in `[0, 1]`, that gives a share of the capacity: undoes `capacity_share`."""
     return (2.0 / jnp.pi) * jnp.arcsin(jnp.sqrt(share))

@@ -37,7 +37,7 @@ class Trained:
 
     @classmethod
     def of(cls, part: Part, results: Results) -> "Trained":
-        """The part with what `studies.run` returned for it."""
+        """The part with what `run_study` returned for it."""
         final = final_values(results).transpose("cell", "arm", "seed")
         values = {str(name): each.values for name, each in final.items()}
         values["size_penalty"] = results["size_penalty"].isel(step=-1).transpose("cell", "arm", "seed").values

@@ -1,5 +1,6 @@
 """Depth: values by hand, what is in sight, the pull, and looks that keep the function at every depth."""
 
+from dataclasses import replace
 from functools import partial
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig
 from n3.information import depth
+from n3.information.measures import SamplesLast
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
 from n3.nn.losses import Samples
@@ -22,9 +24,9 @@ CAPACITY, SAMPLES = (6, 6, 6), 150
 WORTHS = np.float32([[0.0, 0.5, 0.8], [0.0, 0.9, 1.4], [0.0, 1.0, 2.0]])
 
 
-def numbers():
+def numbers(**changes):
     settings = dict.fromkeys(DriveHypers.__dataclass_fields__, 0.0)
-    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, "psi": 1.0}
+    settings |= {"price": 0.02, "birth": 0.01, "rate": 0.1, "psi": 1.0, **changes}
     return DriveHypers(**{name: jnp.float32(value) for name, value in settings.items()})
 
 
@@ -38,63 +40,88 @@ def network(size, deep):
 
 
 @eqx.filter_jit
-def program(net, samples, count):
+def program(drive, net, settings, samples, count):
     """A look, and the outputs before and after it."""
-    state = DRIVE.start(net)
-    after, _, state = DRIVE.look(net, (), state, numbers(), samples, count)
+    state = drive.start(net)
+    after, _, state = drive.look(net, (), state, settings, samples, count)
     return after, state, net.batch(samples.inputs), after.batch(samples.inputs)
 
 
-def looked(*, size=3.0, deep=1.0, count=0):
+def look(drive, net, count, **settings):
     draw = default_rng(1)
     x = draw.uniform(-1, 1, (1, SAMPLES))
     samples = Samples(*(jnp.asarray(np.float32(a)) for a in (x, x + 0.1 * draw.normal(size=x.shape), x[0] * 0)))
+    return jax.tree.map(np.asarray, program(drive, net, numbers(**settings), samples, jnp.asarray(count)))
+
+
+def looked(*, size=3.0, deep=1.0, count=0):
     net = network(size, deep)
-    return net, *jax.tree.map(np.asarray, program(net, samples, jnp.asarray(count)))
+    return net, *look(DRIVE, net, count)
 
 
 def test_values_by_hand():
     of = jax.jit(partial(depth.values, outputs=3))
     worths, sizes = tuple(WORTHS), np.float32([2.0, 1.0, 2.0])
-    found = of(worths, sizes, np.float32(0.1), np.float32(0.0))
-    np.testing.assert_allclose(found, [0.8 - 0.2, 0.9 - 0.3, 2.0 - 0.5], rtol=1e-6)
+
+    def values(*numbers):
+        return of(worths, sizes, *map(np.float32, numbers))
+
+    np.testing.assert_allclose(values(0.1, 0.0, 2.0), [0.8 - 0.2, 0.9 - 0.3, 2.0 - 0.5], rtol=1e-6)
     # two inputs: (2 + 1) 2 + 2 3 parameters; then 6 + (2 + 1) 1 + 3; then 9 + (1 + 1) 2 + 2 3
-    found = of(worths, sizes, np.float32(6 * 0.01), np.float32(0.01))
-    np.testing.assert_allclose(found, [0.8 - 0.12, 0.9 - 0.12, 2.0 - 0.19], rtol=1e-6)
+    np.testing.assert_allclose(values(0.0, 0.01, 2.0), [0.8 - 0.12, 0.9 - 0.12, 2.0 - 0.19], rtol=1e-6)
+    # half an input more is one parameter more, and each adds to what a unit costs
+    np.testing.assert_allclose(values(0.1, 0.01, 2.5), [0.8 - 0.33, 0.9 - 0.43, 2.0 - 0.70], rtol=1e-6)
 
 
 @jax.jit
-def seen(gates, values, sizes):
+def seen(gates, values):
     """Everything that follows from the gates."""
     return {
         "open": depth.number_open(gates),
         "in sight": depth.is_in_sight(gates),
         "calm": depth.is_calm(gates),
         "best": depth.best_depth(values, gates),
-        "links": depth.links(sizes, gates),
     }
 
 
 def of_gates(gates, values=(0.0, 0.0, 0.0)):
-    return jax.tree.map(np.asarray, seen(*map(np.float32, (gates, values, [2.0, 3.0, 4.0]))))
+    return jax.tree.map(np.asarray, seen(*map(np.float32, (gates, values))))
 
 
 @pytest.mark.parametrize(
-    ("gates", "number", "in_sight", "calm", "links"),
+    ("gates", "number", "in_sight", "calm"),
     [
-        ((1, 1, 1), 3, (1, 1, 1), (1, 1, 1), (3, 6, 3)),
-        ((1, 0.5, 0), 2, (1, 1, 1), (0, 0, 1), (1.5, 2, 1.5)),
-        ((1, 0, 0), 1, (1, 1, 0), (1, 1, 1), (0, 2, 0)),
-        ((1, 1, 0.25), 3, (1, 1, 1), (1, 0, 0), (3, 3, 3)),
-        ((1, 1e-9, 0), 1, (1, 1, 0), (1, 1, 1), (0, 2, 0)),  # a gate next to shut is shut
+        ((1, 1, 1), 3, (1, 1, 1), (1, 1, 1)),
+        ((1, 0.5, 0), 2, (1, 1, 1), (0, 0, 1)),
+        ((1, 0, 0), 1, (1, 1, 0), (1, 1, 1)),
+        ((1, 1, 0.25), 3, (1, 1, 1), (1, 0, 0)),
+        ((1, 1e-9, 0), 1, (1, 1, 0), (1, 1, 1)),  # a gate next to shut is shut
     ],
 )
-def test_half_open_layers_do_not_reorder_and_links_count_open_ones(gates, number, in_sight, calm, links):
+def test_half_open_layers_do_not_reorder(gates, number, in_sight, calm):
     found = of_gates(gates)
     assert found["open"] == number
     np.testing.assert_array_equal(found["in sight"], np.bool_(in_sight))
     np.testing.assert_array_equal(found["calm"], np.bool_(calm))
-    np.testing.assert_allclose(found["links"], links, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("deep", "gates", "after"),
+    [
+        (3.0, (1, 1, 1), (3, 4, 1)),
+        (2.0 + 1 / 3, (1, 1, 0.25), (3, 0.25 * 4 + 0.75, 1)),
+        (1.5, (1, 0.5, 0), (0.5 * 3 + 0.5, 1, 1)),
+        (1.0, (1, 0, 0), (1, 1, 1)),
+    ],
+)
+def test_a_unit_is_linked_to_the_next_layer_as_far_as_that_is_open_and_else_to_the_outputs(deep, gates, after):
+    """Of sizes 2, 3, 4, with 1.5 effective inputs and one output."""
+    net = network(3.0, deep)
+    found = eqx.filter_jit(lambda n, *given: (n.gates(), n.unit_parameters(*given)))(
+        net, np.float32([2.0, 3.0, 4.0]), np.float32(1.5)
+    )
+    np.testing.assert_allclose(found[0], gates, atol=1e-6)
+    np.testing.assert_allclose(found[1], np.add([2.5, 3.0, 4.0], after), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +168,27 @@ def test_the_depth_that_is_aimed_at_stays_until_births_are_over_and_after_the_la
     assert aims[:2] == [3.0, 3.0]
     assert aims[2] == aims[3] < 3.0
     assert aims[4] == 3.0
+
+
+def test_the_depth_follows_the_factor_on_the_price():
+    """Every unit of the three layers says 0.5, 0.6 or 0.7 nats: all six of each are worth their price.
+
+    At 0.02 each the deepest is worth most, `6 (0.7 - 3 * 0.02)`; at ten times that the first, `6 (0.5 - 0.2)`.
+    """
+    drive = replace(DRIVE, custom=SamplesLast(lambda active, _: active[0]))
+    said = (0.5, 0.6, 0.7)
+    layers = [
+        jax.tree.map(
+            lambda leaf, own=own: np.full_like(leaf, np.arctanh(own) if leaf.ndim == 1 else 0.0), layer
+        )
+        for own, layer in zip(said, network(6.0, 3.0).layers, strict=True)
+    ]
+    net = eqx.tree_at(lambda n: n.layers, network(6.0, 3.0), tuple(layers))
+    for settings, factor, best in (({}, 1.0, 3.0), ({"log_start": np.log(100.0)}, 10.0, 1.0)):
+        state = look(drive, net, 150, **settings)[1]
+        np.testing.assert_allclose(state.prices, np.full(3, 0.02 * factor), rtol=1e-5)
+        np.testing.assert_array_equal(state.best, [6.0] * 3)
+        assert state.depth == best
 
 
 def test_the_size_of_a_layer_out_of_sight_rests():

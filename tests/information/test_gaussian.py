@@ -21,7 +21,6 @@ CHANNEL_QUANTITIES = (
     "conditional_importance",
     "redundancy",
     "total_correlation",
-    "target_redundancy",
     "effective_units",
 )
 
@@ -39,7 +38,6 @@ def known_of(activations, targets, mask, candidates):
     channel = n3i.open_channel(moments, noise)
     said = {name: getattr(n3i, name)(channel) for name in CHANNEL_QUANTITIES}
     said["ordered_gain"] = n3i.ordered_gain(moments, noise)
-    said["participation_redundancy"] = n3i.participation_redundancy(moments, mask)
     return moments, noise, channel, said, n3i.greedy_order(moments, noise, candidates)
 
 
@@ -218,7 +216,7 @@ def test_the_probe_is_a_linear_discriminant():
 
 def test_every_quantity_equals_its_explicit_form():
     (x, y), mask = layer(), np.linspace(0.1, 1.0, UNITS)
-    moments, noise, _, said, _ = known(x, y, mask)
+    _, noise, _, said, _ = known(x, y, mask)
     t, u = standardised(x), standardised(y)
     visible = 1e-4 + (1 - 1e-4) * mask
     nu = 1e-3 + (1 - visible) / visible
@@ -235,12 +233,8 @@ def test_every_quantity_equals_its_explicit_form():
     close(said["conditional_importance"], total - left_out, rtol=1e-7)
     close(said["redundancy"], 0.5 * (np.log(np.diag(S)) + alone - np.linalg.slogdet(S)[1]))
     close(said["total_correlation"], 0.5 * (np.log(np.diag(S)).sum() - np.linalg.slogdet(S)[1]))
-    close(said["target_redundancy"], np.minimum(marginal, left_out))
     close(said["effective_units"], UNITS - np.sum(nu * np.diag(np.linalg.inv(S))))
     close(said["ordered_gain"], np.diff([explicit(S[:j, :j], c[:j], T) for j in range(UNITS + 1)]))
-    root = np.sqrt(mask)[:, None] * moments.covariance * np.sqrt(mask)[None, :]
-    participation, possible = np.sum(root**2), np.sum(np.diag(root) ** 2)
-    close(said["participation_redundancy"], 1 - possible / participation, rtol=1e-5)
 
 
 def test_a_report_holds_every_quantity_under_its_name():
@@ -252,13 +246,7 @@ def test_a_report_holds_every_quantity_under_its_name():
         "conditional": "conditional_importance",
         "ordered": "ordered_gain",
     }
-    same = (
-        "redundancy",
-        "total_correlation",
-        "target_redundancy",
-        "participation_redundancy",
-        "effective_units",
-    )
+    same = ("redundancy", "total_correlation", "effective_units")
     for name, quantity in (pairs | {name: name for name in same}).items():
         np.testing.assert_allclose(getattr(said, name), own[quantity], rtol=1e-9, err_msg=name)
     np.testing.assert_allclose(alone, own["gaussian_information"], rtol=1e-9)
@@ -308,9 +296,7 @@ def test_exact_copies():
     expected = 0.5 * (copies * np.log1p(s0) - np.log(copies + s0) - (copies - 1) * np.log(s0))
     np.testing.assert_allclose(said.total_correlation, np.full(LAYERS, expected), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(said.effective_units, np.ones(LAYERS), atol=0.05)
-    np.testing.assert_allclose(said.participation_redundancy, np.full(LAYERS, 1 - 1 / copies), atol=0.01)
     assert said.conditional.max() <= 1e-3
-    np.testing.assert_allclose(said.target_redundancy, said.marginal, rtol=0.02)
 
 
 def test_eight_features_of_eight_copies_each_read_eight():
@@ -338,7 +324,7 @@ def test_order_unit_and_origin_change_nothing(is_classes):
     for name in ("importance", "total_correlation", "effective_units"):
         np.testing.assert_allclose(getattr(permuted, name), getattr(plain, name), rtol=1e-9)
         np.testing.assert_allclose(getattr(scaled, name), getattr(plain, name), rtol=1e-4)
-    for name in ("marginal", "conditional", "redundancy", "target_redundancy"):
+    for name in ("marginal", "conditional", "redundancy"):
         np.testing.assert_allclose(getattr(permuted, name), getattr(plain, name)[order], rtol=1e-7)
         np.testing.assert_allclose(getattr(scaled, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
 
@@ -408,7 +394,7 @@ def test_no_value_and_no_gradient_is_ever_undefined_and_no_layer_waits_for_lapac
     found = jax.tree.map(np.asarray, program(x, mask, classes if is_classes else numbers))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     said, _, (order, _) = found
-    for name in ("marginal", "conditional", "redundancy", "target_redundancy", "total_correlation"):
+    for name in ("marginal", "conditional", "redundancy", "total_correlation"):
         assert (getattr(said, name) >= -1e-4).all(), name
     np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(64), (LAYERS, 1)))
     if is_classes:
@@ -435,16 +421,6 @@ def test_importance_is_affine_and_bounded_by_the_entropy():
         np.testing.assert_allclose(own(whole, whole, psi=psi), 2.0)
         np.testing.assert_allclose(own(np.float32(0.5), whole, psi=psi), 2 - 1.5 * psi, rtol=1e-6)
     assert dict(n3i.PSI) == {"classification": 1.2, "generation": 0.8, "regression": 1.0, "detection": 1.1}
-    assert n3i.published_importance is n3i.importance
-
-
-def test_published_redundancy_by_hand_falls_as_copies_rise():
-    published = compiled(partial(n3i.published_redundancy, decay=0.1))
-    one, two = (
-        published(np.float32([0.5, own]), np.float32(2.0), np.float32([1.0, 1.0])) for own in (0.0, 0.5)
-    )
-    np.testing.assert_allclose(one, 1 - 0.25 * np.exp(0.1), rtol=1e-6)
-    assert two < one
 
 
 def test_structural_divergence_and_entropy():
@@ -465,19 +441,3 @@ def test_structural_divergence_and_entropy():
     assert np.isfinite(to_mask).all()
     np.testing.assert_array_equal(np.sign(to_mask), [-1, 1])
     np.testing.assert_array_equal(to_previous, [0, 0])
-
-
-def test_a_proximal_step_lands_where_the_objective_is_level():
-    mask, gain, price = (np.float32(row) for row in ([0.3, 0.6, 0.9], [0.5, 0.0, 0.1], [0.1] * 3))
-    step = compiled(lambda *given, alpha, beta: n3i.proximal_step(*given, alpha=alpha, beta=beta))
-    new = step(mask, gain, price, alpha=np.float32(2.0), beta=np.float32(0.5))
-
-    def objective(new, mask):
-        return jnp.sum(new * (price - 2.0 * gain)) + 0.5 * n3i.structural_divergence(new, mask)
-
-    np.testing.assert_allclose(compiled(jax.grad(objective))(new, mask), np.zeros(3), atol=1e-5)
-    assert (np.sign(new - mask) == [1, -1, 1]).all()
-    level = step(mask, price, price, alpha=np.float32(1.0), beta=np.float32(0.5))
-    np.testing.assert_allclose(level, mask, rtol=1e-5)
-    open_again = step(0 * mask, gain + 1, price, alpha=np.float32(2.0), beta=np.float32(0.1))
-    assert open_again.min() > 0.99  # no unit is out for good

@@ -27,7 +27,7 @@ from n3.nn.controllers import Fixed, Information
 from n3.nn.losses import Samples
 from n3.nn.mlp import GrowingMLP
 
-TERMS = ("importance", "redundancy", "structure", "price")
+TERMS = ("importance", "redundancy", "structure")
 UNITS, SAMPLES = 4, 64
 
 
@@ -197,36 +197,30 @@ def weights(**changes):
 
 
 @eqx.filter_jit
-def terms_program(net, own, sides, before, features, custom):
+def terms_program(net, own, sides, before, is_classes, features, custom):
     def total(net):
-        found = information_terms(
-            net, *sides, own, before=before, is_classes=False, features=features, custom=custom
-        )
-        return found.total(), (
-            found,
-            found.descended(),
-            net.participation(),
-            net.gates(),
-            net.activations(sides[0]),
-        )
+        settings = {"is_classes": is_classes, "features": features, "custom": custom}
+        found = information_terms(net, *sides, own, before=before, **settings)
+        return found.total(), (found, net.participation(), net.gates(), net.activations(sides[0]))
 
     return eqx.filter_value_and_grad(total, has_aux=True)(net)
 
 
-def terms(net, own, *, features=True, custom=None):
+def terms(net, own, *, targets=TARGETS, is_classes=False, features=True, custom=None):
     """The total and what it is made of, and its gradient, in double precision."""
     before = tuple(BEFORE for _ in net.layers)
     net, own = jax.tree.map(lambda leaf: np.asarray(leaf, float), (net, own))
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, terms_program(net, own, (INPUTS, TARGETS), before, features, custom))
+        found = terms_program(net, own, (INPUTS, targets), before, is_classes, features, custom)
+        return jax.tree.map(np.asarray, found)
 
 
-ALL = {"importance": 0.5, "psi": 1.2, "redundancy": 0.25, "structure": 2.0, "price": 0.1}
+ALL = {"importance": 0.5, "psi": 1.2, "redundancy": 0.25, "structure": 2.0}
 
 
 def test_every_term_by_hand():
     """Of two layers, of which the second is open by a part."""
-    (total, (own, descended, masks, gates, every)), _ = terms(informed(3.4, 2.3, depth=1.6), weights(**ALL))
+    (total, (own, masks, gates, every)), _ = terms(informed(3.4, 2.3, depth=1.6), weights(**ALL))
     u = standardised(TARGETS)
     entropy = 0.5 * np.linalg.slogdet(u @ u.T / SAMPLES / 1e-2 + np.eye(1))[1]
     assert 0 < gates[1] < 1 == gates[0]
@@ -238,13 +232,11 @@ def test_every_term_by_hand():
             "importance": -0.5 * (entropy - 1.2 * (entropy - explicit(S, c, T))),
             "redundancy": 0.25 * correlation(S),
             "structure": 2.0 * divergence,
-            "price": 0.1 * np.sum(mask),
         }
         for name, value in known.items():
             np.testing.assert_allclose(getattr(own, name)[place], gate * value, rtol=1e-5, err_msg=name)
     parts = sum(np.sum(getattr(own, name)) for name in TERMS)
     np.testing.assert_allclose(total, parts, rtol=1e-9)
-    np.testing.assert_allclose(descended, parts - np.sum(own.price), rtol=1e-9)
     assert {*eqx.filter_eval_shape(lambda own: own.named(), own)} == {f"{name}_term" for name in TERMS}
 
 
@@ -279,7 +271,7 @@ def test_a_users_importance_takes_the_place_of_the_built_in_one_and_features_are
 
     assert SamplesLast(users) == SamplesLast(users)
     own = weights(importance=0.5, psi=1.2, redundancy=0.3)
-    (_, (found, _, (mask,), _, (active,))), plain = terms(
+    (_, (found, (mask,), _, (active,))), plain = terms(
         informed(2.4), own, features=False, custom=SamplesLast(users)
     )
     np.testing.assert_allclose(found.importance, [-0.5 * np.sum(np.mean(active**2, axis=1) * mask)], rtol=1e-9)
@@ -288,6 +280,26 @@ def test_a_users_importance_takes_the_place_of_the_built_in_one_and_features_are
     asked = terms(informed(3.4, 2.3, depth=1.6), own)[1]
     assert np.all(asked.layers[0].weight[:3] != 0)
     assert np.all(asked.layers[1].weight[:2] != 0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.125])
+def test_importance_of_classes_that_part_is_all_that_there_is_to_know_and_no_more(share):
+    """Second moments alone would say three times as much: every unit is -1 in one class and 1 in the other."""
+    net, threshold = informed(4.0), np.quantile(INPUTS[0], 1 - share)
+    slopes = np.float32([[1e6, 0.0]] * UNITS), np.float32([-1e6 * threshold] * UNITS)
+    net = eqx.tree_at(lambda n: (n.layers[0].weight, n.layers[0].bias), net, slopes)
+    classes = np.asarray(INPUTS[:1] > threshold, float)
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert classes.mean() == share
+    for size in (0.0, 0.1, 1.0, 4.0):
+        own = eqx.tree_at(lambda n: n.controller.weight, net, np.float32([size]))
+        (_, (found, _, _, (active,))), slope = terms(
+            own, weights(importance=0.5), targets=classes, is_classes=True
+        )
+        np.testing.assert_allclose(active, np.tile(2 * classes - 1, (UNITS, 1)), rtol=1e-6)
+        assert 0 <= -found.importance[0] <= 0.5 * entropy * (1 + 1e-9)
+        assert np.isfinite(slope.controller.weight).all()
+    np.testing.assert_allclose(found.importance, [-0.5 * entropy], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def sizes_within_budget(
     def halved(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         low, high = ends
         middle = 0.5 * (low + high)
-        is_over = count(middle * shares) > budget
+        is_over = count(jnp.minimum(middle * shares, capacity)) > budget
         return (jnp.where(is_over, low, middle), jnp.where(is_over, middle, high)), None
 
     whole = jnp.max(capacity / shares)

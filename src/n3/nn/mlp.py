@@ -234,7 +234,7 @@ class GrowingMLP(AbstractSized):
     def unit_parameters(
         self, sizes: Float[Array, " depth"], inputs: Float[Array, ""]
     ) -> Float[Array, " depth"]:
-        """Links to the units before and after, as far as gates are open, and a bias."""
+        """Links to the units before and to those after, as far as their gates are open, and a bias."""
         gates, outputs = self.gates(), self.readout.weight.shape[0]
         before = jnp.concatenate([inputs[None], sizes[:-1]])
         ahead = jnp.append(gates[1:], 0.0)

@@ -259,7 +259,7 @@ def test_the_description_presses_with_the_priors_variance_on_participating_weigh
 
 @pytest.mark.parametrize("depth", [None, 1.25])
 def test_mean_squares_count_weights_by_gates_and_participation(depth):
-    """Of layers with two units and three; a layer that is open by a quarter counts, and passes on, a quarter."""
+    """Of layers with two units and three; one that is open by a quarter counts, and passes on, a quarter."""
     sizes = Fixed(jnp.asarray(np.float32([2.0, 3.0])), NET_CAPACITY, "linear")
     net = network(depth=depth, controller=sizes)
     two, three, gate = np.float32([1, 1, 0, 0]), np.float32([1, 1, 1, 0]), 1.0 if depth is None else 0.25

@@ -214,8 +214,13 @@ def test_the_probe_is_a_linear_discriminant():
 # Every quantity by its explicit form.
 
 
-def test_every_quantity_equals_its_explicit_form():
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_every_quantity_equals_its_explicit_form(is_shared):
+    """Of units that share what they say, and of units of which one says most."""
     (x, y), mask = layer(), np.linspace(0.1, 1.0, UNITS)
+    if not is_shared:
+        x = normal(40, UNITS, SAMPLES).astype(float)
+        y = x[-OUTPUTS:] + 0.3 * y
     _, noise, _, said, _ = known(x, y, mask)
     t, u = standardised(x), standardised(y)
     visible = 1e-4 + (1 - 1e-4) * mask
@@ -233,6 +238,7 @@ def test_every_quantity_equals_its_explicit_form():
     close(said["conditional_importance"], total - left_out, rtol=1e-7)
     close(said["redundancy"], 0.5 * (np.log(np.diag(S)) + alone - np.linalg.slogdet(S)[1]))
     close(said["total_correlation"], 0.5 * (np.log(np.diag(S)).sum() - np.linalg.slogdet(S)[1]))
+    assert (left_out < marginal).any() != is_shared
     close(said["effective_units"], UNITS - np.sum(nu * np.diag(np.linalg.inv(S))))
     close(said["ordered_gain"], np.diff([explicit(S[:j, :j], c[:j], T) for j in range(UNITS + 1)]))
 

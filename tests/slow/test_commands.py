@@ -22,7 +22,7 @@ from n3.paper.experiments import NAMES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--samples 12 --test-samples 6 --steps 5 --arms static --records 1"
+SMALL = "--samples 12 --test-samples 6 --steps 5 --records 1 --arms static"
 
 
 def started(script, *words, paths=(), **settings):

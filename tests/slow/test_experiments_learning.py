@@ -91,7 +91,7 @@ def test_runs_that_lose_all_measure_are_reported(tmp_path):
 
 
 def test_every_layer_of_a_recorded_run_takes_part_as_in_the_trained_one(tmp_path):
-    training = {"steps": 100, "learning_rate": 3e-2}
+    training = {"steps": 30, "learning_rate": 3e-2}
     base = tiny(tmp_path, network={"capacity": (3, 2)}, training=training, arms=("growing",))
     recorded, record = record_trajectory(base, frames=8), n3.run(base, has_figures=False, quiet=True)
     assert [layer.shape for layer in recorded.participation] == [(8, 3), (8, 2)]

@@ -34,12 +34,6 @@ def test_every_link_leads_somewhere():
 
 
 def test_ci_runs_the_readmes_test_command():
-    (command,) = re.findall(r"uv run --group test pytest", (ROOT / ".ci" / "run").read_text())
-    assert command in TEXT
-
-
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-)
-def test_flags_are_written_as_the_command_takes_them(page):
-    assert not re.findall(r"--[a-z]+\.[a-z-]+", page.read_text())  # flags have no prefix of their part
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert "uv run --group test pytest" in commands
+    assert "uv run --group test pytest" in TEXT

@@ -447,3 +447,22 @@ def test_structural_divergence_and_entropy():
     assert np.isfinite(to_mask).all()
     np.testing.assert_array_equal(np.sign(to_mask), [-1, 1])
     np.testing.assert_array_equal(to_previous, [0, 0])
+
+
+def test_what_is_called_by_itself_again_is_compiled_no_more():
+    """Loops in functions of a new shape would be compiled anew at every call, and stay in memory."""
+    (x, y), mask = layer(), np.linspace(0.1, 1.0, UNITS)
+    active, targets, masks = (jnp.asarray(own, jnp.float32) for own in (x, y, mask))
+
+    def calls():
+        moments = n3i.statistics(active, targets, is_classes=False)
+        n3i.greedy_order(moments, masks, masks > 0.5)
+        return n3i.layer_information(active, targets, masks, is_classes=False).importance
+
+    calls()
+    compiled = []
+    listen = lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    calls()
+    jax.monitoring.clear_event_listeners()
+    assert not compiled

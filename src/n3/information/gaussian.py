@@ -59,6 +59,7 @@ def _product(left, right):
 
 
 @jax.custom_jvp
+@jax.jit  # called by itself, a loop would be compiled anew every time
 def whitening(matrix: Float[Array, "rows rows"]) -> Float[Array, "rows rows"]:
     """Inverse `M` of the Cholesky factor of a positive definite matrix, `M matrix M^T = 1`; else NaN."""
     # Blocks, not LAPACK: its batched calls wait for threads that wait for them, and on few cores for ever.
@@ -212,6 +213,7 @@ def ordered_gain(statistics: LayerStatistics, noise: PerUnit, *, resolution: flo
     return jnp.log(jnp.diagonal(whitening(channel.given_target)) / jnp.diagonal(channel.whitening))
 
 
+@eqx.filter_jit
 def greedy_order(
     statistics: LayerStatistics, noise: PerUnit, candidates: Chosen, *, resolution: float = RESOLUTION
 ) -> tuple[Int[Array, " units"], PerUnit]:

@@ -15,8 +15,6 @@ from n3.data.dataset import Dataset
 
 LARGEST_STEP = 0.2
 """Most that a look changes the logarithm of the price."""
-HALVINGS = 40
-"""Halvings of the interval in which the sizes of a budget are sought."""
 
 
 class Prices(NamedTuple):
@@ -95,6 +93,6 @@ def sizes_within_budget(
         return (jnp.where(is_over, low, middle), jnp.where(is_over, middle, high)), None
 
     whole = jnp.max(capacity / shares)
-    (low, high), _ = jax.lax.scan(halved, (jnp.zeros_like(whole), whole), length=HALVINGS)
+    (low, high), _ = jax.lax.scan(halved, (jnp.zeros_like(whole), whole), length=40)  # float32 has 24 bits
     sizes = jnp.minimum(jnp.round(0.5 * (low + high) * shares), capacity)
     return jnp.where(budget > 0, sizes, best)

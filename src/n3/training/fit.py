@@ -259,8 +259,7 @@ def fit(
 def _check_settings(model, validation_data, information, target_size, *, is_informed: bool) -> None:
     """Refuse what cannot be read again, and settings that would do nothing."""
     if isinstance(validation_data, Iterator):
-        text = "is an iterator and can be read only once; pass arrays or a DataLoader"
-        raise ValueError(f"`validation_data` {text}.")
+        raise ValueError("`validation_data` is an iterator and can be read only once; pass a DataLoader.")
     if information is not None and not is_informed:
         raise ValueError("`information` goes with models grown by method information alone: leave it out.")
     if information is not None and information.path:

@@ -27,7 +27,7 @@ SMALL = "--samples 12 --test-samples 6 --steps 5 --records 1 --arms static"
 
 def started(script, *words, paths=(), **settings):
     """A command in a process of its own, without type checks; `paths` are found before the real packages."""
-    environment = {**os.environ, "EAGER_IMPORT": "", "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
     words = [sys.executable, ROOT / "scripts" / script, *words]
     return subprocess.run(

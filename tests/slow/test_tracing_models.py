@@ -9,6 +9,7 @@ import pytest
 
 from n3.nn.norms import ParticipatingNorm
 from n3.tracing.grow import compact_model, grow
+from networks import Residual
 
 pytestmark = pytest.mark.slow
 
@@ -16,25 +17,6 @@ KEYS = jr.split(jr.key(2), 8)
 Linear, Conv2d, Lambda, Sequential = eqx.nn.Linear, eqx.nn.Conv2d, eqx.nn.Lambda, eqx.nn.Sequential
 IMAGE, ROW = jax.ShapeDtypeStruct((1, 6, 6), jnp.float32), jax.ShapeDtypeStruct((5,), jnp.float32)
 WORDS = jax.ShapeDtypeStruct((4,), jnp.int32)
-
-
-class Residual(eqx.Module):
-    """A stream of 8 channels, normalised for a branch of 6 that is added; no activation is zero at zero."""
-
-    stem: Linear
-    inner: Linear
-    outer: Linear
-    norm: eqx.nn.LayerNorm
-    head: Linear
-
-    def __init__(self):
-        self.stem, self.inner = Linear(5, 8, key=KEYS[0]), Linear(8, 6, key=KEYS[1])
-        self.outer, self.head = Linear(6, 8, key=KEYS[2]), Linear(8, 3, key=KEYS[3])
-        self.norm = eqx.nn.LayerNorm(8)
-
-    def __call__(self, x):
-        h = jax.nn.softplus(self.stem(x))
-        return self.head(h + self.outer(jax.nn.sigmoid(self.inner(self.norm(h)))))
 
 
 class Upward(eqx.Module):

@@ -13,31 +13,12 @@ import n3
 from n3.nn.controllers import Auxiliary, Controller, Information
 from n3.nn.norms import ParticipatingNorm
 from n3.tracing.grow import compact_model, grow
-from networks import between, filled, normal
+from networks import Residual, between, filled, normal
 
 KEY = jr.key(0)
 Linear, Conv2d, Lambda, Sequential = eqx.nn.Linear, eqx.nn.Conv2d, eqx.nn.Lambda, eqx.nn.Sequential
 IMAGE, ROW = jax.ShapeDtypeStruct((1, 6, 6), jnp.float32), jax.ShapeDtypeStruct((5,), jnp.float32)
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-class Residual(eqx.Module):
-    """A stream of 8 channels, normalised for a branch of 6 that is added; no activation is zero at zero."""
-
-    stem: Linear
-    inner: Linear
-    outer: Linear
-    norm: eqx.nn.LayerNorm
-    head: Linear
-
-    def __init__(self):
-        self.stem, self.inner = Linear(5, 8, key=KEY), Linear(8, 6, key=KEY)
-        self.outer, self.head = Linear(6, 8, key=KEY), Linear(8, 3, key=KEY)
-        self.norm = eqx.nn.LayerNorm(8)
-
-    def __call__(self, x):
-        h = jax.nn.softplus(self.stem(x))
-        return self.head(h + self.outer(jax.nn.sigmoid(self.inner(self.norm(h)))))
 
 
 class Images(eqx.Module):

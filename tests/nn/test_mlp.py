@@ -70,7 +70,7 @@ def program(net, x):
     own = net.controller
     return {
         "outputs": net.batch(x),
-        "activations": net.activations(x),
+        "activations": net.activations(x.T),
         "masks": net.participation(),
         "gates": net.gates(),
         "sizes": own.sizes(),

@@ -119,7 +119,7 @@ def test_full_participation_is_the_users_model(case):
 
 def test_a_compacted_model_has_the_same_outputs_and_the_same_class(case):
     model, grown, x = case
-    shares = np.random.default_rng(0).uniform(0.2, 0.8, len(grown.layers))
+    shares = np.random.default_rng(0).uniform(0.2, 0.8, len(grown.group_names))
     partial = at_sizes(grown, shares * np.array(grown.structure.capacity))
     compacted = compact_model(partial)
     assert type(compacted) is type(model)
@@ -143,7 +143,7 @@ def test_whole_sizes_leave_only_layers_and_norms_of_equinox(case):
 
 def test_a_size_of_zero_keeps_one_channel_that_counts_nothing(case):
     _, grown, x = case
-    empty = at_sizes(grown, np.zeros(len(grown.layers)))
+    empty = at_sizes(grown, np.zeros(len(grown.group_names)))
     assert np.isfinite(empty(x)).all()
     np.testing.assert_allclose(compact_model(empty)(x), empty(x), rtol=1e-5, atol=1e-6)
 
@@ -151,7 +151,7 @@ def test_a_size_of_zero_keeps_one_channel_that_counts_nothing(case):
 def test_tokens_share_the_layers_of_a_transformer():
     model = Words()
     grown = grow(model, lambda m: (m.perceptron.layers[0], m.attention.output_proj), example=WORDS, key=KEYS[6])
-    assert grown.layers == (".attention.output_proj", ".perceptron.layers[0]")
+    assert grown.group_names == (".attention.output_proj", ".perceptron.layers[0]")
     partial = at_sizes(grown, [4.5, 3.0])
     compacted = compact_model(partial)
     np.testing.assert_allclose(grown(drawn(WORDS)), model(drawn(WORDS)), rtol=1e-5, atol=1e-6)

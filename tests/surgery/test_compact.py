@@ -185,7 +185,7 @@ def test_a_state_of_another_network_is_refused():
 
 
 def test_another_model_is_refused():
-    with pytest.raises(ValueError, match="`net` must be a GrowingMLP; got MLP"):
+    with pytest.raises(ValueError, match="`net` must be a sized model; got MLP"):
         compact(eqx.filter_eval_shape(eqx.nn.MLP, 2, 3, 4, 1, key=jr.key(0)))
 
 

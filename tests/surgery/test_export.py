@@ -13,7 +13,7 @@ from hypothesis import given
 from n3.nn.controllers import CONTROLLERS
 from n3.surgery.compact import compact
 from n3.surgery.export import export, from_bytes, load_compact, save_compact, to_bytes, write_file
-from networks import CLOSE, grown_perceptron, inputs, network, quick, reference, shapes
+from networks import CLOSE, filled, grown_perceptron, inputs, network, quick, reference, shapes
 
 
 def assert_bit_equal(left, right):
@@ -100,13 +100,26 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [(each.name, each.read_bytes()) for each in path.parent.iterdir()] == [("file", b"first")]
 
 
-def test_what_cannot_be_compacted_is_refused(tmp_path):
-    other = eqx.filter_eval_shape(eqx.nn.MLP, 2, 3, 4, 1, key=jax.random.key(0))
-    for net, match in ((other, "got MLP"), (grown_perceptron(), "got a grown MLP")):
-        for refused in (lambda net=net: export(net), lambda net=net: save_compact(net, tmp_path)):
-            with pytest.raises(ValueError, match=f"`net` must be a GrowingMLP; {match}"):
-                refused()
-    assert not list(tmp_path.iterdir())
+def test_a_model_of_another_class_comes_back_by_a_model_of_its_class(tmp_path):
+    grown = grown_perceptron()
+    save_compact(grown, tmp_path)
+    like = filled(lambda: eqx.nn.MLP(2, 3, 8, 2, key=jax.random.key(0)), seed=4)
+    back, plain = load_compact(tmp_path, like), compact(grown)
+    assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (back, plain)))
+    for wrong, kind in ((None, "CompactMLP"), (like.layers[0], "Linear")):
+        with pytest.raises(ValueError, match=f"`like` must be a MLP, of any sizes, to read .*; got {kind}"):
+            load_compact(tmp_path, wrong)
+    with pytest.raises(ValueError, match="does not hold this network"):
+        load_compact(tmp_path, filled(lambda: eqx.nn.MLP(2, 3, 8, 1, key=jax.random.key(0))))
+
+
+def test_a_plain_model_is_exported_by_an_example(tmp_path):
+    model = filled(lambda: eqx.nn.MLP(2, 3, 8, 2, key=jax.random.key(0)))
+    program = jax.export.deserialize(bytearray(export(model, example=inputs(1)[:, 0])))
+    expected = eqx.filter_jit(lambda own, x: jax.vmap(own)(x))(model, inputs(5).T)
+    np.testing.assert_allclose(program.call(inputs(5).T), expected, **CLOSE)
+    with pytest.raises(ValueError, match="`example` must be given for a MLP"):
+        export(model)
 
 
 @pytest.mark.parametrize("kind", CONTROLLERS)

@@ -250,7 +250,7 @@ def bad(rows, value=np.nan):
     [
         ({}, "importance < 1e9", "'importance < 1e9' would empty hidden layer 0: it holds for all"),
         ({"depth": 2.0}, "importance < 1e9", "would empty hidden layer 0"),
-        ({}, "layer.importance < 1e9", "would empty hidden layer 0: only layers behind a depth gate can go"),
+        ({}, "layer.importance < 1e9", "would empty hidden layer 0: only layers behind a depth gate, or"),
         ({"depth": 2.0}, "layer.importance < 1e9", "would empty hidden layer 0: only layers behind"),
         ({}, "importanc < 1", "Did you mean 'importance'"),
         ({}, bad(3), r"`criterion` must return shape \(4,\); got \(3,\)"),

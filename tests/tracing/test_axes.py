@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from n3.tracing.axes import Dimension, Layout, align, layout_of
+from n3.nn.groups import Layout
+from n3.tracing.axes import Dimension, align, layout_of
 
 
 def sizes(dimensions):

@@ -11,7 +11,7 @@ import pytest
 
 import n3
 from n3.nn.controllers import Auxiliary, Controller, Information
-from n3.nn.norms import ParticipatingNorm
+from n3.nn.norms import WHOLE, ParticipatingNorm
 from n3.tracing.grow import compact_model, grow
 from networks import Residual, between, filled, normal
 
@@ -89,7 +89,7 @@ def test_full_participation_is_the_users_model(case):
 
 def test_a_compacted_model_has_the_same_outputs_and_the_same_class(case):
     model, grown, x = case
-    shares = np.random.default_rng(0).uniform(0.2, 0.8, len(grown.layers))
+    shares = np.random.default_rng(0).uniform(0.2, 0.8, len(grown.group_names))
     partial = at_sizes(grown, shares * np.array(grown.structure.capacity))
     compacted = compact_model(partial)
     expected = np.asarray(outputs(partial, x))
@@ -111,7 +111,7 @@ def test_whole_sizes_leave_only_layers_and_norms_of_equinox(case):
 
 def test_a_size_of_zero_keeps_one_channel_that_counts_nothing(case):
     _, grown, x = case
-    empty = at_sizes(grown, np.zeros(len(grown.layers)))
+    empty = at_sizes(grown, np.zeros(len(grown.group_names)))
     expected = np.asarray(outputs(empty, x))
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(outputs(compact_model(empty), x), expected, **CLOSE)
@@ -157,7 +157,7 @@ def test_only_a_norm_over_a_partial_channel_keeps_its_participation_and_dropout_
     grown = grow(model, example=ROW, key=KEY)
     norm = compact_model(at_sizes(grown, [8.0, 3.5])).layers[4]
     assert isinstance(norm, ParticipatingNorm)
-    np.testing.assert_allclose(norm.share, [1, 1, 1, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(norm.share, WHOLE * np.array([1, 1, 1, 0.5]), rtol=1e-6)
     first, second = (np.asarray(outputs(grown, x, key=jr.key(seed))) for seed in (1, 2))
     np.testing.assert_allclose(first, outputs(model, x, key=jr.key(1)), **CLOSE)
     assert np.any(first != second)
@@ -206,7 +206,7 @@ def test_where_picks_layers():
     model = plain()
     both = grow(model, lambda m: [m.layers[1], m.layers[0]], example=ROW, key=KEY)
     one = grow(model, lambda m: m.layers[1], example=ROW, key=KEY)
-    assert (one.layers, both.layers) == ((".layers[1]",), (".layers[0]", ".layers[1]"))
+    assert (one.group_names, both.group_names) == ((".layers[1]",), (".layers[0]", ".layers[1]"))
     with pytest.raises(ValueError, match=r"`where` must pick layers of the model .* got MLP"):
         grow(model, lambda m: m, example=ROW, key=KEY)
     with pytest.raises(

@@ -10,8 +10,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from n3.config import validation
-from n3.nn import masks
+from n3.nn import groups, masks
 from n3.nn.controllers import AbstractController
+from n3.nn.groups import Group, Layout, Leaf, Structure
 from n3.nn.sized import AbstractSized
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
@@ -177,9 +178,29 @@ class GrowingMLP(AbstractSized):
         hidden, mask, _ = self._hidden(x)
         return self.controller.gain() * _affine(self.readout.weight * mask[None], self.readout.bias, hidden)
 
-    def activations(self, x: Float[Array, "in_size samples"]) -> tuple[Float[Array, "_capacity samples"], ...]:
-        """Activations of every hidden layer before its mask, one sample a column."""
-        return self._hidden(x)[2]
+    def activations(
+        self, inputs: Float[Array, "samples in_size"]
+    ) -> tuple[Float[Array, "_capacity samples"], ...]:
+        """Activations of every hidden layer before its mask."""
+        return self._hidden(inputs.T)[2]
+
+    @property
+    def structure(self) -> Structure:
+        """A group a hidden layer: its rows make the units, and the columns of the next layer read them."""
+        ends = self.layers[0].weight.shape[-1], self.readout.weight.shape[-2]
+        capacity = [layer.weight.shape[-2] for layer in self.layers]
+        places = [Layout(ends[0], "input"), *(Layout(own, group=g) for g, own in enumerate(capacity))]
+        leaves = []
+        for index, (before, own) in enumerate(zip(places, [*places[1:], Layout(ends[1])], strict=True)):
+            path = f".layers[{index}]" if index < len(capacity) else ".readout"
+            reads = frozenset(range(index)[-1:])
+            leaves += [
+                Leaf(f"{path}.weight", (own, before), (frozenset(), reads), True),
+                Leaf(f"{path}.bias", (own,), (frozenset(),), True),
+                Leaf(f"{path}.size_weight", (own,), (frozenset(),), True),
+            ]
+        layers = tuple(Group((f"hidden layer {index}",), units) for index, units in enumerate(capacity))
+        return Structure(layers, tuple(leaves), example=((ends[:1], jnp.dtype(jnp.float32)),))
 
     def gates(self) -> Float[Array, " depth"]:
         """Share of each hidden layer in its residual step, in `[0, 1]`; the first is always 1."""
@@ -190,24 +211,15 @@ class GrowingMLP(AbstractSized):
 
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "GrowingMLP":
         """The same function with the units of every layer in another order, as of `AbstractSized`."""
-        read = orders[-1] if len(set(map(len, orders))) > 1 else jnp.stack(orders)[last]
-        rows = zip(self.layers, orders, strict=True)
-        layers = [jax.tree.map(lambda leaf, o=order: leaf[o], own) for own, order in rows]
-        for index, columns in enumerate(orders[:-1], start=1):
-            own = layers[index]
-            layers[index] = eqx.tree_at(lambda layer: layer.weight, own, own.weight[:, columns])
-        readout = eqx.tree_at(lambda layer: layer.weight, self.readout, self.readout.weight[:, read])
-        return eqx.tree_at(lambda net: (net.layers, net.readout), self, (tuple(layers), readout))
+        moved = groups.permuted(self, self.structure, orders)
+        if self.depth_weight is None:
+            return moved
+        seen = self.readout.weight[:, jnp.stack(orders)[last]]
+        return eqx.tree_at(lambda net: net.readout.weight, moved, seen)
 
-    def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "GrowingMLP":
-        """Of a gradient: the rows of the hidden layers, as of `AbstractSized`."""
-
-        def kept(leaf: Array, share: Array) -> Array:
-            return jnp.where(share.reshape(-1, *[1] * (leaf.ndim - 1)) > 0, leaf, 0.0)
-
-        rows = zip(self.layers, shares, strict=True)
-        layers = tuple(jax.tree.map(lambda leaf, s=share: kept(leaf, s), own) for own, share in rows)
-        return eqx.tree_at(lambda net: net.layers, jax.tree.map(jnp.zeros_like, self), layers)
+    def resized(self, controller: AbstractController) -> "GrowingMLP":
+        """This network under a controller of its new capacity, as of `AbstractSized`."""
+        return eqx.tree_at(lambda net: net.controller, self, controller)
 
     def mean_squares(self) -> list[tuple[Float[Array, ""], Float[Array, ""]]]:
         """Mean square of each matrix and the number of its weights, counted by their units' participation."""

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 NORMS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm)
 
@@ -20,10 +20,9 @@ class ParticipatingNorm(eqx.Module):
     """
 
     norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | eqx.nn.GroupNorm
-    share: Float[Array, "*shape"] | Bool[Array, "*shape"]
-    """Participation of each channel; true before a mask is applied, so that no optimiser trains it."""
-    is_final: bool = eqx.field(static=True, default=False)
-    """Whether the participation is a constant, which has no gradient either."""
+    share: Float[Array, "*shape"] | Bool[Array, "*shape"] | Int[Array, "*shape"]
+    """Participation of each channel, up to a factor: true, or whole numbers, which no optimiser trains, before a
+    mask is applied."""
 
     def __call__(
         self, x: Float[Array, "*shape"], state: Any = None, *, key: PRNGKeyArray | None = None
@@ -45,7 +44,6 @@ class ParticipatingNorm(eqx.Module):
     def _normalised(self, values: Array) -> Array:
         norm, shape = self.norm, values.shape
         groups, share = 1, self.share.astype(values.dtype)
-        share = jax.lax.stop_gradient(share) if self.is_final else share
         if isinstance(norm, eqx.nn.GroupNorm):
             groups, share = norm.groups, share.reshape(-1, *[1] * (len(shape) - 1))
         values = values.reshape(groups, -1, *shape[1:])
@@ -78,12 +76,23 @@ def participating(model: PyTree) -> PyTree:
 
 
 def simplified(model: PyTree) -> PyTree:
-    """The model with the usual norm wherever all channels take part alike."""
+    """The model with the usual norm wherever all channels take part alike; elsewhere the shares are constants."""
 
     def unwrapped(node: PyTree) -> PyTree:
         if not isinstance(node, ParticipatingNorm):
             return node
         share = np.asarray(node.share, float)
-        return node.norm if np.ptp(share) == 0.0 and share.flat[0] > 0.0 else node
+        if np.ptp(share) == 0.0 and share.flat[0] > 0.0:
+            return node.norm
+        return ParticipatingNorm(node.norm, whole_shares(share))
 
     return jax.tree.map(unwrapped, model, is_leaf=lambda node: isinstance(node, ParticipatingNorm))
+
+
+WHOLE = 2**20
+"""What the largest share becomes where shares are whole numbers: finer than single precision needs."""
+
+
+def whole_shares(share: Float[np.ndarray, "*shape"]) -> Int[Array, "*shape"]:
+    """Shares as whole numbers in the same proportion."""
+    return jnp.asarray(np.round(WHOLE * share / max(share.max(), np.finfo(float).tiny)).astype(np.int32))

@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.nn import groups
 from n3.nn.controllers import AbstractController
+from n3.nn.groups import Structure
 
 
 class AbstractSized(eqx.Module):
@@ -18,6 +20,8 @@ class AbstractSized(eqx.Module):
     """
 
     controller: eqx.AbstractVar[AbstractController]
+    structure: eqx.AbstractVar[Structure]
+    """Which parameters of the model have units of which group along which axis."""
     depth_weight: eqx.AbstractVar[Float[Array, ""] | None]
     """Effective depth, where the groups are layers behind depth gates; None: every group counts."""
 
@@ -34,8 +38,8 @@ class AbstractSized(eqx.Module):
         """Share of each group in its residual step, in `[0, 1]`; ones without depth gates."""
 
     @abc.abstractmethod
-    def activations(self, inputs: Array) -> tuple[Float[Array, "_units samples"], ...]:
-        """Every unit of each group in many samples, before its mask; inputs as the model's engine lays them."""
+    def activations(self, inputs: Float[Array, "samples ..."]) -> tuple[Float[Array, "_units samples"], ...]:
+        """Every unit of each group in many samples, before its mask."""
 
     @abc.abstractmethod
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "AbstractSized":
@@ -47,8 +51,17 @@ class AbstractSized(eqx.Module):
         """
 
     @abc.abstractmethod
+    def resized(self, controller: AbstractController) -> "AbstractSized":
+        """This model, whose arrays were cut or extended, under a controller of the capacity that they have now."""
+
     def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "AbstractSized":
         """Of a gradient: the parameters that make units, times their unit's share; zero for all others."""
+        return groups.made_by(self, self.structure, shares)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Path of the first layer of each group."""
+        return tuple(group.layers[0] for group in self.structure.groups)
 
     @abc.abstractmethod
     def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:

@@ -1,5 +1,6 @@
-"""Compaction: a growing network as a plain one, of the units that take part and without masks."""
+"""Compaction: a sized model as a plain one, of the units that take part and without masks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from n3.nn.groups import gathered_leaf, masked
 from n3.nn.masks import PRESENT
 from n3.nn.mlp import ACTIVATIONS, Dense, GrowingMLP
-from n3.surgery.edit import check_single, check_state
-from n3.tracing.grow import Grown, compact_model
+from n3.nn.sized import AbstractSized
+from n3.surgery.edit import check_single
+from n3.surgery.optimiser_state import carried
+from n3.tracing.grow import Example, Grown, compact_model, grown_whole, kept_units
 
 
 class CompactLayer(eqx.Module):
@@ -70,33 +74,89 @@ def compact(net: eqx.Module) -> Any:
     """
     if isinstance(net, CompactMLP):
         return net
-    if isinstance(net, Grown):
-        return compact_model(net)
     check_single(net)
-    return _laid_out(net, _plan(net), is_folded=True)
+    return _laid_out(net, _plan(net)) if isinstance(net, GrowingMLP) else compact_model(net)
 
 
-def compact_state(net: GrowingMLP, state: PyTree) -> PyTree:
+def compact_state(net: AbstractSized, state: PyTree) -> PyTree:
     """The optimiser state that belongs to `compact(net)`.
 
-    Moments are gathered as they are: exact for the weights of units that take part fully, while those of
-    weights that participation is folded into stay on the scale from before.
+    Averages are gathered as they are: exact for the weights of units that take part fully, while those of
+    weights that participation is folded into stay on the scale from before. Copies of the parameters are
+    folded as the parameters are.
 
     Args:
-        net: The network before it was compacted.
+        net: The model before it was compacted.
         state: An optimiser state over it.
 
     Raises:
-        ValueError: If `net` is no single `GrowingMLP`, or `state` is not over it.
+        ValueError: If `net` is no single sized model, or `state` is not over it or cannot be carried.
     """
     check_single(net)
-    check_state(net, state)
-    plan = _plan(net)
+    structure = jax.tree.structure(eqx.filter(compact(net), eqx.is_inexact_array))
+    if isinstance(net, GrowingMLP):
+        plan = _plan(net)
 
-    def gathered(node: PyTree) -> PyTree:
-        return _laid_out(node, plan, is_folded=False) if isinstance(node, GrowingMLP) else node
+        def gathered(node: PyTree, is_copy: bool) -> PyTree:
+            every = (*node.layers, node.readout)
+            parts = [_layer(every[part.dense], part, is_folded=is_copy) for part in plan]
+            return structure.unflatten([leaf for part in parts for leaf in part])
+    else:
+        units = kept_units(net.participation())
+        leaves = {leaf.path: leaf for leaf in net.structure.leaves}
+        old, form = jax.tree_util.tree_flatten_with_path(eqx.filter(net, eqx.is_inexact_array))
+        paths = [jax.tree_util.keystr(path) for path, _ in old]
 
-    return jax.tree.map(gathered, state, is_leaf=lambda node: isinstance(node, GrowingMLP))
+        def gathered(node: PyTree, is_copy: bool) -> PyTree:
+            node = masked(node, net.structure, net.participation()) if is_copy else node
+            pairs = zip(paths, form.flatten_up_to(node), strict=True)
+            return structure.unflatten(
+                [
+                    gathered_leaf(leaves[path], own, units) if path in leaves and eqx.is_array(own) else own
+                    for path, own in pairs
+                    if path.startswith(".model")
+                ]
+            )
+
+    return carried(state, net, gathered)
+
+
+Close = Callable[[AbstractSized, PyTree], tuple[Any, PyTree]]
+"""From a sized model and its optimiser state to those of the class that was opened."""
+
+
+def opened(model: eqx.Module, state: PyTree, *, example: Example | None) -> tuple[AbstractSized, PyTree, Close]:
+    """A model as surgery takes it: sized, a plain one with every unit taking part.
+
+    Args:
+        model: A sized model, which stays as it is; or any Equinox model that `n3.grow` could grow.
+        state: An optimiser state over it, or None.
+        example: One sample of a plain model, or its shape and data type; None: not known.
+
+    Returns:
+        The sized model and its state, and what makes a plain model and its state of those again.
+
+    Raises:
+        ValueError: If a plain model has no example, or cannot be grown.
+    """
+    if isinstance(model, AbstractSized):
+        check_single(model)
+        return model, carried(state, model, lambda own, _: own), lambda net, own: (net, own)
+    if example is None:
+        raise ValueError(f"`example` must be given for a {type(model).__name__}: it is traced on one sample.")
+    whole = grown_whole(model, example=example)
+    form = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+    like, structure = jax.tree.flatten(eqx.filter(whole, eqx.is_inexact_array))
+
+    def lifted(node: PyTree, is_copy: bool) -> PyTree:
+        parts = form.flatten_up_to(node)
+        rest = like[len(parts) :] if is_copy else [jnp.zeros_like(own) for own in like[len(parts) :]]
+        return structure.unflatten([*parts, *rest])
+
+    def close(net: AbstractSized, own: PyTree) -> tuple[Any, PyTree]:
+        return compact(net), None if own is None else compact_state(net, own)
+
+    return whole, carried(state, model, lifted), close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +195,30 @@ def _plan(net: GrowingMLP) -> list[_Part]:
     return [*parts, _Part(dense=-1, rows=outputs, columns=columns, factors=factors, gain=gain)]
 
 
-def _laid_out(net: GrowingMLP, plan: list[_Part], *, is_folded: bool) -> CompactMLP:
-    """The parts gathered from a network, or from moments, which nothing is folded into."""
+def _laid_out(net: GrowingMLP, plan: list[_Part]) -> CompactMLP:
+    """The parts gathered from a network."""
     every = (*net.layers, net.readout)
-    *layers, readout = (_layer(every[part.dense], part, is_folded=is_folded) for part in plan)
+    *layers, readout = (
+        CompactLayer(
+            *_layer(every[part.dense], part, is_folded=True),
+            activation=part.activation,
+            keeps_input=part.keeps_input,
+        )
+        for part in plan
+    )
     return CompactMLP(layers=tuple(layers), readout=readout)
 
 
-def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> CompactLayer:
-    weight, bias = (np.asarray(leaf, np.float64) for leaf in (dense.weight, dense.bias))
-    weight, bias = weight[np.ix_(part.rows, part.columns)], bias[part.rows]
-    if is_folded:
-        shift = 0.0 if dense.size_weight is None else np.asarray(dense.size_weight, np.float64)[part.rows]
-        weight, bias = part.gain * weight * part.factors, part.gain * (bias + part.size * shift)
-    arrays = (jnp.asarray(each, dense.weight.dtype) for each in (weight, bias))
-    return CompactLayer(*arrays, activation=part.activation, keeps_input=part.keeps_input)
+def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Array, Array]:
+    """Weight and bias of a part, or their averages, which nothing is folded into."""
+
+    def taken(leaf: Array, *places: Int[np.ndarray, " _places"]) -> np.ndarray:
+        return np.asarray(leaf, np.float64)[np.ix_(*places)]
+
+    leaves = [(dense.weight, (part.rows, part.columns)), (dense.bias, (part.rows,))]
+    if not is_folded:
+        return tuple(jnp.asarray(taken(own, *at), own.dtype) if eqx.is_array(own) else own for own, at in leaves)
+    weight, bias = (taken(own, *at) for own, at in leaves)
+    shift = 0.0 if dense.size_weight is None else taken(dense.size_weight, part.rows)
+    folded = part.gain * weight * part.factors, part.gain * (bias + part.size * shift)
+    return tuple(jnp.asarray(own, dense.weight.dtype) for own in folded)

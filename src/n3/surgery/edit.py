@@ -1,4 +1,4 @@
-"""Surgery: hidden units and layers taken out of a network or put into it, its optimiser state alike.
+"""Edit: hidden units and layers taken out of a sized model or put into it, its optimiser state alike.
 
 An `Edit` says where each layer and unit of the new network comes from, and `edited` carries it out: matrices
 are gathered, sizes are moved so that every unit that stays takes part as before, and where a layer is told its
@@ -9,17 +9,22 @@ outputs.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from n3.nn import controllers, masks
+from n3.nn import controllers, groups, masks
 from n3.nn.controllers import AbstractController, Layerwise
-from n3.nn.mlp import Dense, GrowingMLP
+from n3.nn.mlp import GrowingMLP
+from n3.nn.sized import AbstractSized
+from n3.surgery.optimiser_state import carried, moved_leaves
+
+Sized = TypeVar("Sized", bound=AbstractSized)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,123 +43,116 @@ class Edit:
     """New units of each layer that take part fully."""
 
 
-def edited(net: GrowingMLP, edit: Edit, state: PyTree = None) -> tuple[GrowingMLP, PyTree]:
+def edited(
+    net: Sized, edit: Edit, state: PyTree = None, finish: Callable[[Sized], Sized] = lambda net: net
+) -> tuple[Sized, PyTree]:
     """The new network, and the optimiser state that belongs to it.
 
-    Weights from or to units without a past are zero, and so are the moments of all new weights.
+    Weights from or to units without a past are zero, and so are the averages of all new weights.
 
     Args:
         net: The old network.
         edit: What goes where.
         state: An optimiser state over the old network, or None.
+        finish: What else becomes of the new network's parameters, and of an optimiser's copies of them.
 
     Returns:
         The network and the state; one size weight for all layers becomes one for each where they part.
 
     Raises:
-        ValueError: If `net` is no single `GrowingMLP` under one of n3's controllers, or `state` is not over it.
+        ValueError: If `net` is no single network under one of n3's controllers, or `state` is not over it.
     """
     check_single(net)
-    check_state(net, state)
-    controller = _resized(net.controller, edit)
+    controller, depth = _resized(net.controller, edit), _moved_depth(net, edit)
+    layered = _with_layers(net, edit.layers, depth)
+    leaves = {leaf.path: leaf for leaf in layered.structure.leaves}
+    made = groups.gathered(layered, layered.structure, edit.units).resized(controller)
+    made = finish(_retold(made, net, edit, controller))
+    past = [np.where(new, -1, own) for new, own in zip(edit.is_new, edit.units, strict=True)]
+
+    def changed(node: PyTree, is_copy: bool) -> PyTree:
+        own, deep = _like(controller, node.controller, edit), depth if is_copy else node.depth_weight
+        deep = jnp.zeros_like(depth) if deep is None and depth is not None else deep
+        if is_copy:  # as far from the network's own as before
+            moved = _like(controller, net.controller, edit)
+            own = jax.tree.map(lambda a, b, c: a + b - c, own, controller, moved)
+            deep = deep if deep is None or net.depth_weight is None else deep + node.depth_weight - net.depth_weight
+        units = edit.units if is_copy else past
+        node = moved_leaves(
+            _with_layers(node, edit.layers, deep),
+            layered,
+            made,
+            lambda path, leaf: groups.gathered_leaf(leaves[path], leaf, units) if path in leaves else leaf,
+        )
+        node = eqx.tree_at(lambda n: n.controller, node, own)
+        return finish(_retold(node, net, edit, controller)) if is_copy else node
+
+    return made, carried(state, net, changed)
+
+
+def _with_layers(tree: Sized, layers: tuple[int, ...], depth: Float[Array, ""] | None) -> Sized:
+    """A network, or a tree of its form, with other hidden layers, those without a past being zero."""
+    if not isinstance(tree, GrowingMLP):
+        return tree
+    tree = eqx.tree_at(lambda n: n.depth_weight, tree, depth, is_leaf=lambda leaf: leaf is None)
+    if layers == tuple(range(len(tree.layers))):
+        return tree
+    blank = jax.tree.map(jnp.zeros_like, tree.layers[0])
+    if eqx.is_array(blank.weight):  # a further layer reads the stream, and not the inputs
+        square = jnp.zeros((len(blank.weight),) * 2, blank.weight.dtype)
+        blank = eqx.tree_at(lambda own: own.weight, blank, square)
+    parts = tuple(tree.layers[old] if old >= 0 else blank for old in layers)
+    made = eqx.tree_at(lambda n: n.layers, tree, parts)
+    if tree.choice is None:
+        return made
+    own = tree.choice.logits
+    rows = [own[old] if old >= 0 else jnp.zeros_like(own[0]) for old in layers]
+    return eqx.tree_at(lambda n: n.choice.logits, made, jnp.stack(rows))
+
+
+def _retold(made: Sized, net: Sized, edit: Edit, controller: AbstractController) -> Sized:
+    """The network whose biases make up for what its layers are told of their new sizes."""
+    if not isinstance(made, GrowingMLP):
+        return made
     before, after = net.controller.sizes(), controller.sizes()
-    made = _gathered(net, edit, controller, is_moments=False)
     for new, old in enumerate(edit.layers):
         shift = made.layers[new].size_weight
         if old >= 0 and shift is not None and before[old] != after[new]:
             bias = made.layers[new].bias + (before[old] - after[new]) * shift
             made = eqx.tree_at(lambda n, new=new: n.layers[new].bias, made, bias)
-    depth = _moved_depth(net, edit)
-    made = eqx.tree_at(lambda n: n.depth_weight, made, depth, is_leaf=lambda leaf: leaf is None)
-
-    def carried(node: PyTree) -> PyTree:
-        if not isinstance(node, GrowingMLP):
-            return node
-        blank = None if depth is None else jnp.zeros_like(depth)
-        own = blank if node.depth_weight is None else node.depth_weight
-        node = _gathered(node, edit, _like(controller, node.controller, edit), is_moments=True)
-        return eqx.tree_at(lambda n: n.depth_weight, node, own, is_leaf=lambda leaf: leaf is None)
-
-    return made, jax.tree.map(carried, state, is_leaf=lambda node: isinstance(node, GrowingMLP))
+    return made
 
 
-def full_units(net: GrowingMLP) -> tuple[int, ...]:
-    """Units of each layer that take part fully, or, where none takes part by its index, all of them."""
+def full_units(net: AbstractSized) -> tuple[int, ...]:
+    """Units of each group that take part fully, or, where none takes part by its index, all of them."""
     if isinstance(net.controller, Layerwise):
         kinds = [type(layer) for layer in net.controller.layers]
     else:
-        kinds = [type(net.controller)] * len(net.layers)
-    sizes = [float(size) for size in net.controller.sizes()]
+        kinds = [type(net.controller)] * len(net.controller.capacity)
+    sizes = [float(size) for size in net.sizes()]
     rows = zip(kinds, sizes, net.controller.capacity, strict=True)
     return tuple(units if kind in _UNRANKED else math.floor(size) for kind, size, units in rows)
 
 
-def is_gated(net: GrowingMLP) -> bool:
-    """Whether the layers share a residual stream, and with it their units."""
+def is_gated(net: AbstractSized) -> bool:
+    """Whether the groups are layers of a residual stream, and share their units."""
     return net.depth_weight is not None
 
 
 def check_single(net: eqx.Module) -> None:
     """Refuse what surgery does not know: another model, many networks stacked, a controller from elsewhere."""
-    if not isinstance(net, GrowingMLP):
-        raise ValueError(f"`net` must be a GrowingMLP; got {type(net).__name__}.")
-    if net.readout.bias.ndim != 1:
-        raise ValueError(f"`net` must be one network; got {net.readout.bias.shape[0]} of them, stacked.")
+    if not isinstance(net, AbstractSized):
+        raise ValueError(f"`net` must be a sized model; got {type(net).__name__}.")
+    runs = []
+    groups.over_leaves(
+        net, net.structure, lambda leaf, own: runs.append(own.shape[: own.ndim - len(leaf.layouts)]) or own
+    )
+    if any(runs):
+        raise ValueError(f"`net` must be one network; got {runs[0][0]} of them, stacked.")
     parts = net.controller.layers if isinstance(net.controller, Layerwise) else (net.controller,)
     for part in parts:
         if type(part) not in (*_SHARED, *_EACH):
             raise ValueError(f"`net` must have one of n3's own controllers; got {type(part).__name__}.")
-
-
-def check_state(net: GrowingMLP, state: PyTree) -> None:
-    """Refuse an optimiser state whose moments are not shaped like the network."""
-
-    def shapes(tree: PyTree) -> tuple:
-        return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]
-
-    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, GrowingMLP)):
-        if isinstance(node, GrowingMLP) and shapes(node) != shapes(net):
-            theirs, ours = node.controller.capacity, net.controller.capacity
-            raise ValueError(
-                f"`state` must belong to `net`, of capacity {ours}; its moments are of capacity {theirs}."
-            )
-
-
-def _gathered(net: GrowingMLP, edit: Edit, controller: AbstractController, *, is_moments: bool) -> GrowingMLP:
-    """The matrices of the new network or of its moments, with zeros where there is no past."""
-
-    def past(layer: int) -> Int[np.ndarray, " units"]:
-        return np.where(edit.is_new[layer], -1, edit.units[layer]) if is_moments else edit.units[layer]
-
-    columns, layers = np.arange(net.layers[0].weight.shape[1]), []
-    for new, old in enumerate(edit.layers):
-        rows = past(new) if old >= 0 else np.full_like(edit.units[new], -1)
-        read = columns if old >= 0 else np.full_like(columns, -1)
-        layers.append(_taken(net.layers[max(old, 0)], rows, read))
-        columns = past(new)
-    readout = _taken(net.readout, np.arange(net.readout.bias.shape[0]), columns)
-    parts = tuple(layers), readout, controller
-    made = eqx.tree_at(lambda n: (n.layers, n.readout, n.controller), net, parts)
-    if net.choice is None:
-        return made
-    logits = [
-        net.choice.logits[old] if old >= 0 else jnp.zeros_like(net.choice.logits[0]) for old in edit.layers
-    ]
-    return eqx.tree_at(lambda n: n.choice.logits, made, jnp.stack(logits))
-
-
-def _taken(layer: Dense, rows: Int[np.ndarray, " out"], columns: Int[np.ndarray, " in"]) -> Dense:
-    """Rows and columns by old index, zero where that is -1; on the host, where no shape is compiled for."""
-
-    def taken(leaf: Array) -> Array:
-        every = (rows, columns)[: leaf.ndim]
-        made = np.zeros([which.size for which in every], leaf.dtype)
-        there = [np.flatnonzero(which >= 0) for which in every]
-        past = [which[place] for which, place in zip(every, there, strict=True)]
-        made[np.ix_(*there)] = np.asarray(leaf)[np.ix_(*past)]
-        return jnp.asarray(made)
-
-    return jax.tree.map(taken, layer)
 
 
 _UNRANKED = (controllers.Released, controllers.Warmup)
@@ -177,6 +175,8 @@ def _resized(controller: AbstractController, edit: Edit) -> AbstractController:
 
 def _like(model: AbstractController, moments: AbstractController, edit: Edit) -> AbstractController:
     """The moments of the new controller's weights: those of the weights that they come from."""
+    if not jax.tree.leaves(moments):  # masked: the optimiser keeps nothing of it
+        return jax.tree.map(lambda _: optax.MaskedNode(), model)
     weights = _weights(moments)
     own = [weights[layer] if layer >= 0 else jnp.zeros_like(weights[0]) for layer in edit.layers]
     return _rebuilt(moments, edit, own, is_shared=type(model) is type(moments))
@@ -240,8 +240,8 @@ def _moved(
     return jnp.asarray(turn + math.copysign(output, own - turn), weight.dtype)
 
 
-def _moved_depth(net: GrowingMLP, edit: Edit) -> Float[Array, ""] | None:
-    depth = len(net.layers)
+def _moved_depth(net: AbstractSized, edit: Edit) -> Float[Array, ""] | None:
+    depth = len(net.controller.capacity)
     if net.depth_weight is None:
         return jnp.asarray(float(depth)) if -1 in edit.layers else None
     change = _change(np.array(edit.layers), depth, 0)

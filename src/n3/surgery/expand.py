@@ -1,6 +1,8 @@
-"""Expansion: further units and layers for a network that go on computing the same function, or nearly so."""
+"""Expansion: further units and layers for a model that goes on computing the same function, or nearly so."""
 
-from typing import get_args
+import math
+from functools import partial
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -11,14 +13,21 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from n3.config.experiment import ExpandMethod
 from n3.config.validation import suggestion
+from n3.nn import groups
+from n3.nn.groups import Leaf
 from n3.nn.mlp import Dense, GrowingMLP
-from n3.surgery.edit import Edit, check_single, edited, full_units, is_gated
+from n3.nn.norms import whole_shares
+from n3.nn.sized import AbstractSized
+from n3.surgery.compact import opened
+from n3.surgery.edit import Edit, edited, full_units, is_gated
+from n3.tracing.grow import Example
+from n3.tracing.layers import is_layer
 
 EXPANSION_METHODS: tuple[str, ...] = (*get_args(ExpandMethod), "identity")
 
 
 def expand(
-    net: GrowingMLP,
+    net: eqx.Module,
     *,
     units: int | tuple[int, ...] = 0,
     layers: int = 0,
@@ -27,56 +36,59 @@ def expand(
     scale: float = 0.01,
     key: PRNGKeyArray | None = None,
     state: PyTree = None,
-) -> tuple[GrowingMLP, PyTree]:
-    """A network with more room, and the optimiser state that belongs to it.
+    example: Example | None = None,
+) -> tuple[Any, PyTree]:
+    """A model with more room, and the optimiser state that belongs to it.
 
     * `zero`: units whose incoming weights are drawn and whose outgoing weights are zero. They come last, and
       the size stays, so that growth may bear them; or they take part at once (`is_born`, and wherever all units
       always do). Same outputs.
     * `split`: copies of the fully participating units with the largest outgoing weights; a unit and its copy
-      have half of those weights each. They take part at once. Same outputs.
+      have half of those weights each, and count half in a norm. They take part at once. Same outputs.
     * `mutate`: as `split`, with normal noise on the incoming weights of the copies.
-    * `identity`: layers at the end of a residual stream, behind a shut gate. A network without depth gates gets
-      them. Same outputs.
+    * `identity`: layers at the end of a residual stream, behind a shut gate. A `GrowingMLP` without depth gates
+      gets them; other models have no place for layers. Same outputs.
 
     "Same outputs" means but for the order in which a sum is rounded (rtol 1e-5, atol 1e-6 in float32). Where a
     layer is told its size, its biases make up for what it is told now.
 
     Args:
-        net: The network.
-        units: Units to add to each hidden layer, one number for all or one for each.
+        net: A `GrowingMLP`, a model that `n3.grow` made, or any Equinox model that `n3.grow` could grow.
+        units: Units to add to each hidden layer or group, one number for all or one for each.
         layers: Layers to add, by method `identity`.
         method: `zero`, `split`, `mutate` or `identity`.
         is_born: Whether units of method `zero` take part fully, before the unit at the frontier.
         scale: Standard deviation of the noise of method `mutate`, in the weights' own unit.
         key: For methods that draw: all but `split`.
         state: An optimiser state over `net`; the moments of its weights stay, those of new ones are zero.
+        example: One sample, or its shape and data type, where `net` was not grown: it is traced then.
 
     Returns:
-        The network and its state (None where there was none). One size weight for all layers becomes one for
-        each where their sizes part.
+        The model, of the class that was given, and its state (None where there was none). One size weight for
+        all layers becomes one for each where their sizes part.
 
     Raises:
         ValueError: If a value is out of its range, nothing is to be added, `key` is missing, no unit takes part
             fully that could be split, or the residual stream of a network with depth gates would tear.
     """
-    check_single(net)
-    added = _checked(net, units, layers, method, scale, key)
+    is_plain = not isinstance(net, AbstractSized)
+    given, state, close = opened(net, state, example=example)
+    added = _checked(given, units, layers, method, scale, key)
     if method == "identity":
-        capacity = net.controller.capacity
-        if len(set(capacity)) > 1:
-            raise ValueError(f"`layers` needs hidden layers of equal capacity; got {capacity}.")
-        return _deepened(net, layers, key, state)
-    if is_gated(net):
-        _check_stream(net, added, takes_part=is_born or method != "zero")
-    if method == "zero":
-        return _widened(net, added, is_born, key, state)
-    return _split(net, added, scale if method == "mutate" else 0.0, key, state)
+        made = _deepened(given, layers, key, state)
+    else:
+        if is_gated(given):
+            _check_stream(given, added, takes_part=is_born or method != "zero")
+        if method == "zero":
+            made = _widened(given, added, is_born or is_plain, key, state)
+        else:
+            made = _split(given, added, scale if method == "mutate" else 0.0, key, state)
+    return close(*made)
 
 
-def _checked(net: GrowingMLP, units, layers, method, scale, key) -> tuple[int, ...]:
+def _checked(net: AbstractSized, units, layers, method, scale, key) -> tuple[int, ...]:
     """The units to add to each layer."""
-    depth = len(net.layers)
+    depth = len(net.group_names)
     added = (units,) * depth if isinstance(units, int) else units
     if method not in EXPANSION_METHODS:
         known = ", ".join(EXPANSION_METHODS)
@@ -101,7 +113,7 @@ def _checked(net: GrowingMLP, units, layers, method, scale, key) -> tuple[int, .
     return added
 
 
-def _check_stream(net: GrowingMLP, added: tuple[int, ...], *, takes_part: bool) -> None:
+def _check_stream(net: AbstractSized, added: tuple[int, ...], *, takes_part: bool) -> None:
     """Refuse units that would not be the same ones in every layer of a residual stream."""
     if len(set(added)) > 1:
         raise ValueError(f"`units` must be one number where there are depth gates; got {added}.")
@@ -112,20 +124,24 @@ def _check_stream(net: GrowingMLP, added: tuple[int, ...], *, takes_part: bool) 
         )
 
 
-def _deepened(net: GrowingMLP, layers: int, key, state: PyTree) -> tuple[GrowingMLP, PyTree]:
-    depth, capacity = len(net.layers), net.controller.capacity[0]
+def _deepened(net: AbstractSized, layers: int, key, state: PyTree) -> tuple[AbstractSized, PyTree]:
+    if not isinstance(net, GrowingMLP):
+        raise ValueError("`layers` can be added to a GrowingMLP alone: no other model says where they would go.")
+    depth, sizes = len(net.layers), net.controller.capacity
+    if len(set(sizes)) > 1:
+        raise ValueError(f"`layers` needs hidden layers of equal capacity; got {sizes}.")
     edit = Edit(
         layers=(*range(depth), *(-1,) * layers),
-        units=(np.arange(capacity),) * (depth + layers),
-        is_new=(np.zeros(capacity, bool),) * (depth + layers),
+        units=(np.arange(sizes[0]),) * (depth + layers),
+        is_new=(np.zeros(sizes[0], bool),) * (depth + layers),
     )
-    made, state = edited(net, edit, state)
     has_size = net.layers[0].size_weight is not None
-    drawn = [_draw(capacity, capacity, has_size, own) for own in jr.split(key, layers)]
-    return eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)), state
+    bound = 1.0 / jnp.sqrt(jnp.asarray(float(sizes[0] + has_size)))
+    drawn = [Dense(sizes[0], sizes[0], size_input=has_size, bound=bound, key=own) for own in jr.split(key, layers)]
+    return edited(net, edit, state, lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)))
 
 
-def _widened(net: GrowingMLP, added: tuple[int, ...], is_born: bool, key, state) -> tuple[GrowingMLP, PyTree]:
+def _widened(net: AbstractSized, added, is_born: bool, key, state) -> tuple[AbstractSized, PyTree]:
     full, capacity = full_units(net), net.controller.capacity
     ends = full if is_born else capacity
     units = tuple(
@@ -134,44 +150,116 @@ def _widened(net: GrowingMLP, added: tuple[int, ...], is_born: bool, key, state)
     )
     is_new = tuple(own < 0 for own in units)
     edit = Edit(layers=_all(net), units=units, is_new=is_new, born=added if is_born else 0)
-    made, state = edited(net, edit, state)
-    read, layers = np.zeros(net.layers[0].weight.shape[1], bool), []
-    for layer, own, rows in zip(made.layers, jr.split(key, len(is_new)), is_new, strict=True):
-        has_size = layer.size_weight is not None
-        drawn = _draw(layer.weight.shape[1], len(rows), has_size, own)
-        drawn = eqx.tree_at(lambda d: d.weight, drawn, jnp.where(read[None], 0.0, drawn.weight))
-        layers.append(_with_rows(layer, drawn, rows))
-        read = rows
-    return eqx.tree_at(lambda n: n.layers, made, tuple(layers)), state
+    return edited(net, edit, state, partial(_with_drawn, is_new=is_new, counts=not is_born, key=key))
 
 
-def _split(net: GrowingMLP, added: tuple[int, ...], noise: float, key, state) -> tuple[GrowingMLP, PyTree]:
+def _with_drawn(
+    net: AbstractSized, *, is_new: tuple[Bool[np.ndarray, " _units"], ...], counts: bool, key: PRNGKeyArray
+) -> AbstractSized:
+    """A model whose units without a past have incoming weights, uniform on `1 / sqrt(inputs)`.
+
+    What is no weight of a layer, such as the scale of a norm, is drawn from the other units of its group.
+
+    Args:
+        net: The model; of units without a past all parameters are zero.
+        is_new: Which units have no past, of each group.
+        counts: Whether they count in norms.
+        key: For the weights.
+    """
+    bounds, structure = _bounds(net), net.structure
+    numbers = {leaf.path: number for number, leaf in enumerate(structure.leaves)}
+
+    def filled(leaf: Leaf, array: Array) -> Array:
+        if not leaf.is_trained:
+            is_blank = _places_of(leaf, is_new, is_read=True)
+            shares = np.where(is_blank & counts, np.max(np.asarray(array), initial=1), np.asarray(array))
+            return jnp.asarray(shares.astype(array.dtype))
+        is_blank, own_key = _places_of(leaf, is_new, is_read=False), jr.fold_in(key, numbers[leaf.path])
+        made, bound = np.array(array), bounds.get(leaf.path)
+        if bound is not None:
+            drawn = np.asarray(bound * jr.uniform(own_key, array.shape, minval=-1.0, maxval=1.0))
+        else:
+            past = made[~is_blank] if (~is_blank).any() else np.ones(1)
+            drawn = np.asarray(jr.choice(own_key, jnp.asarray(past), array.shape))
+        made[is_blank] = drawn.astype(made.dtype)[is_blank]
+        return jnp.asarray(np.where(_places_of(leaf, is_new, is_read=True), 0.0, made).astype(made.dtype))
+
+    return groups.over_leaves(net, structure, filled)
+
+
+def _bounds(net: AbstractSized) -> dict[str, float]:
+    """Bound of the uniform draw of each parameter of a layer, by its path."""
+    nodes = jax.tree_util.tree_leaves_with_path(net, is_leaf=lambda node: is_layer(node) or isinstance(node, Dense))
+    found = {}
+    for path, node in nodes:
+        if is_layer(node) or isinstance(node, Dense):
+            inputs = math.prod(node.weight.shape[1:]) + (getattr(node, "size_weight", None) is not None)
+            names = jax.tree_util.tree_leaves_with_path(node)
+            found |= {jax.tree_util.keystr((*path, *own)): 1.0 / math.sqrt(inputs) for own, _ in names}
+    return found
+
+
+def _places_of(leaf: Leaf, chosen: tuple[Bool[np.ndarray, " _units"], ...], *, is_read: bool) -> np.ndarray:
+    """Where a parameter belongs to one of the chosen units, by axes that read units or by those that make them."""
+    found = np.zeros((1,) * len(leaf.layouts), bool)
+    for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
+        for group in set(layout.groups()):
+            if (group in reads) == is_read:
+                own = np.append(chosen[group], False)[groups.owners(layout, group)]
+                found = found | np.asarray(groups.on_axis(own, axis, found.ndim))
+    return np.broadcast_to(found, [layout.size for layout in leaf.layouts])
+
+
+def _split(net: AbstractSized, added, noise: float, key, state) -> tuple[AbstractSized, PyTree]:
     full, units, is_new, factors = full_units(net), [], [], []
     norms = _outgoing(net)
     for layer, extra in enumerate(added):
         if extra and not full[layer]:
-            raise ValueError(f"`units` cannot be split in hidden layer {layer}: none takes part fully.")
+            raise ValueError(f"`units` cannot be split in {net.group_names[layer]}: none takes part fully.")
         copies, shares = _copies(norms[layer][: full[layer]], extra)
         rest = np.arange(full[layer], net.controller.capacity[layer])
         units.append(np.concatenate([np.arange(full[layer]), copies, rest]))
         factors.append(np.concatenate([shares, np.ones(rest.size)]))
         is_new.append(np.isin(np.arange(units[-1].size), full[layer] + np.arange(extra)))
     edit = Edit(layers=_all(net), units=tuple(units), is_new=tuple(is_new), born=added)
-    made, state = edited(net, edit, state)
-    for layer, factor in enumerate(factors):
-        after = [*made.layers[1:], made.readout][layer]
-        weight = after.weight * jnp.asarray(factor, after.weight.dtype)[None]
-        made = eqx.tree_at(lambda n, at=layer: [*n.layers[1:], n.readout][at].weight, made, weight)
-    if noise:
-        keys = jr.split(key, len(is_new))
-        layers = (_mutated(*each, noise) for each in zip(made.layers, is_new, keys, strict=True))
-        made = eqx.tree_at(lambda n: n.layers, made, tuple(layers))
-    return made, state
+    finish = partial(_with_shares, factors=factors, is_new=tuple(is_new), noise=noise, key=key)
+    return edited(net, edit, state, finish)
 
 
-def _outgoing(net: GrowingMLP) -> list[Float[np.ndarray, " _units"]]:
-    """Norm of the outgoing weights of each unit of each layer; along a residual stream, of all that read it."""
-    squares = [np.sum(np.asarray(after.weight) ** 2, axis=0) for after in (*net.layers[1:], net.readout)]
+def _with_shares(net: AbstractSized, *, factors, is_new, noise: float, key) -> AbstractSized:
+    """A model whose copies share the outgoing weights, with noise on the incoming ones."""
+    numbers = {leaf.path: number for number, leaf in enumerate(net.structure.leaves)}
+
+    def shared(leaf: Leaf, array: Array) -> Array:
+        made = np.asarray(array)
+        for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
+            if reads:
+                own = groups.along_axis(layout, {g: jnp.asarray(factors[g], jnp.float32) for g in reads})
+                made = made * np.asarray(groups.on_axis(own, axis, made.ndim))
+        if not leaf.is_trained:
+            return array if np.array_equal(made, array) else whole_shares(made)
+        if noise:
+            drawn = noise * jr.normal(jr.fold_in(key, numbers[leaf.path]), made.shape)
+            made = np.where(_places_of(leaf, is_new, is_read=False), made + np.asarray(drawn), made)
+        return jnp.asarray(made.astype(array.dtype))
+
+    return groups.over_leaves(net, net.structure, shared)
+
+
+def _outgoing(net: AbstractSized) -> list[Float[np.ndarray, " _units"]]:
+    """Norm of the outgoing weights of each unit of each group; along a residual stream, of all that read it."""
+    squares = [np.zeros(units) for units in net.controller.capacity]
+
+    def added(leaf: Leaf, array: Array) -> Array:
+        for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
+            others = tuple(other for other in range(array.ndim) if other != axis)
+            own = np.sum(np.asarray(array, float) ** 2, axis=others)
+            for group in reads if leaf.is_trained else ():
+                owner = groups.owners(layout, group)
+                np.add.at(squares[group], owner[owner >= 0], own[owner >= 0])
+        return array
+
+    groups.over_leaves(net, net.structure, added)
     return [np.sqrt(sum(squares))] * len(squares) if is_gated(net) else [np.sqrt(own) for own in squares]
 
 
@@ -188,30 +276,5 @@ def _copies(
     return np.array(source[len(norms) :], int), np.array(share)
 
 
-def _mutated(layer: Dense, rows: Bool[np.ndarray, " units"], key, noise: float) -> Dense:
-    weight_key, bias_key = jr.split(key)
-    weight = layer.weight + noise * jr.normal(weight_key, layer.weight.shape, layer.weight.dtype)
-    bias = layer.bias + noise * jr.normal(bias_key, layer.bias.shape, layer.bias.dtype)
-    noisy = eqx.tree_at(lambda part: (part.weight, part.bias), layer, (weight, bias))
-    return _with_rows(layer, noisy, rows)
-
-
-def _with_rows(layer: Dense, other: Dense, rows: Bool[np.ndarray, " units"]) -> Dense:
-    """The layer with some of its rows taken from another."""
-
-    def mixed(own: Array, new: Array) -> Array:
-        made = np.array(own)
-        made[rows] = np.asarray(new)[rows]
-        return jnp.asarray(made)
-
-    return jax.tree.map(mixed, layer, other)
-
-
-def _draw(in_size: int, units: int, has_size: bool, key) -> Dense:
-    """New weights, uniform on `1 / sqrt(inputs)`."""
-    bound = 1.0 / jnp.sqrt(jnp.asarray(float(in_size + has_size)))
-    return Dense(in_size, units, size_input=has_size, bound=bound, key=key)
-
-
-def _all(net: GrowingMLP) -> tuple[int, ...]:
-    return tuple(range(len(net.layers)))
+def _all(net: AbstractSized) -> tuple[int, ...]:
+    return tuple(range(len(net.group_names)))

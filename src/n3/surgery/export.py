@@ -14,11 +14,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from jax import export as jax_export
-from jaxtyping import Array, Float
 
 from n3.config.validation import from_json
+from n3.nn import norms
 from n3.nn.mlp import ACTIVATIONS
+from n3.nn.sized import AbstractSized
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
+from n3.tracing.grow import Example
+from n3.tracing.layers import with_true_sizes
+from n3.tracing.trace import takes_key
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -94,20 +98,24 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a stored network is, beside its arrays; one entry a layer, the readout last."""
+    """What a stored network is, beside its arrays; of a `CompactMLP` one entry a layer, the readout last."""
 
     format: str
-    dtype: str
-    in_size: int
-    units: tuple[int, ...]
-    activations: tuple[str, ...]
-    keeps_input: tuple[bool, ...]
     sha256: str
     """Of the arrays' file."""
+    model: str = CompactMLP.__name__
+    """Name of its class."""
+    dtype: str = "float32"
+    in_size: int = 0
+    units: tuple[int, ...] = ()
+    activations: tuple[str, ...] = ()
+    keeps_input: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"`format` must be {FORMAT!r}; got {self.format!r}.")
+        if self.model != CompactMLP.__name__:
+            return
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"`dtype` must be float32 or float64; got {self.dtype!r}.")
         if not len(self.units) == len(self.activations) == len(self.keeps_input) >= 1:
@@ -125,38 +133,41 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
     """Write one network, compacted, as `network.safetensors` and `network.json`.
 
     Args:
-        net: A `GrowingMLP` or a `CompactMLP`.
+        net: A sized model, a `CompactMLP`, or any Equinox model, which is written as it is.
         directory: Folder for both; it is made where it is not there.
 
     Raises:
         ValueError: If `net` cannot be compacted.
         OSError: If the files cannot be written.
     """
-    plain = _plain(net)
-    content = to_bytes(plain)
-    every = (*plain.layers, plain.readout)
-    manifest = Manifest(
-        format=FORMAT,
-        dtype=str(plain.readout.bias.dtype),
-        in_size=every[0].weight.shape[1],
-        units=tuple(layer.bias.shape[0] for layer in every),
-        activations=tuple(layer.activation for layer in every),
-        keeps_input=tuple(layer.keeps_input for layer in every),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
+    plain, of_layers = compact(net) if isinstance(net, AbstractSized) else net, {}
+    if isinstance(plain, CompactMLP):
+        every = (*plain.layers, plain.readout)
+        of_layers = {
+            "dtype": str(plain.readout.bias.dtype),
+            "in_size": every[0].weight.shape[1],
+            "units": tuple(layer.bias.shape[0] for layer in every),
+            "activations": tuple(layer.activation for layer in every),
+            "keeps_input": tuple(layer.keeps_input for layer in every),
+        }
+    content = to_bytes(norms.participating(plain))
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = Manifest(format=FORMAT, sha256=digest, model=type(plain).__name__, **of_layers)
     write_file(Path(directory) / "network.safetensors", content)
     write_file(Path(directory) / "network.json", (json.dumps(asdict(manifest), indent=2) + "\n").encode())
 
 
-def load_compact(directory: str | Path) -> CompactMLP:
+def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
     """The network that `save_compact` wrote.
 
     Args:
         directory: Its folder.
+        like: A model of the class that was written, of any sizes, such as the model before it was grown; None:
+            the network is a `CompactMLP`.
 
     Raises:
         FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged, or they do not belong together.
+        ValueError: If a file is damaged, they do not belong together, or `like` is missing or another model.
     """
     folder = Path(directory)
     path = folder / "network.json"
@@ -165,44 +176,64 @@ def load_compact(directory: str | Path) -> CompactMLP:
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
-    return from_bytes(content, _like(manifest), source=str(source))
+    kind = CompactMLP.__name__ if like is None else type(like).__name__
+    if manifest.model != kind:
+        raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {kind}.")
+    if like is None:
+        return from_bytes(content, _like(manifest), source=str(source))
+    counting = norms.participating(like)
+    return norms.simplified(with_true_sizes(from_bytes(content, _stored_shapes(content, counting), source=str(source))))
 
 
-def export(net: eqx.Module, path: str | Path | None = None) -> bytes:
+def _stored_shapes(content: bytes, like: eqx.Module) -> eqx.Module:
+    """A model with the shapes and types of the stored arrays, where they are of as many axes."""
+    stored = safetensors.numpy.load(content)
+
+    def shape(path: Any, leaf: Any) -> Any:
+        own = stored.get(jax.tree_util.keystr(path))
+        is_like = eqx.is_array(leaf) and own is not None and own.ndim == leaf.ndim
+        return jax.ShapeDtypeStruct(own.shape, own.dtype) if is_like else leaf
+
+    return jax.tree_util.tree_map_with_path(shape, like)
+
+
+def export(net: eqx.Module, path: str | Path | None = None, *, example: Example | None = None) -> bytes:
     """The compacted network as a StableHLO program `[batch, in_size] -> [batch, out_size]` for any batch.
 
-    `jax.export.deserialize(content).call(x)` runs it; the weights are inside, and this package is not needed.
+    `jax.export.deserialize(content).call(x)` runs it; the weights are inside, and this package is not needed. A
+    model of several inputs is called with as many; dropout is off.
 
     Args:
-        net: A `GrowingMLP` or a `CompactMLP`.
+        net: A sized model, a `CompactMLP`, or any Equinox model that is called on one sample.
         path: File to write it to, whole or not at all; None: no file.
+        example: One sample, or its shape and data type, of a model that is not sized.
 
     Returns:
         The program, for CPU, CUDA and TPU.
 
     Raises:
-        ValueError: If `net` cannot be compacted.
+        ValueError: If `net` cannot be compacted, or an example is missing.
         OSError: If the file cannot be written.
     """
-    plain = _plain(net)
-    first = (*plain.layers, plain.readout)[0].weight
+    plain = compact(net) if isinstance(net, AbstractSized) else net
+    if isinstance(net, AbstractSized):
+        shapes = net.structure.example
+    elif isinstance(net, CompactMLP):
+        first = (*net.layers, net.readout)[0].weight
+        shapes = ((first.shape[1:], first.dtype),)
+    elif example is None:
+        raise ValueError(f"`example` must be given for a {type(net).__name__}: one sample of its inputs.")
+    else:
+        shapes = ((example.shape, example.dtype),)
     (batch,) = jax_export.symbolic_shape("batch")
-    shape = jax.ShapeDtypeStruct((batch, first.shape[1]), first.dtype)
-
-    def outputs(x: Float[Array, "batch in_size"]) -> Float[Array, "batch out_size"]:
-        return plain.batch(x.T).T
-
-    content = bytes(jax_export.export(jax.jit(outputs), platforms=PLATFORMS)(shape).serialize())
+    samples = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in shapes]
+    model = eqx.nn.inference_mode(plain)
+    keys = {"key": jax.random.key(0)} if takes_key(model) else {}
+    outputs = jax.jit(jax.vmap(lambda *one: model(*one, **keys)))
+    content = bytes(jax_export.export(outputs, platforms=PLATFORMS)(*samples).serialize())
     if path is not None:
         write_file(Path(path), content)
     return content
-
-
-def _plain(net: eqx.Module) -> CompactMLP:
-    plain = compact(net)
-    if not isinstance(plain, CompactMLP):
-        raise ValueError(f"`net` must be a GrowingMLP; got a grown {type(plain).__name__}.")
-    return plain
 
 
 def _like(manifest: Manifest) -> CompactMLP:

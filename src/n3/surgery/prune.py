@@ -6,14 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from n3.config.criteria import LAYER, Criterion, parse
 from n3.information.measures import Importance, Measured, check_importance, measure_units
-from n3.nn.mlp import GrowingMLP
-from n3.surgery.edit import Edit, check_single, check_state, edited, is_gated
+from n3.nn import groups
+from n3.nn.sized import AbstractSized
+from n3.surgery.compact import opened
+from n3.surgery.edit import Edit, edited, is_gated
+from n3.tracing.trace import number_of_outputs, takes_key
 
 Selector = Callable[
     [Float[Array, "samples units"], Float[Array, "samples out_size"]],
@@ -27,7 +31,7 @@ class Removal:
     """One unit or layer that went."""
 
     layer: int | None
-    """Hidden layer, by its index in the network before; None: a unit of all layers, which share a stream."""
+    """Hidden layer or group, by its index in the model before; None: a unit of all layers of a stream."""
     unit: int | None
     """Unit, by its index before; None: the whole layer."""
     values: Mapping[str, float]
@@ -41,7 +45,8 @@ class Removal:
 class Pruned:
     """What pruning leaves."""
 
-    net: GrowingMLP
+    net: Any
+    """The model, of the class that was given."""
     state: PyTree
     """The optimiser state that belongs to `net`; None where none was given."""
     removed: tuple[Removal, ...]
@@ -49,15 +54,15 @@ class Pruned:
 
 
 def prune(
-    net: GrowingMLP,
+    net: eqx.Module,
     criterion: str | Selector,
-    data: tuple[Float[Array | np.ndarray, "samples _in"], Float[Array | np.ndarray, "samples _out"]],
+    data: tuple[Any, Any],
     *,
-    is_classes: bool,
+    is_classes: bool | None = None,
     importance: Importance | None = None,
     state: PyTree = None,
 ) -> Pruned:
-    """The network without the units, or the layers, that meet a criterion.
+    """The model without the units, or the layers, that meet a criterion.
 
     The outputs are those of the same network with the outgoing weights of these units at zero, whatever the
     controller: each unit that stays takes part as before. Units that take no part are not judged and stay.
@@ -65,39 +70,45 @@ def prune(
     By a text units go one by one, of those that meet it the one of least importance, and the rest is measured
     again: of two copies one stays. A layer is judged once those before it are done. Where the layers share a
     residual stream (depth gates), so do they share their units: one goes where it meets the criterion in every
-    layer whose gate is open. A text that names layers alone removes layers, but never the first.
+    layer whose gate is open.
+
+    A text that names layers alone removes layers: those behind depth gates but the first, and otherwise those
+    without which the outputs still depend on the inputs, such as the branch of a residual sum. Such a group
+    keeps one unit that counts nothing.
 
     Args:
-        net: The network.
+        net: A `GrowingMLP`, a model that `n3.grow` made, or any Equinox model that `n3.grow` could grow.
         criterion: A text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`,
             `redundancy` and `participation`, and `layer.importance`, `layer.gain` (over the layer before),
             `layer.entropy` and `layer.redundancy`, all as `n3.information.measures` says; or a function of a
             layer's activations `[samples, units]` and the targets that returns for each unit whether it goes,
             or a number that is below zero where it goes.
-        data: Inputs and targets that the quantities are measured on, samples first.
-        is_classes: Whether the targets are classes.
+        data: Inputs and targets that the quantities are measured on, samples first: targets `[samples]` or
+            `[samples, outputs]`, classes as labels or one-hot.
+        is_classes: Whether the targets are classes; None: where they are whole numbers.
         importance: A user's importance of each unit in place of the built-in one, times its participation;
             units are then taken as additive, and a layer's importance is the sum.
         state: An optimiser state over `net`: the moments of all that stays come along.
 
     Returns:
-        The network, its state, and what went and why.
+        The model, its state, and what went and why.
 
     Raises:
         ValueError: If the criterion cannot be read or would empty a layer, or samples or a function's values do
             not fit. Nothing is changed then.
     """
-    check_single(net)
-    check_state(net, state)
-    inputs, targets = _checked(net, data)
+    inputs, targets = map(jnp.asarray, data)
+    given, state, close = opened(net, state, example=inputs[0])
+    is_classes = not jnp.issubdtype(targets.dtype, jnp.inexact) if is_classes is None else is_classes
+    targets = _checked(given, inputs, targets, is_classes=is_classes)
     rule = parse(criterion) if isinstance(criterion, str) else criterion
     bench = _Bench(inputs, targets, is_classes, importance, _spelled(criterion))
     if isinstance(rule, Criterion) and rule.names() <= set(LAYER):
-        removed, edit = _without_layers(bench, net, rule)
+        removed, edit = _without_layers(bench, given, rule)
     else:
-        removed = _removed_units(bench, net, rule)
-        edit = _without_units(net, removed)
-    made, state = edited(net, edit, state)
+        removed = _removed_units(bench, given, rule)
+        edit = _without_units(given, removed)
+    made, state = close(*edited(given, edit, state))
     return Pruned(net=made, state=state, removed=tuple(removed))
 
 
@@ -105,14 +116,14 @@ def prune(
 class _Bench:
     """What every measurement shares."""
 
-    inputs: Float[Array, "samples in_size"]
+    inputs: Float[Array, "samples ..."]
     targets: Float[Array, "samples out_size"]
     is_classes: bool
     importance: Importance | None
     spelled: str
 
     def values(
-        self, net: GrowingMLP, is_there: list[Bool[np.ndarray, " _units"]]
+        self, net: AbstractSized, is_there: list[Bool[np.ndarray, " _units"]]
     ) -> list[dict[str, np.ndarray]]:
         """The quantities of each unit of each layer, those of its layer among them."""
         found, before = [], 0.0
@@ -124,13 +135,22 @@ class _Bench:
             found.append(units | {name: np.full(is_there[layer].size, each) for name, each in whole.items()})
         return found
 
-    def activations(self, net: GrowingMLP) -> tuple[Float[Array, "_units samples"], ...]:
+    def activations(self, net: AbstractSized) -> tuple[Float[Array, "_units samples"], ...]:
         """Activations of every layer, finite."""
-        every = _activations(net, self.inputs.T)
+        every = _activations(net, self.inputs)
         for layer, active in enumerate(every):
             if not jnp.all(jnp.isfinite(active)):
-                raise ValueError(f"`net` must have finite activations; hidden layer {layer} has not.")
+                raise ValueError(f"`net` must have finite activations; {net.group_names[layer]} has not.")
         return every
+
+    def depends(self, net: AbstractSized) -> bool:
+        """Whether the outputs depend on the inputs."""
+        outputs = np.asarray(_outputs(net, self.inputs))
+        return bool(np.any(np.ptp(outputs, axis=0) > 1e-6 * np.abs(outputs).max()))
+
+    def refuse_to_empty(self, name: str, reason: str) -> None:
+        """Raise what says that a layer would have no unit left."""
+        raise ValueError(f"`criterion` {self.spelled} would empty {name}: {reason}.")
 
     def _of_layer(self, active, mask, is_there) -> Measured:
         own = measure_units(
@@ -144,20 +164,18 @@ class _Bench:
         return Measured(units, layer)
 
 
-def _removed_units(bench: _Bench, net: GrowingMLP, rule: Criterion | Selector) -> list[Removal]:
+def _removed_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector) -> list[Removal]:
     """The units that go, stream after stream; a layer without depth gates is a stream of its own."""
     removed = []
     is_there = [np.asarray(mask) > 0 for mask in _masks(net)]
-    streams = [tuple(range(len(net.layers)))] if is_gated(net) else [(n,) for n in range(len(net.layers))]
+    every = range(len(is_there))
+    streams = [tuple(every)] if is_gated(net) else [(n,) for n in every]
     judge = _by_text if isinstance(rule, Criterion) else _by_function
     for stream in streams:
         for unit, values, reason in judge(bench, net, rule, is_there, stream):
             for layer in stream:
                 if is_there[layer].any() and is_there[layer].sum() == is_there[layer][unit]:
-                    raise ValueError(
-                        f"`criterion` {bench.spelled} would empty hidden layer {layer}: it holds for all "
-                        "units that take part."
-                    )
+                    bench.refuse_to_empty(net.group_names[layer], "it holds for all units that take part")
                 is_there[layer][unit] = False
             where = stream[0] if len(stream) == 1 and not is_gated(net) else None
             removed.append(Removal(layer=where, unit=unit, values=MappingProxyType(values), reason=reason))
@@ -206,72 +224,93 @@ def _scores(rule: Selector, active, targets) -> Float[np.ndarray, " units"]:
     return found
 
 
-def _without_layers(bench: _Bench, net: GrowingMLP, rule: Criterion) -> tuple[list[Removal], Edit]:
+def _without_layers(bench: _Bench, net: AbstractSized, rule: Criterion) -> tuple[list[Removal], Edit]:
     """The layers that go, least important first, and the edit that takes them all out."""
-    removed, left = [], list(range(len(net.layers)))
+    removed, left, capacity = [], list(range(len(net.group_names))), net.controller.capacity
     while True:
-        edit = _edit(net, [np.arange(units) for units in net.controller.capacity], left)
-        now = edited(net, edit)[0]
-        tables = bench.values(now, [np.asarray(mask) > 0 for mask in _masks(now)])
+        if is_gated(net):
+            names, edit = left, _edit(net, [np.arange(units) for units in capacity], left)
+            now = edited(net, edit)[0]
+            is_there = [np.asarray(mask) > 0 for mask in _masks(now)]
+        else:
+            names = range(len(capacity))
+            edit = _edit(net, [np.arange(own) if n in left else np.full(1, -1) for n, own in enumerate(capacity)])
+            is_there = [(np.asarray(mask) > 0) & (n in left) for n, mask in enumerate(_masks(net))]
+            now = _muted(net, is_there)
+        tables, gates = bench.values(now, is_there), np.asarray(now.gates())
         own = [{name: float(table[name][0]) for name in LAYER} for table in tables]
-        gates = np.asarray(now.gates())
-        found = [n for n, each in enumerate(own) if gates[n] > 0 and rule.holds(each)]
+        found = [n for n, each in enumerate(own) if gates[n] > 0 and names[n] in left and rule.holds(each)]
         if not found:
             return removed, edit
-        if found == [0] or not is_gated(net):
-            raise ValueError(
-                f"`criterion` {bench.spelled} would empty hidden layer {left[found[0]]}: only layers behind "
-                "a depth gate can go, and the first has none."
-            )
-        place = min((n for n in found if n), key=lambda n: own[n]["layer.importance"])
-        values = MappingProxyType(own[place])
-        reason = rule.reason(own[place])
-        removed.append(Removal(layer=left.pop(place), unit=None, values=values, reason=reason))
+        able = [n for n in found if _can_go(bench, now, n, is_there)]
+        if not able:
+            able_ones = "only layers behind a depth gate, or with a path around them, can go"
+            bench.refuse_to_empty(net.group_names[names[found[0]]], able_ones)
+        place = min(able, key=lambda n: own[n]["layer.importance"])
+        values, reason = MappingProxyType(own[place]), rule.reason(own[place])
+        removed.append(Removal(layer=names[place], unit=None, values=values, reason=reason))
+        left.remove(names[place])
 
 
-def _without_units(net: GrowingMLP, removed: list[Removal]) -> Edit:
+def _can_go(bench: _Bench, net: AbstractSized, layer: int, is_there: list[Bool[np.ndarray, " _units"]]) -> bool:
+    """Whether a layer is behind a depth gate, or the outputs depend on the inputs without it."""
+    if is_gated(net):
+        return layer > 0
+    return bench.depends(_muted(net, [own & (n != layer) for n, own in enumerate(is_there)]))
+
+
+def _without_units(net: AbstractSized, removed: list[Removal]) -> Edit:
     def kept(layer: int, capacity: int):
         gone = [one.unit for one in removed if one.layer in (layer, None)]
         return np.setdiff1d(np.arange(capacity), np.array(gone, int))
 
-    units = [kept(layer, capacity) for layer, capacity in enumerate(net.controller.capacity)]
-    return _edit(net, units, list(range(len(net.layers))))
+    return _edit(net, [kept(layer, capacity) for layer, capacity in enumerate(net.controller.capacity)])
 
 
-def _edit(net: GrowingMLP, units: list, layers: list[int]) -> Edit:
+def _edit(net: AbstractSized, units: list, layers: list[int] | None = None) -> Edit:
+    layers = list(range(len(net.group_names))) if layers is None else layers
     kept = tuple(units[layer] for layer in layers)
     return Edit(layers=tuple(layers), units=kept, is_new=tuple(np.zeros(len(own), bool) for own in kept))
 
 
-def _muted(net: GrowingMLP, is_there: list[Bool[np.ndarray, " _units"]]) -> GrowingMLP:
+def _muted(net: AbstractSized, is_there: list[Bool[np.ndarray, " _units"]]) -> AbstractSized:
     """The network with the outgoing weights of absent units at zero: shapes stay, and so do programs."""
     keeps = [np.any(is_there, axis=0)] * len(is_there) if is_gated(net) else is_there
-    afters = [*net.layers[1:], net.readout]
-    weights = [jnp.where(keep[None], after.weight, 0.0) for keep, after in zip(keeps, afters, strict=True)]
-    return eqx.tree_at(lambda n: [after.weight for after in (*n.layers[1:], n.readout)], net, weights)
+    return groups.masked(net, net.structure, [jnp.asarray(keep, jnp.float32) for keep in keeps])
 
 
-def _masks(net: GrowingMLP) -> list[Float[Array, " _units"]]:
+def _masks(net: AbstractSized) -> list[Float[Array, " _units"]]:
     """How much each unit takes part, its layer's gate included."""
     return [own * gate for own, gate in zip(net.participation(), net.gates(), strict=True)]
 
 
 @eqx.filter_jit
-def _activations(net: GrowingMLP, inputs: Float[Array, "in_size samples"]):
+def _activations(net: AbstractSized, inputs: Float[Array, "samples ..."]):
     return net.activations(inputs)
+
+
+@eqx.filter_jit
+def _outputs(net: AbstractSized, inputs: Float[Array, "samples ..."]) -> Float[Array, "samples outputs"]:
+    model = eqx.nn.inference_mode(net)
+    keys = {"key": jax.random.key(0)} if takes_key(model) else {}
+    outputs = jax.vmap(lambda one: model(one, **keys))(inputs)
+    return jnp.concatenate([own.reshape(len(inputs), -1) for own in jax.tree.leaves(outputs)], axis=1)
 
 
 def _spelled(criterion: str | Selector) -> str:
     return repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
 
 
-def _checked(net: GrowingMLP, data: tuple[Any, Any]) -> tuple[Array, Array]:
-    """The inputs and the targets as JAX arrays."""
-    inputs, targets = map(jnp.asarray, data)
-    ins, outs = net.layers[0].weight.shape[1], net.readout.bias.shape[0]
-    if (inputs.shape, targets.shape) != ((len(inputs), ins), (len(inputs), outs)) or len(inputs) < 2:
+def _checked(
+    net: AbstractSized, inputs: Array, targets: Array, *, is_classes: bool
+) -> Float[Array, "samples out_size"]:
+    """The targets as rows of numbers, or of classes: one-hot, or 0 and 1 where the model has one output."""
+    (shape, _), outs = net.structure.example[0], number_of_outputs(net, *net.structure.example)
+    rows = targets if targets.ndim == 2 or not is_classes or outs == 1 else jax.nn.one_hot(targets, outs)
+    rows = rows.reshape(len(rows), -1).astype(jnp.float32) if rows.ndim else rows
+    if inputs.shape[1:] != shape or rows.shape != (len(inputs), outs) or len(inputs) < 2:
         raise ValueError(
-            f"`data` must be inputs [samples, {ins}] and targets [samples, {outs}], two samples or more; "
-            f"got {inputs.shape} and {targets.shape}."
+            f"`data` must be inputs [samples, {', '.join(map(str, shape))}] and targets [samples, {outs}], two "
+            f"samples or more; got {inputs.shape} and {targets.shape}."
         )
-    return inputs, targets
+    return rows

@@ -1,13 +1,12 @@
 """Axes: which axes of the arrays in a traced model are one and the same, and what an array holds there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from jax.extend import source_info_util
 
-_T = TypeVar("_T")
-
+from n3.nn.groups import Layout
 
 class Dimension:
     """An axis, or a part of one; joined dimensions are one, and notes say why it cannot become shorter."""
@@ -111,46 +110,6 @@ def align(left: Sequence[Dimension], right: Sequence[Dimension], *, is_sum: bool
 def _refuse(dimensions: Sequence[Dimension]) -> None:
     for dimension in dimensions:
         dimension.note("they are cut in ways that do not fit into each other")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the units of each group lie along an axis: an expression that outlives the dimensions.
-
-    Either a fixed number of places, or the units of a group, or a product or a sum of other layouts.
-    """
-
-    size: int
-    role: str = ""
-    """Of fixed places: `position`, `input` or nothing, as in `Dimension`."""
-    group: int = -1
-    """Of units: their group; -1 for everything else."""
-    parts: "tuple[Layout, ...]" = ()
-    is_sum: bool = False
-
-    def fold(
-        self,
-        leaf: "Callable[[Layout], _T]",
-        product: Callable[[_T, _T], _T],
-        total: Callable[[Sequence[_T]], _T],
-    ) -> _T:
-        """Value of the expression, given those of its leaves and what product and sum make of their parts."""
-        if not self.parts:
-            return leaf(self)
-        values = [part.fold(leaf, product, total) for part in self.parts]
-        if self.is_sum:
-            return total(values)
-        result = values[0]
-        for value in values[1:]:
-            result = product(result, value)
-        return result
-
-    def groups(self) -> Iterator[int]:
-        """Groups whose units lie along the axis."""
-        if self.group >= 0:
-            yield self.group
-        for part in self.parts:
-            yield from part.groups()
 
 
 def layout_of(dimension: Dimension, groups: Mapping[Dimension, int]) -> Layout:

@@ -1,6 +1,5 @@
 """Grow: any Equinox model with participation, and the smaller model of its own class."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -11,20 +10,20 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from n3.nn import norms
+from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
-from n3.nn.masks import MASKS
+from n3.nn.groups import Participation, Structure, masked
+from n3.nn.masks import MASKS, PRESENT
 from n3.nn.sized import AbstractSized
-from n3.tracing import groups
-from n3.tracing.groups import Participation, Structure, cut, masked
-from n3.tracing.trace import LAYERS, activations, find_structure, layers_in, takes_key
+from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
+from n3.tracing.trace import activations, find_structure, takes_key
 
 TILE = 128
 """Samples whose activations are computed at once."""
 
 
 def smaller_model(model: PyTree, found: Structure, participation: Participation) -> PyTree:
-    """A model without the units whose participation is zero; of a group without any, one stays.
+    """A model without the units whose participation is less than rounding; of a group without any, one stays.
 
     Args:
         model: A model whose norms count participation.
@@ -35,12 +34,14 @@ def smaller_model(model: PyTree, found: Structure, participation: Participation)
         Equinox's own layers and norms, with the sizes that they have now. A norm of which a channel takes part
         partly stays a `ParticipatingNorm`.
     """
+    cut = groups.gathered(masked(model, found, participation), found, kept_units(participation))
+    return norms.simplified(with_true_sizes(cut))
 
-    def is_leaf(node: PyTree) -> bool:
-        return isinstance(node, (*LAYERS, norms.ParticipatingNorm))
 
-    resized = jax.tree.map(_resized, cut(model, found, participation), is_leaf=is_leaf)
-    return norms.simplified(resized)
+def kept_units(participation: Participation) -> list[Int[np.ndarray, " _units"]]:
+    """The units of each group that take part by more than rounding; of a group without any, its first."""
+    kept = [np.flatnonzero(np.asarray(mask) >= PRESENT) for mask in participation]
+    return [own if own.size else np.zeros(1, int) for own in kept]
 
 
 def check_same_outputs(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> None:
@@ -108,37 +109,6 @@ def _drawn(shape: tuple[int, ...], dtype: Any, key: PRNGKeyArray) -> Array:
     return jr.normal(key, shape, dtype) if is_real else jr.bernoulli(key, shape=shape).astype(dtype)
 
 
-def _resized(node: PyTree) -> PyTree:
-    """A layer or a norm that is told the sizes of its arrays."""
-    if isinstance(node, eqx.nn.Linear):
-        out, into = node.weight.shape
-        sizes = {"out_features": out, "in_features": into}
-        return _with_fields(
-            node, {name: size for name, size in sizes.items() if getattr(node, name) != "scalar"}
-        )
-    if isinstance(node, (eqx.nn.Conv, eqx.nn.ConvTranspose)):
-        out, into = node.weight.shape[:2]
-        groups = out if node.groups == node.out_channels > 1 else node.groups
-        return _with_fields(node, {"out_channels": out, "in_channels": into * groups, "groups": groups})
-    if not isinstance(node, norms.ParticipatingNorm):
-        return node
-    norm, shape = node.norm, node.share.shape
-    if isinstance(norm, eqx.nn.GroupNorm):
-        groups = 1 if norm.groups == 1 else shape[0] * norm.groups // (norm.channels or 1)
-        norm = _with_fields(norm, {"groups": groups, "channels": shape[0]})
-    else:
-        norm = _with_fields(norm, {"shape": shape})
-    return norms.ParticipatingNorm(norm, node.share, is_final=True)
-
-
-def _with_fields(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
-    """A copy of a module with other static fields; calling its class would draw weights."""
-    copy = object.__new__(type(module))
-    for field in dataclasses.fields(module):
-        object.__setattr__(copy, field.name, sizes.get(field.name, getattr(module, field.name)))
-    return copy
-
-
 _Model = TypeVar("_Model", bound=Callable[..., Any])
 Example = Array | np.ndarray | jax.ShapeDtypeStruct
 GROWTH_METHODS = ("information", "controller", "auxiliary")
@@ -155,6 +125,7 @@ class Grown(AbstractSized, Generic[_Model]):
     """The user's model, its norms counting participation."""
     controller: AbstractController
     structure: Structure = eqx.field(static=True)
+    """Its paths start at this module."""
     depth_weight: None = None
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -163,14 +134,14 @@ class Grown(AbstractSized, Generic[_Model]):
 
     def masked(self) -> _Model:
         """The user's model with the participation multiplied into its parameters, once for many calls."""
-        return groups.masked(self.model, self.structure, self.controller.participation())
+        return groups.masked(self, self.structure, self.participation()).model
 
     def gates(self) -> Float[Array, " groups"]:
         """Ones: no group is behind a depth gate."""
         return jnp.ones(len(self.structure.groups))
 
-    def activations(self, inputs: Array) -> tuple[Float[Array, "_units samples"], ...]:
-        """Units of each group in many samples (samples first), as their last reader sees them, unmasked.
+    def activations(self, inputs: Float[Array, "samples ..."]) -> tuple[Float[Array, "_units samples"], ...]:
+        """Units of each group in many samples, as their last reader sees them, unmasked.
 
         The mean over positions (and over the channels of a block); without dropout. Samples are computed tile
         by tile, and what a tile computes is not kept for gradients.
@@ -187,16 +158,11 @@ class Grown(AbstractSized, Generic[_Model]):
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "Grown":
         """The same function with the units of every group in another order, as of `AbstractSized`."""
         del last
-        model = self.model
-        for group, order in enumerate(orders):
-            model = groups.permute_channels(model, self.structure, group, order)
-        return eqx.tree_at(lambda grown: grown.model, self, model)
+        return groups.permuted(self, self.structure, orders)
 
-    def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "Grown":
-        """Of a gradient: the parameters that make units, as of `AbstractSized`."""
-        zero = jax.tree.map(jnp.zeros_like, self)
-        model = groups.made_by(self.model, self.structure, shares)
-        return eqx.tree_at(lambda grown: grown.model, zero, model)
+    def resized(self, controller: AbstractController) -> "Grown":
+        """This model under a controller of its new capacity, as of `AbstractSized`."""
+        return Grown(with_true_sizes(self.model), controller, self.structure.resized(controller.capacity))
 
     def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
         """Zero: `n3.fit` puts no prior on weights."""
@@ -214,11 +180,6 @@ class Grown(AbstractSized, Generic[_Model]):
         every = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.model, eqx.is_inexact_array)))
         counts = (groups.parameter_count(self.structure, each) for each in (sizes, whole))
         return next(counts) + (every - next(counts))
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Path of the first layer of each group."""
-        return tuple(group.layers[0] for group in self.structure.groups)
 
 
 def grow(
@@ -261,6 +222,24 @@ def grow(
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
     if initial_size is not None and initial_size < 0:
         raise ValueError(f"`initial_size` must be zero or more; got {initial_size}.")
+    return _grown(model, where, example=example, key=key, method=method, initial_size=initial_size, mask=mask)
+
+
+def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Grown[_Model]:
+    """A model all of whose hidden layers can change their size, every unit taking part for good.
+
+    Args:
+        model: As for `grow`.
+        example: As for `grow`.
+
+    Raises:
+        ValueError: As `grow`.
+    """
+    settings = {"method": "fixed", "initial_size": None, "mask": "sine"}
+    return _grown(model, None, example=example, key=jr.key(0), **settings)
+
+
+def _grown(model, where, *, example, key, method, initial_size, mask) -> Grown:
     _check_stateless(model)
     controller_key, sample_key = jr.split(key)
     inputs = [
@@ -275,12 +254,12 @@ def grow(
     controller = make_controller(
         method,
         found.capacity,
-        is_layerwise=method != "information" and len(found.capacity) > 1,
+        is_layerwise=method in ("controller", "auxiliary") and len(found.capacity) > 1,
         initial_size=capacity if initial_size is None else jnp.minimum(initial_size, capacity),
         mask=mask,
         key=controller_key,
     )
-    return Grown(counting, controller, found)
+    return Grown(counting, controller, found.within("model"))
 
 
 def compact_model(grown: Grown[_Model]) -> _Model:
@@ -293,7 +272,7 @@ def compact_model(grown: Grown[_Model]) -> _Model:
     Args:
         grown: A grown model; not inside `jit`, since shapes change.
     """
-    return smaller_model(grown.model, grown.structure, grown.controller.participation())
+    return smaller_model(grown, grown.structure, grown.participation()).model
 
 
 def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:

@@ -13,13 +13,27 @@ from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PyTree
 
 from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
-from n3.tracing.groups import Group, Leaf, Structure, Tap, mean_of_units
+from n3.nn.groups import Group, Leaf, Structure, Tap, mean_of_units
+from n3.tracing.layers import layers_in
 from n3.tracing.primitives import SUMMING, called, carry, sums_in, walk
 
 
 def takes_key(model: Callable[..., Any]) -> bool:
     """Whether a model is called with `key=`."""
     return "key" in inspect.signature(model).parameters
+
+
+def number_of_outputs(model: Callable[..., Any], *example: tuple[tuple[int, ...], Any]) -> int:
+    """Numbers that a model returns for one sample.
+
+    Args:
+        model: The model.
+        example: Shape and data type of each input.
+    """
+    inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in example]
+    keys = {"key": jr.key(0)} if takes_key(model) else {}
+    outputs = eqx.filter_eval_shape(eqx.nn.inference_mode(model), *inputs, **keys)
+    return sum(leaf.size for leaf in jax.tree.leaves(outputs))
 
 
 def traced(model: PyTree, inputs: Sequence[Array | jax.ShapeDtypeStruct]) -> tuple[ClosedJaxpr, list[Array]]:
@@ -89,8 +103,6 @@ def operands(program: ClosedJaxpr, arguments: Sequence[Array], wanted: Sequence[
     return [found[key] for key in wanted]
 
 
-LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
-"""Layers whose output channels can be grown: the first axis of their weight."""
 Parameters = Mapping[str, Value]
 Reading = list[tuple[Sum, list[tuple[str, int]]]]
 """Sums over an atom, each with the axes of parameters that can be zero there."""
@@ -135,12 +147,6 @@ def find_structure(
         taps=tuple(_tap(readers[atom], numbers) for atom in atoms),
         example=tuple((tuple(one.shape), jnp.dtype(one.dtype)) for one in example),
     )
-
-
-def layers_in(model: PyTree) -> dict[str, eqx.Module]:
-    """Every layer of `LAYERS` in a model, by its path."""
-    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda node: isinstance(node, LAYERS))
-    return {jax.tree_util.keystr(path): node for path, node in nodes if isinstance(node, LAYERS)}
 
 
 def _parameters(model: PyTree) -> dict[str, Value]:

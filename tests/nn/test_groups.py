@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from n3.tracing import groups
-from n3.tracing.axes import Layout
-from n3.tracing.groups import Leaf, Structure, Tap
+from n3.nn import groups
+from n3.nn.groups import Layout, Leaf, Structure, Tap
 from n3.tracing.trace import activations, find_structure
 from networks import convolutional, filled, normal
 
@@ -48,15 +47,20 @@ def test_a_reader_keeps_its_data_type():
     assert masked.layers[1].weight.dtype == jnp.bfloat16
 
 
-def test_cuts_keep_what_takes_part_and_one_of_none():
+def test_what_is_gathered_by_hand():
     shares = [1.0, 0.0, 0.3, 0.0], np.zeros(6), np.ones(5)
-    cut = groups.cut(MODEL, FOUND, [jnp.asarray(np.float32(share)) for share in shares])
-    kept = np.array([0, 2])
+    shares, kept = [jnp.asarray(np.float32(share)) for share in shares], np.array([0, 2])
+    cut = groups.gathered(groups.masked(MODEL, FOUND, shares), FOUND, [kept, np.zeros(1, int), np.arange(5)])
     np.testing.assert_array_equal(cut.layers[0].weight, np.asarray(MODEL.layers[0].weight)[kept])
     np.testing.assert_array_equal(cut.layers[0].bias, np.asarray(MODEL.layers[0].bias)[kept])
     expected = np.asarray(MODEL.layers[2].weight)[:1, kept] * np.float32([1.0, 0.3])[:, None, None]
     np.testing.assert_allclose(cut.layers[2].weight, expected, rtol=1e-6)
     np.testing.assert_array_equal(cut.layers[5].weight, np.zeros((5, 4)))
+
+
+def orders(order, group):
+    """An order of one group's units, the others' staying as they are."""
+    return [order if n == group else jnp.arange(units) for n, units in enumerate(FOUND.capacity)]
 
 
 @pytest.mark.parametrize("group", [0, 1, 2])
@@ -65,8 +69,8 @@ def test_a_permutation_changes_no_output_and_permutes_the_activations(group):
 
     @eqx.filter_jit
     def moved_and_back(order):
-        moved = groups.permute_channels(MODEL, FOUND, group, order)
-        back = groups.permute_channels(moved, FOUND, group, jnp.argsort(order))
+        moved = groups.permuted(MODEL, FOUND, orders(order, group))
+        back = groups.permuted(moved, FOUND, orders(jnp.argsort(order), group))
         return [(each(X), activations(each, FOUND, [X])[group]) for each in (MODEL, moved)], back
 
     ((before, seen), (after, permuted)), back = moved_and_back(jnp.asarray(order))
@@ -78,13 +82,28 @@ def test_a_permutation_changes_no_output_and_permutes_the_activations(group):
 
 def test_a_permutation_of_a_chain_moves_every_occurrence():
     found = Structure((), (Leaf("['w']", (CHAINED,), (frozenset(),), True),), (), ())
-    moved = groups.permute_channels({"w": jnp.asarray(np.arange(9))}, found, 0, jnp.asarray([2, 0, 1]))
+    moved = groups.permuted({"w": jnp.asarray(np.arange(9))}, found, [jnp.asarray([2, 0, 1])])
     np.testing.assert_array_equal(moved["w"], [4, 5, 0, 1, 2, 3, 8, 6, 7])
+
+
+def test_units_without_a_past_are_zero_and_others_are_copied():
+    units = [np.array([2, -1, 2]), np.array([0, 1, 2, 3, 4, -1]), np.array([1])]
+    made = groups.gathered(MODEL, FOUND, units)
+    first, second, hidden = (np.asarray(MODEL.layers[n].weight) for n in (0, 2, 5))
+    np.testing.assert_array_equal(made.layers[0].weight, first[[2, 2, 2]] * np.array([1, 0, 1])[:, None, None, None])
+    np.testing.assert_array_equal(made.layers[2].weight[:5, [0, 2]], second[:5, [2, 2]])
+    assert not np.any(made.layers[2].weight[5]) and not np.any(made.layers[2].weight[:, 1])
+    np.testing.assert_array_equal(made.layers[5].weight[0, :20], hidden[1, :20])
+    assert not np.any(made.layers[5].weight[0, 20:])
+    told = FOUND.resized([3, 6, 1])
+    assert told.capacity == (3, 6, 1)
+    assert {leaf.path: leaf.layouts[-1].size for leaf in told.leaves}[".layers[7].weight"] == 1
+    assert told.within("model").leaves[0].path == ".model" + FOUND.leaves[0].path
 
 
 def test_moments_that_lack_leaves_are_permuted_alike():
     moments = eqx.filter(MODEL, eqx.is_inexact_array)
-    moved = groups.permute_channels(moments, FOUND, 2, jnp.asarray([4, 3, 2, 1, 0]))
+    moved = groups.permuted(moments, FOUND, orders(jnp.asarray([4, 3, 2, 1, 0]), 2))
     np.testing.assert_array_equal(moved.layers[5].bias, np.asarray(MODEL.layers[5].bias)[::-1])
     assert moved.layers[6].share is None
 

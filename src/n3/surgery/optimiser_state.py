@@ -1,0 +1,125 @@
+"""Optimiser state: what an optimiser keeps of every parameter follows it through a change of shape."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "TraceState": ("trace",),
+        "EmaState": ("ema",),
+        "ScaleByAdamState": ("mu", "nu"),
+        "ScaleByAmsgradState": ("mu", "nu", "nu_max"),
+        "ScaleByBeliefState": ("mu", "nu"),
+        "ScaleByLionState": ("mu",),
+        "ScaleByRmsState": ("nu",),
+        "ScaleByRStdDevState": ("mu", "nu"),
+        "ScaleByRssState": ("sum_of_squares",),
+        "ScaleByAdaDeltaState": ("e_g", "e_x"),
+        "ScaleByAdanState": ("m", "v", "n", "g"),
+        "ScaleByAdemamixState": ("m1", "m2", "nu"),
+        "ApplyEvery": ("grad_acc",),
+        "MultiStepsState": ("acc_grads",),
+        "MuonState": ("mu",),
+        "SophiaState": ("mu", "nu"),
+        "ProdigyState": ("exp_avg", "exp_avg_sq", "grad_sum"),
+    }
+)
+"""Fields of Optax's states that hold averages over steps: zero for a parameter without a past."""
+COPIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"ScheduleFreeState": ("z",), "ProdigyState": ("params0",)}
+)
+"""Fields that hold other values of the parameters themselves: changed as the parameters are."""
+Change = Callable[[PyTree, bool], PyTree]
+"""From a tree of the parameters' form, and whether it is a copy of them, to the tree afterwards."""
+
+
+def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
+    """The state with every tree of the parameters' form changed.
+
+    Args:
+        state: A state made of `eqx.filter(model, eqx.is_inexact_array)`, or trees of that form alone, which
+            count as averages; None: nothing.
+        model: What the state belongs to.
+        change: What to do with each tree.
+
+    Raises:
+        ValueError: If the state is not of this model, or holds what cannot be carried, naming it.
+    """
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(parameters)]
+    ravelled = (sum(leaf.size for leaf in jax.tree.leaves(parameters)),)
+
+    def within(node: PyTree, place: str, is_copy: bool | None) -> PyTree:
+        if type(node) is type(model):
+            if is_copy is None:
+                raise ValueError(
+                    f"`state` cannot be carried: n3 does not know whether `{place}` holds averages or parameters."
+                )
+            _check(node, parameters, shapes, place)
+            return change(node, is_copy)
+        if eqx.is_array(node) and node.shape == ravelled and len(shapes) > 1:
+            raise ValueError(f"`state` cannot be carried: `{place}` holds all parameters as one array.")
+        if isinstance(node, optax.MaskedNode) or jax.tree.leaves(node) in ([], [node]):
+            return node
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            return type(node)(**{name: within(own, *_kept(node, name)) for name, own in node._asdict().items()})
+        inner = lambda own: within(own, place, is_copy)  # noqa: E731
+        return jax.tree.map(inner, node, is_leaf=lambda own: own is not node)
+
+    return within(state, "state", False)
+
+
+def moved_leaves(
+    tree: PyTree, before: PyTree, after: PyTree, change: Callable[[str, Array], Array]
+) -> PyTree:
+    """A tree of a model's form as one of another's: every leaf by its path.
+
+    Args:
+        tree: The tree.
+        before: The model that it has the form of.
+        after: The model whose form it is to have; paths that it alone has are zeros.
+        change: From a path and the array there to another array.
+    """
+    old, structure = jax.tree_util.tree_flatten_with_path(eqx.filter(before, eqx.is_inexact_array))
+    paths = [jax.tree_util.keystr(path) for path, _ in old]
+    parts = dict(zip(paths, structure.flatten_up_to(tree), strict=True))
+    new, structure = jax.tree_util.tree_flatten_with_path(eqx.filter(after, eqx.is_inexact_array))
+
+    def leaf(path: str, like: Array) -> PyTree:
+        if path not in parts:
+            return jnp.zeros_like(like)
+        return change(path, parts[path]) if eqx.is_array(parts[path]) else parts[path]
+
+    return structure.unflatten([leaf(jax.tree_util.keystr(path), like) for path, like in new])
+
+
+def _kept(node: Any, name: str) -> tuple[str, bool | None]:
+    """Where a field of one of Optax's states stands, and whether it holds copies of the parameters."""
+    kind, place = type(node).__name__, f"{type(node).__name__}.{name}"
+    if name in COPIES.get(kind, ()):
+        return place, True
+    is_known = type(node).__module__.startswith("optax") and name in MOMENTS.get(kind, ())
+    return place, False if is_known else None
+
+
+def _check(node: PyTree, parameters: PyTree, shapes: list[tuple[int, ...]], place: str) -> None:
+    """Refuse a tree that is not of the parameters' form; a masked leaf may be missing."""
+    try:
+        parts = jax.tree.structure(parameters).flatten_up_to(node)
+    except ValueError as error:
+        raise ValueError(
+            f"`state` must belong to `net`: `{place}` is not of the form of its trainable arrays ({error})."
+        ) from error
+    for part, shape in zip(parts, shapes, strict=True):
+        if not isinstance(part, optax.MaskedNode) and getattr(part, "shape", None) != shape:
+            raise ValueError(
+                f"`state` must belong to `net`: `{place}` holds shape {getattr(part, 'shape', None)} for a "
+                f"parameter of shape {shape}, or something other than a number for each."
+            )

@@ -95,7 +95,7 @@ def test_any_other_text_is_one_clear_error(text):
     [
         (
             "importence < 0.1",
-            r"one of importance, .*layer\.redundancy; got 'importence'\. Did you mean 'importance'\?",
+            r"one of importance, .*layer\.gain; got 'importence'\. Did you mean 'importance'\?",
         ),
         ("layer.size < 3", r"`criterion` must name one of .*; got 'layer.size'"),
         ("", "needs a comparison such as `importance < 0.01`, not 'nothing more'; got ''"),

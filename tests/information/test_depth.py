@@ -13,10 +13,9 @@ from numpy.random import default_rng
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TaskConfig
 from n3.information import depth
-from n3.information.measures import SamplesLast
+from n3.information.measures import Pool
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
-from n3.nn.losses import Samples
 from n3.nn.mlp import GrowingMLP
 
 DRIVE = InformationDrive(is_classes=False, until=300, birth_until=150)
@@ -44,13 +43,13 @@ def program(drive, net, settings, samples, count):
     """A look, and the outputs before and after it."""
     state = drive.start(net)
     after, _, state = drive.look(net, (), state, settings, samples, count)
-    return after, state, net.batch(samples.inputs), after.batch(samples.inputs)
+    return after, state, net.batch(samples.inputs.T), after.batch(samples.inputs.T)
 
 
 def look(drive, net, count, **settings):
     draw = default_rng(1)
     x = draw.uniform(-1, 1, (1, SAMPLES))
-    samples = Samples(*(jnp.asarray(np.float32(a)) for a in (x, x + 0.1 * draw.normal(size=x.shape), x[0] * 0)))
+    samples = Pool(*(jnp.asarray(np.float32(a)) for a in (x.T, x + 0.1 * draw.normal(size=x.shape))))
     return jax.tree.map(np.asarray, program(drive, net, numbers(**settings), samples, jnp.asarray(count)))
 
 
@@ -175,7 +174,7 @@ def test_the_depth_follows_the_factor_on_the_price():
 
     At 0.02 each the deepest is worth most, `6 (0.7 - 3 * 0.02)`; at ten times that the first, `6 (0.5 - 0.2)`.
     """
-    drive = replace(DRIVE, custom=SamplesLast(lambda active, _: active[0]))
+    drive = replace(DRIVE, custom=lambda active, _: active[0])
     said = (0.5, 0.6, 0.7)
     layers = [
         jax.tree.map(

@@ -1,6 +1,7 @@
 """Measures: units and layers against explicit forms, the objective's terms, the monitor, and its gaps."""
 
 from functools import partial
+from typing import get_args
 
 import equinox as eqx
 import jax
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.config.criteria import LAYER, UNIT
+from n3.config.criteria import LAYER, UNIT, Monitor
 from n3.information import gaussian
 from n3.information.measures import (
     BLIND,
+    MEASURES,
     LayerMonitor,
-    SamplesLast,
+    Pool,
     TermWeights,
     blindness,
     check_importance,
@@ -24,7 +26,6 @@ from n3.information.measures import (
     measure_units,
 )
 from n3.nn.controllers import Fixed, Information
-from n3.nn.losses import Samples
 from n3.nn.mlp import GrowingMLP
 
 TERMS = ("importance", "redundancy", "structure")
@@ -79,9 +80,15 @@ def layer():
 def seen(active, targets, mask=(1, 1, 1, 1, 1), is_there=(1, 1, 1, 1, 1)):
     given = (np.asarray(array, np.float32) for array in (active, targets, mask, is_there))
     found = measure_units(*map(jnp.asarray, given), is_classes=False)
-    assert tuple(sorted(found.units)) == tuple(sorted(UNIT))
-    assert {*found.layer, "layer.gain"} == set(LAYER)
-    return {name: np.asarray(value) for name, value in {**found.units, **found.layer}.items()}
+    layer = {f"layer.{name}": value for name, value in found.layer.items()}
+    return {name: np.asarray(value) for name, value in {**found.units, **layer}.items()}
+
+
+def test_criteria_and_monitor_know_every_measure():
+    assert set(UNIT) == {name for name, own in MEASURES.items() if own.unit}
+    of_layers = {name for name, own in MEASURES.items() if own.layer}
+    assert set(get_args(Monitor)) == of_layers
+    assert set(LAYER) == {f"layer.{name}" for name in of_layers} | {"layer.gain"}
 
 
 def test_importance_is_what_no_other_unit_says(layer):
@@ -165,7 +172,7 @@ def test_classes_are_measured_by_the_probe(layer):
     noise = moments_of(active, targets, mask, floor=1e-4, resolution=1e-4)
     degrees = 5 - np.sum(noise[3] * np.diag(np.linalg.inv(noise[0])))
     expected = own + 0.5 * np.log(1 - degrees / 499)
-    np.testing.assert_allclose(found.layer["layer.importance"], expected, rtol=1e-3)
+    np.testing.assert_allclose(found.layer["importance"], expected, rtol=1e-3)
 
 
 # Networks.
@@ -200,8 +207,8 @@ def weights(**changes):
 def terms_program(net, own, sides, before, is_classes, features, custom):
     def total(net):
         settings = {"is_classes": is_classes, "features": features, "custom": custom}
-        found = information_terms(net, *sides, own, before=before, **settings)
-        return found.total(), (found, net.participation(), net.gates(), net.activations(sides[0]))
+        found = information_terms(net, Pool(sides[0].T, sides[1]), own, before=before, **settings)
+        return found.total(), (found, net.participation(), net.gates(), net.activations(sides[0].T))
 
     return eqx.filter_value_and_grad(total, has_aux=True)(net)
 
@@ -269,11 +276,8 @@ def test_a_users_importance_takes_the_place_of_the_built_in_one_and_features_are
         assert (active.shape, targets.shape) == ((SAMPLES, UNITS), (SAMPLES, 1))
         return jnp.mean(active**2, axis=0)
 
-    assert SamplesLast(users) == SamplesLast(users)
     own = weights(importance=0.5, psi=1.2, redundancy=0.3)
-    (_, (found, (mask,), _, (active,))), plain = terms(
-        informed(2.4), own, features=False, custom=SamplesLast(users)
-    )
+    (_, (found, (mask,), _, (active,))), plain = terms(informed(2.4), own, features=False, custom=users)
     np.testing.assert_allclose(found.importance, [-0.5 * np.sum(np.mean(active**2, axis=1) * mask)], rtol=1e-9)
     assert plain.controller.weight[0] != 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves((plain.layers, plain.readout)))
@@ -321,11 +325,7 @@ def test_a_users_importance_is_checked_once(importance, message):
 # Monitor.
 
 NAMES = ("entropy", "importance", "redundancy", "structure")
-PLACES = Samples(
-    jnp.asarray(INPUTS, jnp.float32),
-    jnp.asarray(TARGETS > 0, jnp.float32),
-    jnp.asarray(np.full(SAMPLES, 1 / SAMPLES, np.float32)),
-)
+PLACES = Pool(jnp.asarray(INPUTS.T, jnp.float32), jnp.asarray(TARGETS > 0, jnp.float32))
 look = eqx.filter_jit(lambda monitor, net: monitor(net, PLACES))
 
 
@@ -346,7 +346,7 @@ def test_names_decide_what_is_recorded_of_every_layer():
 
 def test_a_gap_is_recorded_by_its_name_and_needs_more_than_three_samples():
     few, monitor = (
-        jax.tree.map(lambda leaf: leaf[..., :3], PLACES),
+        Pool(PLACES.inputs[:3], PLACES.targets[:, :3]),
         LayerMonitor(names=("gap",), is_classes=False),
     )
     with pytest.raises(ValueError, match=r"`neighbours` must be in 1 \.\.\. 2"):
@@ -376,7 +376,7 @@ def test_what_is_watched_against_explicit_forms_and_at_its_price():
 
 def test_a_users_importance_is_summed_over_participating_units():
     net = fixed(2.5)
-    users = SamplesLast(lambda active, targets: jnp.mean(active**2, axis=0))
+    users = lambda active, targets: jnp.mean(active**2, axis=0)  # noqa: E731
     active = np.tanh(net.layers[0].weight @ INPUTS + net.layers[0].bias[:, None])
     expected = np.mean(active**2, axis=1) @ [1, 1, 0.5, 0]
     np.testing.assert_allclose(watched(net, psi=1.2, custom=users)["importance"], [expected], rtol=1e-5)

@@ -12,11 +12,10 @@ import pytest
 from numpy.random import default_rng
 
 from n3.config.experiment import InformationConfig
-from n3.information.measures import SamplesLast
+from n3.information.measures import Pool
 from n3.information.price import Prices
-from n3.information.sizing import SETTLED, DriveHypers, InformationDrive, Pool
+from n3.information.sizing import SETTLED, DriveHypers, InformationDrive
 from n3.nn.controllers import Information
-from n3.nn.losses import Samples
 from n3.nn.mlp import GrowingMLP
 from n3.nn.sized import reorder
 from n3.tracing.grow import grow
@@ -69,18 +68,17 @@ def network(size, kind="network", *, known=False):
     )
 
 
-def places(kind="network", *, known=False):
-    """Samples whose target is a function of the first input, as the model's engine lays them."""
+def places(*, known=False):
+    """Samples whose target is a function of the first input."""
     draw = default_rng(1)
     x = draw.uniform(-1.0, 1.0, (INPUTS, SAMPLES))
     y = np.tanh(x[:1]) + 0.05 * draw.normal(size=(1, SAMPLES)) if known else np.sin(4 * x[:1])
     y = y if known else y + 0.1 * draw.normal(size=y.shape)
-    x, y, shares = (jnp.asarray(np.float32(a)) for a in (x, y, np.full(SAMPLES, 1 / SAMPLES)))
-    return Samples(x, y, shares) if kind == "network" else Pool(x.T, y)
+    return Pool(*(jnp.asarray(np.float32(a)) for a in (x.T, y)))
 
 
 def outputs(net, samples):
-    return net.batch(samples.inputs) if isinstance(net, GrowingMLP) else jax.vmap(net)(samples.inputs).T
+    return jax.vmap(net)(samples.inputs).T
 
 
 @eqx.filter_jit
@@ -96,7 +94,7 @@ def program(drive, net, settings, samples, count, masks, best):
 
 def looked(drive=DRIVE, *, kind="network", size=4.0, count=0, best=0.0, known=False, **changes):
     net, masks = network(size, kind, known=known), (np.zeros(UNITS, np.float32),)
-    given = numbers(**changes), places(kind, known=known), np.asarray(count), masks, np.float32([best])
+    given = numbers(**changes), places(known=known), np.asarray(count), masks, np.float32([best])
     found = program(drive, net, *given)
     return net, *jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, found)
 
@@ -167,9 +165,7 @@ def test_without_redundancy_a_copy_counts_twice(layer):
 
 def test_a_users_importance_takes_the_place_of_the_built_in_one(layer):
     """It is called with the samples first, and taken as additive."""
-    drive = replace(
-        DRIVE, custom=SamplesLast(lambda active, _: jnp.arange(active.shape[1], dtype=active.dtype))
-    )
+    drive = replace(DRIVE, custom=lambda active, _: jnp.arange(active.shape[1], dtype=active.dtype))
     order, worth = worth_of(*layer, 4.0, drive)
     assert order.tolist() == [3, 2, 1, 0, *range(4, UNITS)]
     assert worth.tolist()[:6] == [0, 3, 5, 6, 6, 10]
@@ -321,7 +317,7 @@ def test_units_beyond_the_size_keep_their_places(kind):
 def test_a_unit_must_bring_its_price_and_that_of_its_parameters(kind):
     """Three effective inputs, a bias and one output: five parameters."""
     samples = places(known=True)
-    gain = -0.5 * np.log(1 - np.corrcoef(np.tanh(samples.inputs[0]), samples.targets[0])[0, 1] ** 2)
+    gain = -0.5 * np.log(1 - np.corrcoef(np.tanh(samples.inputs[:, 0]), samples.targets[0])[0, 1] ** 2)
     for unit, parameter, best in (
         (9.0, 0.0, 0.0),
         (0.0, 9.0, 0.0),
@@ -355,7 +351,7 @@ def test_a_step_downhill_on_the_births_raises_what_units_in_sight_promise(kind):
     samples, ahead = jax.tree.map(np.asarray, places()), np.arange(UNITS) < 11
 
     def promise(weight, bias):
-        units = np.tanh(weight @ samples.inputs + bias[:, None])[ahead].astype(float)
+        units = np.tanh(weight @ samples.inputs.T + bias[:, None])[ahead].astype(float)
         units = (units - units.mean(1, keepdims=True)) / np.sqrt(units.var(1, keepdims=True) + 1e-6)
         target = (samples.targets - samples.targets.mean()) / samples.targets.std()
         cross = units @ target.T / SAMPLES

@@ -90,9 +90,12 @@ def test_units_without_a_past_are_zero_and_others_are_copied():
     units = [np.array([2, -1, 2]), np.array([0, 1, 2, 3, 4, -1]), np.array([1])]
     made = groups.gathered(MODEL, FOUND, units)
     first, second, hidden = (np.asarray(MODEL.layers[n].weight) for n in (0, 2, 5))
-    np.testing.assert_array_equal(made.layers[0].weight, first[[2, 2, 2]] * np.array([1, 0, 1])[:, None, None, None])
+    np.testing.assert_array_equal(
+        made.layers[0].weight, first[[2, 2, 2]] * np.array([1, 0, 1])[:, None, None, None]
+    )
     np.testing.assert_array_equal(made.layers[2].weight[:5, [0, 2]], second[:5, [2, 2]])
-    assert not np.any(made.layers[2].weight[5]) and not np.any(made.layers[2].weight[:, 1])
+    assert not np.any(made.layers[2].weight[5])
+    assert not np.any(made.layers[2].weight[:, 1])
     np.testing.assert_array_equal(made.layers[5].weight[0, :20], hidden[1, :20])
     assert not np.any(made.layers[5].weight[0, 20:])
     told = FOUND.resized([3, 6, 1])

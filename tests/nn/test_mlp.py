@@ -372,7 +372,7 @@ def choice(temperature, logits=LOGITS):
 @eqx.filter_jit
 def chosen(own, x):
     """Shares, and the activations of both layers."""
-    return own.shares(), own(0, x), own(1, x)
+    return own.shares(), own(x, 0), own(x, 1)
 
 
 def shares_of(own):
@@ -425,7 +425,7 @@ def test_without_a_choice_nothing_is_stored_or_computed_for_one():
 
 def loss(own):
     x = jnp.asarray(inputs(), own.logits.dtype)
-    return jnp.mean(jnp.cos(own(0, x) + 2.0 * own(1, x)))
+    return jnp.mean(jnp.cos(own(x, 0) + 2.0 * own(x, 1)))
 
 
 def test_the_gradient_of_the_logits_agrees_with_finite_differences():

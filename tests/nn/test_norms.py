@@ -117,7 +117,7 @@ def test_only_norms_of_whole_participation_are_simplified():
     none, whole = layer_of([0.0] * 4), layer_of([1.0] * 4)
     assert isinstance(simplified([whole])[0], eqx.nn.LayerNorm)
     for kept, norm in zip(simplified([partly, none]), (partly, none), strict=True):
-        np.testing.assert_array_equal(kept.share, norms.WHOLE * norm.share)
+        np.testing.assert_array_equal(kept.share, norms.WHOLE_SHARE * norm.share)
         assert not eqx.is_inexact_array(kept.share)
 
 

@@ -28,7 +28,7 @@ from n3.plotting.runs import (
 )
 from n3.plotting.style import COLOURS
 from n3.stats.summary import RunRecord
-from n3.training.fit import History
+from n3.training.history import History
 
 STEPS = np.arange(0, 5001, 100)
 
@@ -363,6 +363,7 @@ HISTORY = History(
     validation_loss=np.array([1.1, 0.6, 0.4]),
     validation_accuracy=None,
     sizes=np.array([[1.0, 2.0], [3.0, 2.5], [4.0, 2.0]]),
+    monitor={},
     layers=(".first", ".second"),
     diverged_at=None,
 )

@@ -167,5 +167,7 @@ def test_what_surgery_does_not_know_is_refused():
 
 def test_a_state_of_another_network_is_refused():
     net, state = network("auxiliary", (4,)), moments("adam", network("auxiliary", (3,)))
-    with pytest.raises(ValueError, match=r"`state` must belong to `net`: `ScaleByAdamState.mu` .*capacity=\(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"`state` must belong to `net`: `ScaleByAdamState.mu` .*capacity=\(3,\)"
+    ):
         edited(net, without(net, [0]), state)

@@ -11,7 +11,7 @@ import pytest
 
 import n3
 from n3.nn.controllers import Auxiliary, Controller, Information
-from n3.nn.norms import WHOLE, ParticipatingNorm
+from n3.nn.norms import WHOLE_SHARE, ParticipatingNorm
 from n3.tracing.grow import compact_model, grow
 from networks import Residual, between, filled, normal
 
@@ -157,7 +157,7 @@ def test_only_a_norm_over_a_partial_channel_keeps_its_participation_and_dropout_
     grown = grow(model, example=ROW, key=KEY)
     norm = compact_model(at_sizes(grown, [8.0, 3.5])).layers[4]
     assert isinstance(norm, ParticipatingNorm)
-    np.testing.assert_allclose(norm.share, WHOLE * np.array([1, 1, 1, 0.5]), rtol=1e-6)
+    np.testing.assert_allclose(norm.share, WHOLE_SHARE * np.array([1, 1, 1, 0.5]), rtol=1e-6)
     first, second = (np.asarray(outputs(grown, x, key=jr.key(seed))) for seed in (1, 2))
     np.testing.assert_allclose(first, outputs(model, x, key=jr.key(1)), **CLOSE)
     assert np.any(first != second)

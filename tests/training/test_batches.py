@@ -100,9 +100,11 @@ def test_samples_beyond_whole_batches_wait_for_another_epoch():
 
 def test_the_pool_is_what_the_first_steps_take():
     source = ArraySource(INPUTS, TARGETS, batch=4, key=KEY)
-    pool = np.asarray(source.pool(6)[1]).tolist()
+    pool = np.asarray(source.pool(6).of_run(0).targets).tolist()
     assert pool == np.concatenate(taken(source, 2))[:6].tolist()
-    np.testing.assert_array_equal(source.pool(100)[0], INPUTS[epoch_rows(KEY, 0, 10, batch=4).reshape(-1)])
+    np.testing.assert_array_equal(
+        source.pool(100).of_run(0).inputs, INPUTS[epoch_rows(KEY, 0, 10, batch=4).reshape(-1)]
+    )
 
 
 def test_an_iterable_begins_again_when_it_ends():
@@ -120,8 +122,8 @@ def test_chunks_are_cut_where_the_shape_of_a_batch_changes():
 def test_an_iterable_is_counted_up_to_the_steps_of_the_run():
     assert IterableSource(pairs(4, 4, 2), steps=100).samples == 10
     assert IterableSource(pairs(4, 4, 2), steps=2).samples == 8
-    np.testing.assert_array_equal(IterableSource(pairs(4, 4, 2), steps=2).pool(6)[1], np.arange(6))
-    np.testing.assert_array_equal(IterableSource(pairs(4, 4, 2), steps=2).pool(60)[1], np.arange(10))
+    np.testing.assert_array_equal(IterableSource(pairs(4, 4, 2), steps=2).pool(6).targets, np.arange(6))
+    np.testing.assert_array_equal(IterableSource(pairs(4, 4, 2), steps=2).pool(60).targets, np.arange(10))
 
 
 def test_tensors_of_other_libraries_are_arrays():
@@ -170,7 +172,7 @@ def test_data_that_cannot_be_trained_on(data, message):
 
 def test_a_pool_of_samples_of_several_shapes():
     source = IterableSource([(INPUTS, TARGETS), (INPUTS[:, :1], TARGETS)], steps=2)
-    assert source.pool(10)[0].shape == (10, 2)
+    assert source.pool(10).inputs.shape == (10, 2)
     with pytest.raises(ValueError, match="`train_data` must have samples of one shape; got"):
         source.pool(11)
 

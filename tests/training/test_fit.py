@@ -14,7 +14,8 @@ import n3
 from n3.config.experiment import InformationConfig
 from n3.tracing.grow import compact_model, grow
 from n3.training.batches import epoch_rows
-from n3.training.fit import OutputLoss, check_targets, fit, output_loss_of
+from n3.training.fit import fit
+from n3.training.output_loss import OutputLoss, check_targets, output_loss_of
 
 KEYS = jr.split(jr.key(9), 4)
 BATCH, STEPS = 32, 25
@@ -164,7 +165,7 @@ def test_validation_goes_by_pieces_and_without_dropout(monkeypatch):
     expected = np.mean((np.asarray(outputs_of(eqx.nn.inference_mode(model), X)) - LINE) ** 2)
     np.testing.assert_allclose(whole.validation_loss[-1], expected, rtol=1e-5)
     assert abs(whole.train_loss[-1] - expected) > 1e-3
-    monkeypatch.setattr(importlib.import_module("n3.training.fit"), "EVALUATED", 300)
+    monkeypatch.setattr(importlib.import_module("n3.training.history"), "EVALUATED", 300)
     pieces = [(X[:500], LINE[:500]), (X[500:], LINE[500:])]
     _, pieces = quiet(with_dropout(), (X, LINE), pieces, learning_rate=0.0)
     np.testing.assert_allclose(pieces.validation_loss, whole.validation_loss, rtol=1e-5)

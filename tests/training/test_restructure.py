@@ -24,7 +24,7 @@ from n3.experiments import arms
 from n3.experiments.run import describe, load_splits, run
 from n3.information.sizing import InformationDrive
 from n3.training import restructure
-from n3.training.step import Recipe, TrainState, advance
+from n3.training.step import Recipe, TrainState, advance, pool_of
 from n3.training.sweep import sweep
 from networks import CLOSE, moments, network, reference, task
 
@@ -67,7 +67,7 @@ def same(one, other):
 )
 def test_another_capacity_is_the_same_function(kind, capacity):
     own = state(kind, (6, 6))
-    new = restructure.with_capacity(own, recipe(kind, (6, 6)), capacity, is_changed=False, key=KEY)
+    new = restructure.with_capacity(own, recipe(kind, (6, 6)).drive, capacity, is_changed=False, key=KEY)
     assert new.net.controller.capacity == capacity
     np.testing.assert_allclose(reference(new.net), reference(own.net), **CLOSE)
     first = new.moments[0].mu.layers[0].weight
@@ -82,12 +82,12 @@ def test_another_capacity_is_the_same_function(kind, capacity):
 
 def test_the_same_capacity_is_the_same_run_bit_for_bit():
     own = state()
-    new = restructure.with_capacity(own, recipe(), (6,), is_changed=False, key=KEY)
+    new = restructure.with_capacity(own, DRIVE, (6,), is_changed=False, key=KEY)
     assert same(new, own)
 
 
 def test_the_drive_of_a_changed_run_begins_anew_but_for_the_price():
-    new = restructure.with_capacity(state(), recipe(), (8,), is_changed=True, key=KEY)
+    new = restructure.with_capacity(state(), DRIVE, (8,), is_changed=True, key=KEY)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(new.drive.gradient))
     assert np.array_equal(new.drive.best, new.net.controller.weight)
     assert float(new.drive.log_price) == pytest.approx(0.7)
@@ -95,7 +95,7 @@ def test_the_drive_of_a_changed_run_begins_anew_but_for_the_price():
 
 def test_units_that_meet_the_criterion_go_with_their_reason():
     own = state()
-    found = restructure.pruned(own, task(), "participation < 0.5", is_classes=False)
+    found = restructure.pruned(own, pool_of(task()), "participation < 0.5", is_classes=False)
     assert found.units == (-1,)
     assert found.reason == f"unit 3 of layer 0: participation {float(own.net.participation()[0][3]):.3g} < 0.5"
     assert found.state.net.controller.capacity == (5,)
@@ -107,7 +107,7 @@ def test_units_that_meet_the_criterion_go_with_their_reason():
     [("participation > 2", "no unit with participation > 2"), ("entropy < 99", "would empty hidden layer 0")],
 )
 def test_nothing_is_pruned_without_need_or_where_nothing_would_be_left(criterion, reason):
-    found = restructure.pruned(state(), task(), criterion, is_classes=False)
+    found = restructure.pruned(state(), pool_of(task()), criterion, is_classes=False)
     assert found.state is None
     assert found.units == (0,)
     assert reason in found.reason
@@ -146,7 +146,7 @@ def test_expansions_stay_within_the_capacity(sizes, config, bound, units, reason
 def test_a_run_whose_size_is_lost_takes_the_shape_of_the_others(capacity):
     lost = eqx.tree_at(lambda s: s.net.controller.weight, state(), jnp.asarray(np.float32([np.nan])))
     assert not restructure.has_finite_sizes(lost)
-    like = restructure.with_capacity(state(), recipe(), (capacity,), is_changed=False, key=KEY)
+    like = restructure.with_capacity(state(), DRIVE, (capacity,), is_changed=False, key=KEY)
     made = restructure.shaped_as(lost, like)
     assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, like)
     assert np.isnan(made.net.controller.weight).all()

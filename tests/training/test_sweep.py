@@ -11,7 +11,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from n3.information.measures import SamplesLast
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
 from n3.training.step import Hypers, Problem, Recipe, train
@@ -296,7 +295,7 @@ class AskedError(Exception):
     """Ends a sweep before its program is compiled."""
 
 
-@pytest.mark.parametrize(("custom", "capacity"), [(None, (8,)), (SamplesLast(lambda a, t: a.sum(0)), (16,))])
+@pytest.mark.parametrize(("custom", "capacity"), [(None, (8,)), (lambda a, t: a.sum(0), (16,))])
 def test_a_users_importance_sees_every_unit(tiered, monkeypatch, custom, capacity):
     asked = []
 

@@ -10,13 +10,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, get_args
 
 from n3.config.validation import suggestion
 
 UNIT: tuple[str, ...] = ("importance", "marginal", "entropy", "redundancy", "participation")
 """Names for a unit."""
-LAYER: tuple[str, ...] = ("layer.importance", "layer.gain", "layer.entropy", "layer.redundancy")
-"""Names for a whole layer."""
+Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
+"""Measures of a whole layer."""
+LAYER: tuple[str, ...] = (*(f"layer.{name}" for name in get_args(Monitor)), "layer.gain")
+"""Names for a whole layer; `layer.gain` is its importance over that of the layer before."""
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 )

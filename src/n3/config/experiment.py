@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from n3.config import criteria, validation
+from n3.config.criteria import Monitor
 
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
@@ -281,7 +282,6 @@ class StructureConfig:
 
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
-Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
 Device = Literal["auto", "cpu", "gpu"]
 ARMS: tuple[str, ...] = get_args(Arm)
 SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")

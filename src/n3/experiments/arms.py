@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
 from n3.information import gaussian
-from n3.information.measures import Importance, LayerMonitor, SamplesLast
+from n3.information.measures import Importance, LayerMonitor
 from n3.information.price import degrees_of, prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn import metrics
@@ -35,11 +35,10 @@ def recipe_of(
         importance: A user's importance of units in place of the built-in one.
     """
     network, training = experiment.network, experiment.training
-    custom = None if importance is None else SamplesLast(importance)
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized, is_classes = controller == network.method, data.kind == "classification"
     settings, steps = experiment.information, training.steps or 0
-    drive = InformationDrive.of(settings, steps=steps, is_classes=is_classes, custom=custom)
+    drive = InformationDrive.of(settings, steps=steps, is_classes=is_classes, custom=importance)
     return Recipe(
         in_size=data.in_size,
         out_size=data.out_size,
@@ -56,7 +55,7 @@ def recipe_of(
         optimiser=training.optimiser,
         schedule=training.schedule,
         drive=drive if controller == "information" else None,
-        monitor=_monitor_of(experiment, data, custom),
+        monitor=_monitor_of(experiment, data, importance),
         batch=None if training.batch == "full" else training.batch,
     )
 
@@ -123,7 +122,7 @@ def concatenate(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
-def _monitor_of(experiment: Experiment, data: Dataset, custom: SamplesLast | None) -> LayerMonitor | None:
+def _monitor_of(experiment: Experiment, data: Dataset, custom: Importance | None) -> LayerMonitor | None:
     names, samples = experiment.run.monitor, len(data.train_inputs)
     if "gap" in names and samples <= 3:
         raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")

@@ -26,7 +26,7 @@ from n3.training import decisions
 from n3.training.decisions import Staged
 from n3.training.progress import Progress
 from n3.training.restructure import Rules, train_in_stages
-from n3.training.step import Hypers, Problem, Recipe
+from n3.training.step import Hypers, Problem, Recipe, pool_of
 from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
@@ -216,15 +216,24 @@ def _train(
             settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
             if experiment.structure.structure_every is None or arm not in SIZED:
                 return sweep(recipes[arm], hypers, problem, **settings)
+            drive = recipes[arm].drive
             rules = Rules(
                 config=experiment.structure,
                 arm=arm,
                 seeds=experiment.run.seeds,
-                held=arms.stack(held).test,
                 is_classes=data[0].kind == "classification",
+                bound=recipes[arm].capacity,
+                drive=drive,
+                keys=keys,
+                pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem.train)),
+                rates=None if drive is None else np.asarray(hypers.drive.rate),
+                target_sizes=np.asarray(hypers.target_size),
                 importance=importance,
             )
-            whole, staged[arm] = train_in_stages(recipes[arm], hypers, problem, rules=rules, **settings)
+            held_samples = arms.stack(held).test
+            whole, staged[arm] = train_in_stages(
+                recipes[arm], hypers, problem, rules=rules, held=held_samples, **settings
+            )
         if not quiet:
             print(staged[arm].describe(), file=sys.stderr)
         return whole

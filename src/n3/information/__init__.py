@@ -24,11 +24,14 @@ from n3.information.gaussian import statistics as statistics
 from n3.information.gaussian import structural_divergence as structural_divergence
 from n3.information.gaussian import structural_entropy as structural_entropy
 from n3.information.gaussian import total_correlation as total_correlation
+from n3.information.measures import MEASURES as MEASURES
 from n3.information.measures import Importance as Importance
 from n3.information.measures import InformationTerms as InformationTerms
 from n3.information.measures import LayerMonitor as LayerMonitor
+from n3.information.measures import Pool as Pool
 from n3.information.measures import TermWeights as TermWeights
 from n3.information.measures import information_terms as information_terms
+from n3.information.measures import measure_units as measure_units
 from n3.information.nearest_neighbours import kraskov as kraskov
 from n3.information.nearest_neighbours import ross as ross
 from n3.information.price import Prices as Prices

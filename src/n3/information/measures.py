@@ -2,17 +2,125 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from n3.information import gaussian, nearest_neighbours
-from n3.nn.losses import Samples
 from n3.nn.sized import AbstractSized
+
+Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_size"]], Float[Array, " units"]]
+"""A user's importance of each unit, from a layer's activations and the targets, samples first."""
+
+
+class Pool(eqx.Module):
+    """Samples at which units are measured."""
+
+    inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
+    targets: Float[Array, "out_size samples"]
+    """Numbers, or classes as one-hot rows or one row of 0 and 1."""
+
+
+@dataclass
+class LayerView:
+    """One hidden layer as measures see it, at the resolution of monitoring; each quantity is computed once."""
+
+    active: Float[Array, "units samples"]
+    """Activations before the mask; zero for units that are taken as absent."""
+    targets: Float[Array, "out_size samples"]
+    mask: Float[Array, " units"]
+    is_classes: bool
+
+    @cached_property
+    def noise(self) -> Float[Array, " units"]:
+        """Noise of each unit's participation."""
+        return gaussian.channel_noise(self.mask, floor=gaussian.MONITORING_FLOOR)
+
+    @cached_property
+    def information(self) -> gaussian.LayerInformation:
+        """What units and layer say, in nats."""
+        seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
+        return gaussian.layer_information(
+            self.active, self.targets, self.mask, is_classes=self.is_classes, **seen
+        )
+
+    @cached_property
+    def moments(self) -> gaussian.LayerStatistics:
+        """Second moments of units and target."""
+        return gaussian.statistics(self.active, self.targets, is_classes=self.is_classes)
+
+    @cached_property
+    def channel(self) -> gaussian.Channel:
+        """The layer through its noise."""
+        return gaussian.open_channel(self.moments, self.noise, resolution=gaussian.MONITORING_RESOLUTION)
+
+    @cached_property
+    def entropies(self) -> Float[Array, " units"]:
+        """`ln(S_jj / noise_j) / 2` of each unit."""
+        return 0.5 * jnp.log(jnp.diagonal(self.channel.covariance) / self.noise)
+
+    @cached_property
+    def degrees(self) -> Float[Array, " units"]:
+        """Degrees of freedom of each unit."""
+        return 1.0 - self.noise * jnp.sum(self.channel.whitening**2, axis=0)
+
+    def corrected(self, own: Float[Array, " units"], others: Float[Array, " units"]) -> Float[Array, " units"]:
+        """A unit's information less the bias of the degrees of freedom that it adds to those of others."""
+        outputs, samples = self.moments.cross.shape[1] - self.is_classes, self.moments.samples
+        with_it = gaussian.corrected(own, others + self.degrees, samples, outputs)
+        return with_it - gaussian.corrected(jnp.zeros_like(own), others, samples, outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMeasure:
+    """A quantity of each unit, of the whole layer, or of both; in nats but for participation."""
+
+    unit: Callable[[LayerView], Float[Array, " units"]] | None = None
+    layer: Callable[[LayerView], Float[Array, ""]] | None = None
+    is_costly: bool = False
+    """Whether it is computed only where it is named: its cost grows with the square of the samples."""
+
+
+MEASURES: Mapping[str, LayerMeasure] = MappingProxyType(
+    {
+        "importance": LayerMeasure(
+            unit=lambda of: of.corrected(of.information.conditional, jnp.sum(of.degrees) - of.degrees),
+            layer=lambda of: of.information.corrected_importance,
+        ),
+        "marginal": LayerMeasure(
+            unit=lambda of: of.corrected(of.information.marginal, jnp.zeros_like(of.degrees))
+        ),
+        "entropy": LayerMeasure(
+            unit=lambda of: of.entropies,
+            layer=lambda of: jnp.sum(of.entropies) - of.information.total_correlation,
+        ),
+        "redundancy": LayerMeasure(
+            unit=lambda of: of.information.redundancy, layer=lambda of: of.information.total_correlation
+        ),
+        "participation": LayerMeasure(unit=lambda of: of.mask),
+        "structure": LayerMeasure(layer=lambda of: gaussian.structural_entropy(of.mask)),
+        "gap": LayerMeasure(
+            layer=lambda of: gap(of.active, of.targets, of.mask, is_classes=of.is_classes), is_costly=True
+        ),
+    }
+)
+"""Every measure by name. Criteria and the monitor know it by the same name, a layer's in a criterion as
+`layer.<name>` (`n3.config.criteria`).
+
+Of a unit, `importance` is what no other unit says of the target (`information.conditional_importance`) and
+`marginal` what it says alone (`information.marginal_importance`), both with the bias taken off. `redundancy` is
+what the others say of it (`information.redundancy`). `entropy` is 0 for a unit that is constant or takes no
+part, 4.6 for one that does fully.
+
+Of a layer, `importance` is what its masked units say together, bias taken off, and `redundancy` their total
+correlation. `entropy` is what the masked layer says of its units, `logdet(S / noise) / 2`. `structure` is the
+entropy of the masks, and `gap` what the function `gap` says."""
 
 
 class Measured(eqx.Module):
@@ -22,7 +130,6 @@ class Measured(eqx.Module):
     layer: dict[str, Float[Array, ""]]
 
 
-@eqx.filter_jit
 def measure_units(
     active: Float[Array, "units samples"],
     targets: Float[Array, "out_size samples"],
@@ -30,15 +137,10 @@ def measure_units(
     is_there: Float[Array, " units"],
     *,
     is_classes: bool,
+    names: tuple[str, ...] | None = None,
+    custom: Importance | None = None,
 ) -> Measured:
-    """The quantities that criteria name, in nats but for `participation`.
-
-    A unit's `importance` is `information.conditional_importance`, what no other unit says of the target, and
-    its `marginal` is `information.marginal_importance`, what it says alone, both with the bias taken off
-    (`information.corrected`); its `redundancy` is `information.redundancy`, what the others say of it; its
-    `entropy` is `ln(S_jj / noise_j) / 2`, 0 for a unit that is constant or takes no part, 4.6 for one that does
-    fully. A layer's `importance`, `entropy` and `redundancy` are those of `LayerMonitor`. All are seen at the
-    resolution of monitoring, through the noise of the participation.
+    """Measures of one hidden layer.
 
     Args:
         active: Activations before the mask.
@@ -46,53 +148,26 @@ def measure_units(
         mask: Participation of each unit.
         is_there: 1 for the units to be judged together, 0 for those taken as absent.
         is_classes: Whether the targets are classes.
+        names: Names in `MEASURES`; None: all that are not costly.
+        custom: A user's importance of each unit in place of the built-in one, times its participation; the
+            layer's is then the sum.
     """
-    active = active * is_there[:, None]
-    noise = gaussian.channel_noise(mask, floor=gaussian.MONITORING_FLOOR)
-    seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
-    whole = gaussian.layer_information(active, targets, mask, is_classes=is_classes, **seen)
-    moments = gaussian.statistics(active, targets, is_classes=is_classes)
-    channel = gaussian.open_channel(moments, noise, resolution=gaussian.MONITORING_RESOLUTION)
-    scales = jnp.diagonal(channel.covariance)
-    outputs = moments.cross.shape[1] - is_classes
-
-    def unbiased(own: Float[Array, " units"], others: Float[Array, " units"]) -> Float[Array, " units"]:
-        """Less the bias of the degrees of freedom that a unit adds to those of others."""
-        with_it = gaussian.corrected(own, others + degrees, moments.samples, outputs)
-        return with_it - gaussian.corrected(jnp.zeros_like(own), others, moments.samples, outputs)
-
-    entropies = 0.5 * jnp.log(scales / noise)
-    degrees = 1.0 - noise * jnp.sum(channel.whitening**2, axis=0)
-    units = {
-        "importance": unbiased(whole.conditional, jnp.sum(degrees) - degrees),
-        "marginal": unbiased(whole.marginal, jnp.zeros_like(degrees)),
-        "entropy": entropies,
-        "redundancy": whole.redundancy,
-        "participation": mask,
-    }
-    layer = {
-        "layer.importance": whole.corrected_importance,
-        "layer.entropy": jnp.sum(entropies) - whole.total_correlation,
-        "layer.redundancy": whole.total_correlation,
-    }
-    return Measured(units, layer)
+    names = tuple(name for name, own in MEASURES.items() if not own.is_costly) if names is None else names
+    found = _measured(active, targets, mask, is_there, is_classes=is_classes, names=names)
+    if custom is None or "importance" not in names:
+        return found
+    own = custom(active.T, targets.T) * mask * is_there
+    return Measured({**found.units, "importance": own}, {**found.layer, "importance": jnp.sum(own)})
 
 
-Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_size"]], Float[Array, " units"]]
-"""A user's importance of each unit, from a layer's activations and the targets, samples first."""
-
-
-@dataclass(frozen=True)
-class SamplesLast:
-    """A user's function of samples-first arrays, as the engine calls it; equal where the function is."""
-
-    function: Importance
-
-    def __call__(
-        self, active: Float[Array, "units samples"], targets: Float[Array, "out_size samples"]
-    ) -> Float[Array, " units"]:
-        """The function's value."""
-        return self.function(active.T, targets.T)
+@eqx.filter_jit
+def _measured(active, targets, mask, is_there, *, is_classes: bool, names: tuple[str, ...]) -> Measured:
+    layer = LayerView(active * is_there[:, None], targets, mask, is_classes)
+    chosen = {name: MEASURES[name] for name in names}
+    return Measured(
+        {name: own.unit(layer) for name, own in chosen.items() if own.unit},
+        {name: own.layer(layer) for name, own in chosen.items() if own.layer},
+    )
 
 
 class TermWeights(eqx.Module):
@@ -127,14 +202,13 @@ class InformationTerms(eqx.Module):
 
 def information_terms(
     net: AbstractSized,
-    inputs: Array,
-    targets: Float[Array, "out_size samples"],
+    pool: Pool,
     weights: TermWeights,
     *,
     before: Sequence[Float[Array, " _capacity"]] | None = None,
     is_classes: bool,
     features: bool = False,
-    custom: SamplesLast | None = None,
+    custom: Importance | None = None,
 ) -> InformationTerms:
     """What the objective says of every hidden layer beside the task's loss.
 
@@ -143,8 +217,7 @@ def information_terms(
 
     Args:
         net: The network.
-        inputs: Inputs, a sample a column.
-        targets: Their targets: numbers, or classes as one-hot rows or one row of 0 and 1.
+        pool: Samples.
         weights: Weights of the terms.
         before: Masks of every layer from which the divergence is taken; None: the present ones.
         is_classes: Whether the targets are classes.
@@ -152,15 +225,16 @@ def information_terms(
         custom: A user's importance of each unit: `alpha g` times their sum, each times its participation, takes
             the place of the built-in one, in the user's unit and without `psi`.
     """
-    entropy, masks = gaussian.entropy(targets, is_classes=is_classes), net.participation()
+    targets, masks = pool.targets, net.participation()
+    entropy = gaussian.entropy(targets, is_classes=is_classes)
     rows, fixed = [], jax.lax.stop_gradient(masks if before is None else tuple(before))
-    for active, own, past, gate in zip(net.activations(inputs), masks, fixed, net.gates(), strict=True):
+    for active, own, past, gate in zip(net.activations(pool.inputs), masks, fixed, net.gates(), strict=True):
         seen = active if features else jax.lax.stop_gradient(active)
         channel = masked_channel(seen, targets, own, is_classes=is_classes)
         known = gaussian.gaussian_information(channel)
         known = jnp.minimum(known, entropy) if is_classes else known  # no more than there is to know
         gain = gaussian.importance(known, entropy, psi=weights.psi)
-        known = gain if custom is None else jnp.sum(custom(seen, targets) * own)
+        known = gain if custom is None else jnp.sum(custom(seen.T, targets.T) * own)
         total = gaussian.total_correlation(channel)
         moved = gaussian.structural_divergence(own, past)
         rows.append(jnp.stack([-known, total, moved]) * gate)
@@ -220,38 +294,33 @@ class LayerMonitor:
     """What to record of every layer of a network; hashable, static under `jit`."""
 
     names: tuple[str, ...]
-    """Of `entropy` (what the masked layer says of its units, `logdet(S / noise) / 2`), `importance` (of the
-    target, bias taken off, at the price `psi`), `redundancy` (total correlation of the masked units),
-    `structure` (entropy of the masks) and `gap` (what the function `gap` says)."""
+    """Measures of a layer, by their names in `MEASURES`; `importance` at the price `psi`."""
     is_classes: bool
     """Whether the targets are classes."""
     psi: float = 1.0
     """Price of what stays uncertain, more than 0 (`information.importance`)."""
-    custom: SamplesLast | None = None
+    custom: Importance | None = None
     """A user's importance of each unit: `importance` is then their sum, each times its participation, in the
     user's unit and without `psi`."""
 
-    def __call__(self, net: AbstractSized, samples: Samples) -> dict[str, Float[Array, " layers"]]:
+    def __call__(self, net: AbstractSized, pool: Pool) -> dict[str, Float[Array, " layers"]]:
         """Nats of each hidden layer, by name.
 
         Args:
             net: The network.
-            samples: What it is looked at on, more than three for `gap`; their shares are taken as equal.
+            pool: What it is looked at on, more than three samples for `gap`.
         """
-        pairs = zip(net.activations(samples.inputs), net.participation(), strict=True)
-        each = [self._of_layer(active, mask, samples.targets) for active, mask in pairs]
+        pairs = zip(net.activations(pool.inputs), net.participation(), strict=True)
+        each = [self._of_layer(active, mask, pool.targets) for active, mask in pairs]
         return {name: jnp.stack([layer[name] for layer in each]) for name in self.names}
 
     def _of_layer(self, active, mask, targets) -> dict[str, Float[Array, ""]]:
-        own = measure_units(active, targets, mask, jnp.ones_like(mask), is_classes=self.is_classes).layer
-        found = {name.removeprefix("layer."): value for name, value in own.items()}
+        settings = {"is_classes": self.is_classes, "names": self.names, "custom": self.custom}
+        found = measure_units(active, targets, mask, jnp.ones_like(mask), **settings).layer
+        if self.custom is not None or "importance" not in self.names:
+            return found
         bound = gaussian.entropy(targets, is_classes=self.is_classes, resolution=gaussian.MONITORING_RESOLUTION)
-        found["importance"] = gaussian.importance(found["importance"], bound, psi=self.psi)
-        if self.custom is not None:
-            found["importance"] = jnp.sum(self.custom(active, targets) * mask)
-        found["structure"] = gaussian.structural_entropy(mask)
-        is_asked = "gap" in self.names
-        return found | ({"gap": gap(active, targets, mask, is_classes=self.is_classes)} if is_asked else {})
+        return found | {"importance": gaussian.importance(found["importance"], bound, psi=self.psi)}
 
 
 def gap(

@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -26,27 +26,19 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3.config.experiment import InformationConfig
 from n3.information import depth, gaussian, measures
+from n3.information.measures import Importance, Pool
 from n3.information.price import Prices, ascend_price, sizes_within_budget
 from n3.nn.controllers import Information
-from n3.nn.losses import Samples
-from n3.nn.sized import AbstractSized, reorder
+from n3.nn.sized import AbstractSized, Sized, reorder
 
 SETTLED = 1e-3
 """Units from its aim at which a size counts as arrived; participation changes by less than a thousandth."""
-Sized = TypeVar("Sized", bound=AbstractSized)
-
-
-class Pool(eqx.Module):
-    """Training samples of any model, samples first, at which its units are measured."""
-
-    inputs: Array
-    targets: Float[Array, "code samples"]
 
 
 def with_frontier_gradient(
     gradient: Sized,
     net: Sized,
-    samples: Samples | Pool,
+    pool: Pool,
     *,
     look_ahead: int,
     weight: Float[Array, ""],
@@ -58,7 +50,7 @@ def with_frontier_gradient(
     Args:
         gradient: What to add to.
         net: The model.
-        samples: Training samples.
+        pool: Training samples.
         look_ahead: Units in sight beyond those that take part.
         weight: Weight of the information of all units in sight, loss units per nat.
         prior: Weight of the description of their weights, beside that information.
@@ -71,9 +63,9 @@ def with_frontier_gradient(
 
     def term(n: Sized) -> Float[Array, ""]:
         promised = jnp.zeros(())
-        for active, seen, cost in zip(n.activations(samples.inputs), ahead, n.weight_cost(), strict=True):
+        for active, seen, cost in zip(n.activations(pool.inputs), ahead, n.weight_cost(), strict=True):
             mask = seen.astype(active.dtype)
-            channel = measures.masked_channel(active, samples.targets, mask, is_classes=is_classes)
+            channel = measures.masked_channel(active, pool.targets, mask, is_classes=is_classes)
             promised += gaussian.gaussian_information(channel) - prior * jnp.sum(mask * cost)
         return -weight * promised
 
@@ -166,12 +158,12 @@ class InformationDrive:
     """Whether the objective has information terms of its own (`importance`, `redundancy`, `structure`)."""
     features: bool = False
     """Whether importance and redundancy train the features as well as the masks."""
-    custom: measures.SamplesLast | None = None
+    custom: Importance | None = None
     """A user's importance of each unit in place of the built-in one; units are then taken as additive."""
 
     @classmethod
     def of(
-        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: measures.SamplesLast | None
+        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: Importance | None
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
         return cls(
@@ -204,7 +196,7 @@ class InformationDrive:
         moments: PyTree,
         state: DriveState,
         hypers: DriveHypers,
-        samples: Samples | Pool,
+        pool: Pool,
         count: Int[Array, ""],
     ) -> tuple[AbstractSized, PyTree, DriveState]:
         """Reorder the units, and find the gradient that holds until the next look.
@@ -214,7 +206,7 @@ class InformationDrive:
             moments: The optimiser's moments, permuted as the network is.
             state: What the last look left.
             hypers: The numbers.
-            samples: Training samples.
+            pool: Training samples.
             count: Steps taken so far, the same for all runs.
 
         Returns:
@@ -224,8 +216,8 @@ class InformationDrive:
         log_price = ascend_price(state.log_price, net.parameter_count(sizes), hypers.budget)
         gates, capacity = net.gates(), jnp.array(net.controller.capacity, sizes.dtype)
         free = jnp.where(is_live & depth.is_calm(gates), sizes, 0.0)
-        layers = zip(net.activations(samples.inputs), free, strict=True)
-        seen = [self.worth_of(active, samples.targets, size) for active, size in layers]
+        layers = zip(net.activations(pool.inputs), free, strict=True)
+        seen = [self.worth_of(active, pool.targets, size) for active, size in layers]
         orders, worths = zip(*seen, strict=True)
         net, moments = reorder((net, moments), orders, depth.number_open(gates) - 1)
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
@@ -238,13 +230,13 @@ class InformationDrive:
         if deep is not None:
             factor = jnp.exp(log_price + start)
             numbers = hypers.price * factor, hypers.parameter_price * factor, hypers.inputs
-            values = depth.values(worths, best, *numbers, samples.targets.shape[0])
+            values = depth.values(worths, best, *numbers, pool.targets.shape[0])
             is_due = is_live & (count >= self.birth_until)
             deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
         best = jnp.where(
             is_live, sizes_within_budget(best, hypers.budget, capacity, net.parameter_count), state.best
         )
-        gradient = self._gradient(net, masks, hypers, samples, count)
+        gradient = self._gradient(net, masks, hypers, pool, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
     def best_size(
@@ -280,7 +272,7 @@ class InformationDrive:
         units, samples = active.shape
         is_full = jnp.arange(units, dtype=size.dtype) + 1.0 <= jnp.where(self.reorder, size, 0.0)
         if self.custom:
-            return _additive(self.custom(active, targets), is_full)
+            return _additive(self.custom(active.T, targets.T), is_full)
         moments = gaussian.statistics(active, targets, is_classes=self.is_classes)
         noise = jnp.full(units, gaussian.MONITORING_FLOOR)
         seen = {"resolution": gaussian.MONITORING_RESOLUTION}
@@ -324,7 +316,7 @@ class InformationDrive:
         return np.ceil(sizes + rate * (stop - start)) + self.look_ahead + 1.0
 
     def recorded(
-        self, net: AbstractSized, state: DriveState, hypers: DriveHypers, samples: Samples | Pool
+        self, net: AbstractSized, state: DriveState, hypers: DriveHypers, pool: Pool
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, " groups"]]]:
         """The sum of the objective's information terms, and each by name beside what the units of a group cost.
 
@@ -334,13 +326,13 @@ class InformationDrive:
         cost = state.prices * net.controller.sizes() * net.gates()
         zero = jnp.zeros_like(cost)
         own = (
-            self._terms(net, state.masks, hypers, samples)
+            self._terms(net, state.masks, hypers, pool)
             if self.terms
             else measures.InformationTerms(*[zero] * 3)
         )
         return own.total(), own.named() | {"price_term": cost}
 
-    def _terms(self, net, masks, hypers: DriveHypers, samples: Samples | Pool) -> measures.InformationTerms:
+    def _terms(self, net, masks, hypers: DriveHypers, pool: Pool) -> measures.InformationTerms:
         weights = measures.TermWeights(
             importance=hypers.importance,
             psi=hypers.psi,
@@ -348,27 +340,25 @@ class InformationDrive:
             structure=hypers.structure,
         )
         settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
-        return measures.information_terms(
-            net, samples.inputs, samples.targets, weights, before=masks, **settings
-        )
+        return measures.information_terms(net, pool, weights, before=masks, **settings)
 
     def _gradient(
         self,
         net: AbstractSized,
         masks: tuple[Float[Array, " _capacity"], ...],
         hypers: DriveHypers,
-        samples: Samples | Pool,
+        pool: Pool,
         count: Int[Array, ""],
     ) -> AbstractSized:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
         gradient = _no_gradient(net)
         if self.terms:
-            gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, samples).total())(net)
+            gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, pool).total())(net)
         if self.birth_until == 0:
             return gradient
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
         settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
-        with_births = partial(with_frontier_gradient, net=net, samples=samples, weight=fade, **settings)
+        with_births = partial(with_frontier_gradient, net=net, pool=pool, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
 
 

@@ -26,6 +26,7 @@ from n3.nn.metrics import effective_size as effective_size
 from n3.nn.metrics import flops as flops
 from n3.nn.metrics import rmse as rmse
 from n3.nn.mlp import ACTIVATIONS as ACTIVATIONS
+from n3.nn.mlp import Choice as Choice
 from n3.nn.mlp import GrowingMLP as GrowingMLP
 from n3.nn.norms import ParticipatingNorm as ParticipatingNorm
 from n3.nn.sized import AbstractSized as AbstractSized

@@ -264,8 +264,8 @@ def _places(
 
     def joined(left, right):
         (ours, size), (theirs, other) = left, right
-        is_there = (ours[:, None] >= 0) & (theirs >= 0)
-        return xp.where(is_there, ours[:, None] * other + theirs, -1).reshape(-1), size * other
+        is_there = (ours[:, None] >= 0) & (theirs[None] >= 0)
+        return xp.where(is_there, ours[:, None] * other + theirs[None], -1).reshape(-1), size * other
 
     def chained(parts):
         starts = np.cumsum([0, *(size for _, size in parts)])
@@ -273,7 +273,9 @@ def _places(
         return xp.concatenate(places), int(starts[-1])
 
     xp = np if all(isinstance(units[group], np.ndarray) for group in layout.groups()) else jnp
-    return layout.fold(lambda part: (units.get(part.group, np.arange(part.size)), part.size), joined, chained)[0]
+    return layout.fold(lambda part: (units.get(part.group, np.arange(part.size)), part.size), joined, chained)[
+        0
+    ]
 
 
 def on_axis(values: Array | np.ndarray, axis: int, rank: int) -> Array | np.ndarray:

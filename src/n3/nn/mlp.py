@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from n3.config import validation
 from n3.nn import groups, masks
@@ -47,42 +47,84 @@ class Annealing(eqx.Module):
 
 
 class Choice(eqx.Module):
-    """The activation of each hidden layer as a mixture: `sum_k share_k phi_k`, `share = softmax(logits / T)`.
+    """An activation, or one for each of several layers, as a mixture: `sum_k share_k phi_k`.
 
-    At temperature `T = 0` it is hard: the activation of the largest logit alone (of equals the first), and
-    nothing trains the logits any more.
+    The shares are `softmax(logits / T)`. At temperature `T = 0` the choice is hard: the activation of the
+    largest logit alone (of equals the first), and nothing trains the logits any more.
 
     References:
         Liu, Simonyan, Yang, "DARTS: differentiable architecture search", 2019, equation 2.
     """
 
-    logits: Float[Array, "depth choices"]
+    logits: Float[Array, "*depth choices"]
     temperature: Float[Array, ""]
     """Set by the schedule; it gets no gradient."""
     names: tuple[str, ...] = eqx.field(static=True)
     """Activations to choose among, names in `ACTIVATIONS`."""
 
-    def __call__(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
-        """The activation of a hidden layer."""
-        parts = zip(self.shares()[layer], self.names, strict=True)
-        return sum((share * ACTIVATIONS[name](x) for share, name in parts), start=jnp.zeros_like(x))
+    @classmethod
+    def among(cls, *names: str, depth: tuple[int, ...] = ()) -> "Choice":
+        """A choice with equal shares, for any model: called on an array, like an activation.
 
-    def shares(self) -> Float[Array, "depth choices"]:
-        """Share of each activation in each hidden layer, in `[0, 1]`; a layer's sum to one."""
+        Args:
+            names: Names in `ACTIVATIONS`.
+            depth: Layers that choose each for themselves, as a shape; none: a single activation.
+
+        Raises:
+            ValueError: If a name is unknown, or there are fewer than two.
+        """
+        validation.choice("activation", f"choose:{','.join(names)}", names=tuple(ACTIVATIONS))
+        return cls(jnp.zeros((*depth, len(names))), jnp.ones(()), names)
+
+    def __call__(self, x: Array, layer: int | None = None) -> Array:
+        """The activation, or that of one of the layers."""
+        shares = self.shares() if layer is None else self.shares()[layer]
+        parts = zip(shares, self.names, strict=True)
+        return sum(
+            (share.astype(x.dtype) * ACTIVATIONS[name](x) for share, name in parts), start=jnp.zeros_like(x)
+        )
+
+    def shares(self) -> Float[Array, "*depth choices"]:
+        """Share of each activation, in `[0, 1]`; a layer's sum to one."""
         temperature = jax.lax.stop_gradient(self.temperature)
         is_soft = temperature > 0
         soft = jax.nn.softmax(self.logits / jnp.where(is_soft, temperature, 1.0))
-        hard = jax.nn.one_hot(jnp.argmax(self.logits, axis=1), len(self.names), dtype=self.logits.dtype)
+        hard = jax.nn.one_hot(jnp.argmax(self.logits, axis=-1), len(self.names), dtype=self.logits.dtype)
         return jnp.where(is_soft, soft, hard)
 
     def chosen(self) -> tuple[str, ...]:
-        """Name of the activation that each hidden layer has once the choice is hard."""
-        return tuple(self.names[int(best)] for best in jnp.argmax(self.logits, axis=1))
+        """Name of the activation that each layer has once the choice is hard."""
+        return tuple(self.names[int(best)] for best in jnp.argmax(self.logits, axis=-1).reshape(-1))
 
     def annealed(self, before: "Choice", temperature: Float[Array, ""]) -> "Choice":
         """This choice after a step of the optimiser, at its next temperature; a hard one stays as it was."""
         logits = jnp.where(before.temperature > 0, self.logits, before.logits)
         return Choice(logits, temperature, self.names)
+
+
+def has_choice(model: PyTree) -> bool:
+    """Whether a model chooses activations."""
+    return any(map(_is_choice, jax.tree.leaves(model, is_leaf=_is_choice)))
+
+
+def annealed(model: PyTree, before: PyTree, temperature: Float[Array, ""]) -> PyTree:
+    """A model with every choice of activations at another temperature.
+
+    Args:
+        model: The model after a step of the optimiser.
+        before: The model before it: a choice that was hard then stays.
+        temperature: What the schedule says after the step; 0: hard.
+    """
+    return jax.tree.map(
+        lambda node, old: node.annealed(old, temperature) if _is_choice(node) else node,
+        model,
+        before,
+        is_leaf=_is_choice,
+    )
+
+
+def _is_choice(node: PyTree) -> bool:
+    return isinstance(node, Choice)
 
 
 class Dense(eqx.Module):
@@ -166,8 +208,7 @@ class GrowingMLP(AbstractSized):
         self.layers = tuple(hidden)
         self.controller, self.activation = controller, activation
         self.depth_weight = initial_depth
-        alike = jnp.zeros((len(capacity), len(names)))
-        self.choice = Choice(alike, jnp.ones(()), names) if names else None
+        self.choice = Choice.among(*names, depth=(len(capacity),)) if names else None
 
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
         """Outputs of one sample."""
@@ -260,7 +301,7 @@ class GrowingMLP(AbstractSized):
 
     def _active(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
         """The activation of a hidden layer."""
-        return ACTIVATIONS[self.activation](x) if self.choice is None else self.choice(layer, x)
+        return ACTIVATIONS[self.activation](x) if self.choice is None else self.choice(x, layer)
 
     def _hidden(self, x):
         """The last hidden layer before its mask, that mask, and the activations of every layer."""
@@ -276,19 +317,6 @@ class GrowingMLP(AbstractSized):
                 before, after = hidden * mask[:, None], active * own[:, None]
                 hidden, mask = before + gates[index] * (after - before), jnp.ones_like(own)
         return hidden, mask, every
-
-
-def annealed(net: GrowingMLP, before: GrowingMLP, temperature: Float[Array, ""]) -> GrowingMLP:
-    """The network, if it chooses its activations, with its choice at another temperature.
-
-    Args:
-        net: The network after a step of the optimiser.
-        before: The network before it: a choice that was hard then stays.
-        temperature: What the schedule says after the step; 0: hard.
-    """
-    if net.choice is None or before.choice is None:
-        return net
-    return eqx.tree_at(lambda n: n.choice, net, net.choice.annealed(before.choice, temperature))
 
 
 def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:

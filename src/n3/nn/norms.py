@@ -21,8 +21,8 @@ class ParticipatingNorm(eqx.Module):
 
     norm: eqx.nn.LayerNorm | eqx.nn.RMSNorm | eqx.nn.GroupNorm
     share: Float[Array, "*shape"] | Bool[Array, "*shape"] | Int[Array, "*shape"]
-    """Participation of each channel, up to a factor: true, or whole numbers, which no optimiser trains, before a
-    mask is applied."""
+    """Participation of each channel, up to a factor; before a mask is applied true, or whole numbers, which no
+    optimiser trains."""
 
     def __call__(
         self, x: Float[Array, "*shape"], state: Any = None, *, key: PRNGKeyArray | None = None
@@ -76,7 +76,7 @@ def participating(model: PyTree) -> PyTree:
 
 
 def simplified(model: PyTree) -> PyTree:
-    """The model with the usual norm wherever all channels take part alike; elsewhere the shares are constants."""
+    """The model with the usual norm wherever all channels take part alike; other shares are constants."""
 
     def unwrapped(node: PyTree) -> PyTree:
         if not isinstance(node, ParticipatingNorm):
@@ -89,10 +89,10 @@ def simplified(model: PyTree) -> PyTree:
     return jax.tree.map(unwrapped, model, is_leaf=lambda node: isinstance(node, ParticipatingNorm))
 
 
-WHOLE = 2**20
+WHOLE_SHARE = 2**20
 """What the largest share becomes where shares are whole numbers: finer than single precision needs."""
 
 
 def whole_shares(share: Float[np.ndarray, "*shape"]) -> Int[Array, "*shape"]:
     """Shares as whole numbers in the same proportion."""
-    return jnp.asarray(np.round(WHOLE * share / max(share.max(), np.finfo(float).tiny)).astype(np.int32))
+    return jnp.asarray(np.round(WHOLE_SHARE * share / max(share.max(), np.finfo(float).tiny)).astype(np.int32))

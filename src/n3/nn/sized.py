@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from n3.nn import groups
 from n3.nn.controllers import AbstractController
 from n3.nn.groups import Structure
+
+Sized = TypeVar("Sized", bound="AbstractSized")
 
 
 class AbstractSized(eqx.Module):
@@ -52,7 +55,7 @@ class AbstractSized(eqx.Module):
 
     @abc.abstractmethod
     def resized(self, controller: AbstractController) -> "AbstractSized":
-        """This model, whose arrays were cut or extended, under a controller of the capacity that they have now."""
+        """This model, its arrays cut or extended, under a controller of the capacity that they have now."""
 
     def only_making(self, shares: Sequence[Float[Array, " _units"]]) -> "AbstractSized":
         """Of a gradient: the parameters that make units, times their unit's share; zero for all others."""

@@ -16,7 +16,7 @@ from n3.plotting.style import CLASS_COLOURS, COLOURS, add_legend, arms_of, band_
 from n3.stats import summary
 from n3.stats.summary import RunRecord, bands, decision_classes, final_distribution, fit_curves, has_diverged
 from n3.training.decisions import ACTIONS
-from n3.training.fit import History
+from n3.training.history import History
 
 _LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _POINTS = 1000

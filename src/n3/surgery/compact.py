@@ -16,7 +16,7 @@ from n3.nn.mlp import ACTIVATIONS, Dense, GrowingMLP
 from n3.nn.sized import AbstractSized
 from n3.surgery.edit import check_single
 from n3.surgery.optimiser_state import carried
-from n3.tracing.grow import Example, Grown, compact_model, grown_whole, kept_units
+from n3.tracing.grow import Example, compact_model, grown_whole, kept_units
 
 
 class CompactLayer(eqx.Module):
@@ -209,7 +209,7 @@ def _laid_out(net: GrowingMLP, plan: list[_Part]) -> CompactMLP:
     return CompactMLP(layers=tuple(layers), readout=readout)
 
 
-def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Array, Array]:
+def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Array, ...]:
     """Weight and bias of a part, or their averages, which nothing is folded into."""
 
     def taken(leaf: Array, *places: Int[np.ndarray, " _places"]) -> np.ndarray:
@@ -217,7 +217,9 @@ def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Array, Array]
 
     leaves = [(dense.weight, (part.rows, part.columns)), (dense.bias, (part.rows,))]
     if not is_folded:
-        return tuple(jnp.asarray(taken(own, *at), own.dtype) if eqx.is_array(own) else own for own, at in leaves)
+        return tuple(
+            jnp.asarray(taken(own, *at), own.dtype) if eqx.is_array(own) else own for own, at in leaves
+        )
     weight, bias = (taken(own, *at) for own, at in leaves)
     shift = 0.0 if dense.size_weight is None else taken(dense.size_weight, part.rows)
     folded = part.gain * weight * part.factors, part.gain * (bias + part.size * shift)

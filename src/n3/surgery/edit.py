@@ -9,7 +9,7 @@ outputs.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -21,10 +21,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from n3.nn import controllers, groups, masks
 from n3.nn.controllers import AbstractController, Layerwise
 from n3.nn.mlp import GrowingMLP
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, Sized
 from n3.surgery.optimiser_state import carried, moved_leaves
-
-Sized = TypeVar("Sized", bound=AbstractSized)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,11 @@ def edited(
         if is_copy:  # as far from the network's own as before
             moved = _like(controller, net.controller, edit)
             own = jax.tree.map(lambda a, b, c: a + b - c, own, controller, moved)
-            deep = deep if deep is None or net.depth_weight is None else deep + node.depth_weight - net.depth_weight
+            deep = (
+                deep
+                if deep is None or net.depth_weight is None
+                else deep + node.depth_weight - net.depth_weight
+            )
         units = edit.units if is_copy else past
         node = moved_leaves(
             _with_layers(node, edit.layers, deep),
@@ -90,7 +92,7 @@ def edited(
     return made, carried(state, net, changed)
 
 
-def _with_layers(tree: Sized, layers: tuple[int, ...], depth: Float[Array, ""] | None) -> Sized:
+def _with_layers(tree: PyTree, layers: tuple[int, ...], depth: Float[Array, ""] | None) -> PyTree:
     """A network, or a tree of its form, with other hidden layers, those without a past being zero."""
     if not isinstance(tree, GrowingMLP):
         return tree
@@ -110,7 +112,7 @@ def _with_layers(tree: Sized, layers: tuple[int, ...], depth: Float[Array, ""] |
     return eqx.tree_at(lambda n: n.choice.logits, made, jnp.stack(rows))
 
 
-def _retold(made: Sized, net: Sized, edit: Edit, controller: AbstractController) -> Sized:
+def _retold(made: PyTree, net: AbstractSized, edit: Edit, controller: AbstractController) -> PyTree:
     """The network whose biases make up for what its layers are told of their new sizes."""
     if not isinstance(made, GrowingMLP):
         return made

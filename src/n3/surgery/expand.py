@@ -126,7 +126,9 @@ def _check_stream(net: AbstractSized, added: tuple[int, ...], *, takes_part: boo
 
 def _deepened(net: AbstractSized, layers: int, key, state: PyTree) -> tuple[AbstractSized, PyTree]:
     if not isinstance(net, GrowingMLP):
-        raise ValueError("`layers` can be added to a GrowingMLP alone: no other model says where they would go.")
+        raise ValueError(
+            "`layers` can be added to a GrowingMLP alone: no other model says where they would go."
+        )
     depth, sizes = len(net.layers), net.controller.capacity
     if len(set(sizes)) > 1:
         raise ValueError(f"`layers` needs hidden layers of equal capacity; got {sizes}.")
@@ -137,7 +139,9 @@ def _deepened(net: AbstractSized, layers: int, key, state: PyTree) -> tuple[Abst
     )
     has_size = net.layers[0].size_weight is not None
     bound = 1.0 / jnp.sqrt(jnp.asarray(float(sizes[0] + has_size)))
-    drawn = [Dense(sizes[0], sizes[0], size_input=has_size, bound=bound, key=own) for own in jr.split(key, layers)]
+    drawn = [
+        Dense(sizes[0], sizes[0], size_input=has_size, bound=bound, key=own) for own in jr.split(key, layers)
+    ]
     return edited(net, edit, state, lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)))
 
 
@@ -189,7 +193,9 @@ def _with_drawn(
 
 def _bounds(net: AbstractSized) -> dict[str, float]:
     """Bound of the uniform draw of each parameter of a layer, by its path."""
-    nodes = jax.tree_util.tree_leaves_with_path(net, is_leaf=lambda node: is_layer(node) or isinstance(node, Dense))
+    nodes = jax.tree_util.tree_leaves_with_path(
+        net, is_leaf=lambda node: is_layer(node) or isinstance(node, Dense)
+    )
     found = {}
     for path, node in nodes:
         if is_layer(node) or isinstance(node, Dense):
@@ -200,7 +206,7 @@ def _bounds(net: AbstractSized) -> dict[str, float]:
 
 
 def _places_of(leaf: Leaf, chosen: tuple[Bool[np.ndarray, " _units"], ...], *, is_read: bool) -> np.ndarray:
-    """Where a parameter belongs to one of the chosen units, by axes that read units or by those that make them."""
+    """Where a parameter belongs to one of the chosen units, by axes that read or by those that make them."""
     found = np.zeros((1,) * len(leaf.layouts), bool)
     for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
         for group in set(layout.groups()):

@@ -182,7 +182,9 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
     if like is None:
         return from_bytes(content, _like(manifest), source=str(source))
     counting = norms.participating(like)
-    return norms.simplified(with_true_sizes(from_bytes(content, _stored_shapes(content, counting), source=str(source))))
+    return norms.simplified(
+        with_true_sizes(from_bytes(content, _stored_shapes(content, counting), source=str(source)))
+    )
 
 
 def _stored_shapes(content: bytes, like: eqx.Module) -> eqx.Module:

@@ -60,7 +60,7 @@ def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
         if type(node) is type(model):
             if is_copy is None:
                 raise ValueError(
-                    f"`state` cannot be carried: n3 does not know whether `{place}` holds averages or parameters."
+                    f"`state` cannot be carried: whether `{place}` holds averages or parameters is not known."
                 )
             _check(node, parameters, shapes, place)
             return change(node, is_copy)
@@ -68,17 +68,16 @@ def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
             raise ValueError(f"`state` cannot be carried: `{place}` holds all parameters as one array.")
         if isinstance(node, optax.MaskedNode) or jax.tree.leaves(node) in ([], [node]):
             return node
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
-            return type(node)(**{name: within(own, *_kept(node, name)) for name, own in node._asdict().items()})
+        names: tuple[str, ...] | None = getattr(node, "_fields", None)
+        if names is not None:
+            return type(node)(*(within(own, *_kept(node, name)) for name, own in zip(names, node, strict=True)))
         inner = lambda own: within(own, place, is_copy)  # noqa: E731
         return jax.tree.map(inner, node, is_leaf=lambda own: own is not node)
 
     return within(state, "state", False)
 
 
-def moved_leaves(
-    tree: PyTree, before: PyTree, after: PyTree, change: Callable[[str, Array], Array]
-) -> PyTree:
+def moved_leaves(tree: PyTree, before: PyTree, after: PyTree, change: Callable[[str, Array], Array]) -> PyTree:
     """A tree of a model's form as one of another's: every leaf by its path.
 
     Args:

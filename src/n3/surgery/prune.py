@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from n3.config.criteria import LAYER, Criterion, parse
-from n3.information.measures import Importance, Measured, check_importance, measure_units
+from n3.information.measures import MEASURES, Importance, check_importance, measure_units
 from n3.nn import groups
 from n3.nn.sized import AbstractSized
 from n3.surgery.compact import opened
@@ -102,7 +102,9 @@ def prune(
     is_classes = not jnp.issubdtype(targets.dtype, jnp.inexact) if is_classes is None else is_classes
     targets = _checked(given, inputs, targets, is_classes=is_classes)
     rule = parse(criterion) if isinstance(criterion, str) else criterion
-    bench = _Bench(inputs, targets, is_classes, importance, _spelled(criterion))
+    named = rule.names() if isinstance(rule, Criterion) else frozenset()
+    names = tuple(name for name, own in MEASURES.items() if not own.is_costly or f"layer.{name}" in named)
+    bench = _Bench(inputs, targets, is_classes, importance, names, _spelled(criterion))
     if isinstance(rule, Criterion) and rule.names() <= set(LAYER):
         removed, edit = _without_layers(bench, given, rule)
     else:
@@ -120,6 +122,8 @@ class _Bench:
     targets: Float[Array, "samples out_size"]
     is_classes: bool
     importance: Importance | None
+    names: tuple[str, ...]
+    """Measures to take."""
     spelled: str
 
     def values(
@@ -127,12 +131,22 @@ class _Bench:
     ) -> list[dict[str, np.ndarray]]:
         """The quantities of each unit of each layer, those of its layer among them."""
         found, before = [], 0.0
-        for layer, active in enumerate(self.activations(net)):
-            own = self._of_layer(active, _masks(net)[layer], is_there[layer])
-            gain, before = own.layer["layer.importance"] - before, own.layer["layer.importance"]
-            whole = {**own.layer, "layer.gain": gain}
+        for active, mask, there in zip(self.activations(net), _masks(net), is_there, strict=True):
+            if self.importance is not None:
+                check_importance(self.importance, active.T, self.targets)
+            own = measure_units(
+                active,
+                self.targets.T,
+                mask,
+                jnp.asarray(there, mask.dtype),
+                is_classes=self.is_classes,
+                names=self.names,
+                custom=self.importance,
+            )
+            gain, before = own.layer["importance"] - before, own.layer["importance"]
+            whole = {f"layer.{name}": each for name, each in (own.layer | {"gain": gain}).items()}
             units = {name: np.asarray(each) for name, each in own.units.items()}
-            found.append(units | {name: np.full(is_there[layer].size, each) for name, each in whole.items()})
+            found.append(units | {name: np.full(there.size, each) for name, each in whole.items()})
         return found
 
     def activations(self, net: AbstractSized) -> tuple[Float[Array, "_units samples"], ...]:
@@ -151,17 +165,6 @@ class _Bench:
     def refuse_to_empty(self, name: str, reason: str) -> None:
         """Raise what says that a layer would have no unit left."""
         raise ValueError(f"`criterion` {self.spelled} would empty {name}: {reason}.")
-
-    def _of_layer(self, active, mask, is_there) -> Measured:
-        own = measure_units(
-            active, self.targets.T, mask, jnp.asarray(is_there, mask.dtype), is_classes=self.is_classes
-        )
-        if self.importance is None:
-            return own
-        check_importance(self.importance, active.T, self.targets)
-        each = self.importance(active.T, self.targets) * mask * is_there.astype(mask.dtype)
-        units, layer = {**own.units, "importance": each}, {**own.layer, "layer.importance": jnp.sum(each)}
-        return Measured(units, layer)
 
 
 def _removed_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector) -> list[Removal]:
@@ -234,11 +237,13 @@ def _without_layers(bench: _Bench, net: AbstractSized, rule: Criterion) -> tuple
             is_there = [np.asarray(mask) > 0 for mask in _masks(now)]
         else:
             names = range(len(capacity))
-            edit = _edit(net, [np.arange(own) if n in left else np.full(1, -1) for n, own in enumerate(capacity)])
+            edit = _edit(
+                net, [np.arange(own) if n in left else np.full(1, -1) for n, own in enumerate(capacity)]
+            )
             is_there = [(np.asarray(mask) > 0) & (n in left) for n, mask in enumerate(_masks(net))]
             now = _muted(net, is_there)
         tables, gates = bench.values(now, is_there), np.asarray(now.gates())
-        own = [{name: float(table[name][0]) for name in LAYER} for table in tables]
+        own = [{name: float(table[name][0]) for name in table if name in LAYER} for table in tables]
         found = [n for n, each in enumerate(own) if gates[n] > 0 and names[n] in left and rule.holds(each)]
         if not found:
             return removed, edit

@@ -8,6 +8,7 @@ from jax.extend import source_info_util
 
 from n3.nn.groups import Layout
 
+
 class Dimension:
     """An axis, or a part of one; joined dimensions are one, and notes say why it cannot become shorter."""
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
@@ -44,7 +44,7 @@ def kept_units(participation: Participation) -> list[Int[np.ndarray, " _units"]]
     return [own if own.size else np.zeros(1, int) for own in kept]
 
 
-def check_same_outputs(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> None:
+def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dict[int, str]:
     """Make a smaller copy, about half of each group, and compare its outputs on a drawn sample.
 
     Args:
@@ -52,19 +52,26 @@ def check_same_outputs(model: PyTree, found: Structure, *, key: PRNGKeyArray) ->
         found: Its structure.
         key: For the sample: normal numbers, or zeros and ones where the input is of whole numbers.
 
+    Returns:
+        What happens with a smaller copy, for each group that cannot be smaller; empty if all can.
+
     Raises:
-        ValueError: If the copy fails or differs, naming the layer and what happened.
+        ValueError: If groups can be smaller one by one, but not together.
     """
     halves = [_half(units) for units in found.capacity]
     if _difference(model, found, halves, key=key) is None:
-        return
-    for number, group in enumerate(found.groups):
+        return {}
+    reasons = {}
+    for number in range(len(halves)):
         one = [half if n == number else jnp.ones_like(half) for n, half in enumerate(halves)]
         reason = _difference(model, found, one, key=key)
-        if reason is not None:
-            raise ValueError(f"`where` must leave out layer {group.layers[0]}: with fewer channels {reason}.")
-    layers = ", ".join(group.layers[0] for group in found.groups)
-    raise ValueError(f"`where` must leave out one of {layers}: they can be grown one by one, but not together.")
+        reasons |= {} if reason is None else {number: reason}
+    if not reasons:
+        layers = ", ".join(group.layers[0] for group in found.groups)
+        raise ValueError(
+            f"`where` must leave out one of {layers}: they can be grown one by one, but not together."
+        )
+    return reasons
 
 
 def _half(units: int) -> Array:
@@ -187,7 +194,7 @@ def grow(
     where: Callable[[_Model], Any] | None = None,
     *,
     example: Example | tuple[Example, ...],
-    key: PRNGKeyArray,
+    key: Key[Array, "*runs"],
     method: str = "information",
     initial_size: float | None = None,
     mask: str = "sine",
@@ -203,9 +210,12 @@ def grow(
     Args:
         model: An Equinox model that is called on one sample, `model(x)` or `model(x, key=key)`.
         where: Function from the model to the layers to grow (as for `eqx.tree_at`); None: all linear layers and
-            convolutions but those whose channels are the model's input or output.
+            convolutions but those whose channels are the model's input or output, or whose number is written
+            into the model's call (`group_names` of the result says which are left).
         example: One sample, or its shape and data type; a tuple of them for several inputs.
-        key: For controllers that start with a jitter, and for the sample on which the copy is compared.
+        key: For controllers that start with a jitter, and for the sample on which the copy is compared. An
+            array of keys grows as many models at once, for `n3.fit` to train side by side: every array of
+            `model` then has the same first axis.
         method: `information` (each size is moved by what its units say of the target, see `n3.fit`),
             `controller` (bounded sizes that approach a target) or `auxiliary` (one weight is every size).
         initial_size: Units of each group at the start, cut to its capacity; None: all of them.
@@ -241,25 +251,42 @@ def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Gro
 
 def _grown(model, where, *, example, key, method, initial_size, mask) -> Grown:
     _check_stateless(model)
-    controller_key, sample_key = jr.split(key)
+    one = model if not key.ndim else jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, model)
+    keys = jr.split(key) if not key.ndim else jax.vmap(jr.split, out_axes=1)(key)
+    sample_key = keys[1] if not key.ndim else keys[1, 0]
     inputs = [
         one if isinstance(one, jax.ShapeDtypeStruct) else jnp.asarray(one)
         for one in (example if isinstance(example, tuple) else (example,))
     ]
-    chosen = None if where is None else _paths(model, where)
-    counting = norms.participating(model)
-    found = find_structure(counting, inputs, chosen)
-    check_same_outputs(counting, found, key=sample_key)
+    chosen = None if where is None else _paths(one, where)
+    counting = norms.participating(one)
+    found = _checked_structure(counting, inputs, chosen, key=sample_key)
     capacity = jnp.array(found.capacity, jnp.float32)
-    controller = make_controller(
-        method,
-        found.capacity,
-        is_layerwise=method in ("controller", "auxiliary") and len(found.capacity) > 1,
-        initial_size=capacity if initial_size is None else jnp.minimum(initial_size, capacity),
-        mask=mask,
-        key=controller_key,
-    )
-    return Grown(counting, controller, found.within("model"))
+
+    def controlled(own: Any, key: PRNGKeyArray) -> Grown:
+        controller = make_controller(
+            method,
+            found.capacity,
+            is_layerwise=method in ("controller", "auxiliary") and len(found.capacity) > 1,
+            initial_size=capacity if initial_size is None else jnp.minimum(initial_size, capacity),
+            mask=mask,
+            key=key,
+        )
+        return Grown(norms.participating(own), controller, found.within("model"))
+
+    return eqx.filter_vmap(controlled)(model, keys[0]) if key.ndim else controlled(model, keys[0])
+
+
+def _checked_structure(model: PyTree, inputs: Sequence[Any], chosen: list[str] | None, *, key) -> Structure:
+    """The groups that can be smaller; a group that cannot is left out, unless it was asked for."""
+    found = find_structure(model, inputs, chosen)
+    failing = failing_groups(model, found, key=key)
+    left = [path for number, group in enumerate(found.groups) if number not in failing for path in group.layers]
+    if failing and (chosen is not None or not left):
+        number, reason = next(iter(failing.items()))
+        layer = found.groups[number].layers[0]
+        raise ValueError(f"`where` must leave out layer {layer}: with fewer channels {reason}.")
+    return _checked_structure(model, inputs, left, key=key) if failing else found
 
 
 def compact_model(grown: Grown[_Model]) -> _Model:

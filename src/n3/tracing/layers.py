@@ -31,8 +31,8 @@ LAYERS: Mapping[type[eqx.Module], Callable[[Any], dict[str, Any]]] = MappingProx
         eqx.nn.ConvTranspose: _sizes_of_convolution,
     }
 )
-"""Layers whose output channels, the first axis of their `weight`, can be grown; and the fields that say how large
-a layer is, as its arrays have it."""
+"""Layers whose output channels, the first axis of their `weight`, can be grown; and the fields that say how
+large a layer is, as its arrays have it."""
 
 
 def is_layer(node: PyTree) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PyTree
 
-from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
 from n3.nn.groups import Group, Leaf, Structure, Tap, mean_of_units
+from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
 from n3.tracing.layers import layers_in
 from n3.tracing.primitives import SUMMING, called, carry, sums_in, walk
 

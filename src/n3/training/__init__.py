@@ -1,8 +1,8 @@
 """Training: one run, many runs in one program, and any model on any data."""
 
 from n3.training.decisions import Decision as Decision
-from n3.training.fit import History as History
 from n3.training.fit import fit as fit
+from n3.training.history import History as History
 from n3.training.step import Hypers as Hypers
 from n3.training.step import Problem as Problem
 from n3.training.step import Recipe as Recipe

@@ -1,6 +1,7 @@
 """Batches: the samples of every step, from arrays or from anything that can be gone through again and again."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from n3.nn.losses import Samples
 
@@ -56,25 +57,59 @@ class Chunk(eqx.Module):
 
     inputs: Array
     targets: Array
-    rows: Int[Array, "steps batch"]
+    rows: Int[Array, "*runs steps batch"]
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.rows.shape[-2]
+
+    @property
+    def axis(self) -> int | None:
+        """0 where every run has rows of its own, None where all share them."""
+        return 0 if self.rows.ndim == 3 else None
+
+
+class FitPool(eqx.Module):
+    """Samples at which units are measured: those of each run, or the same of all."""
+
+    inputs: Array
+    targets: Array
+    rows: Int[Array, "*runs samples"]
+
+    @property
+    def axis(self) -> int | None:
+        """0 where every run has rows of its own, None where all share them."""
+        return 0 if self.rows.ndim == 2 else None
+
+    @property
+    def runs(self) -> int:
+        """Runs that have rows of their own; 0: all share them."""
+        return self.rows.shape[0] if self.axis == 0 else 0
+
+    def of_run(self, run: int) -> "FitPool":
+        """The samples of one run alone."""
+        rows = self.rows[run] if self.axis == 0 else self.rows
+        return FitPool(self.inputs[rows], self.targets[rows], jnp.arange(len(rows)))
 
 
 class ArraySource:
     """Batches of arrays, freshly shuffled in every epoch, whose samples beyond whole batches are left out.
 
-    The arrays stay on the device; a chunk is their row numbers.
+    The arrays stay on the device; a chunk is their row numbers, of every run its own where there are many keys.
     """
 
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray, *, batch: int, key: PRNGKeyArray):
+    def __init__(self, inputs: np.ndarray, targets: np.ndarray, *, batch: int, key: Key[Array, "*runs"]):
         self.inputs, self.targets = jnp.asarray(inputs), jnp.asarray(targets)
         self.batch, self.key = min(batch, len(inputs)), key
         self.samples = len(inputs) // self.batch * self.batch
         self._rows = self._order()
 
-    def _order(self) -> Iterator[Int[np.ndarray, " batch"]]:
+    def _order(self) -> Iterator[Int[np.ndarray, "*runs batch"]]:
         epoch = 0
         while True:
-            yield from epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
+            rows = epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
+            yield from np.moveaxis(rows, -2, 0)
             epoch += 1
 
     def require(self, check: Check) -> None:
@@ -83,13 +118,14 @@ class ArraySource:
 
     def chunks(self, steps: int) -> list[Chunk]:
         """The next steps."""
-        rows = np.stack([next(self._rows) for _ in range(steps)])
+        rows = np.stack([next(self._rows) for _ in range(steps)], axis=-2)
         return [Chunk(self.inputs, self.targets, jnp.asarray(rows))]
 
-    def pool(self, samples: int) -> tuple[Array, Array]:
+    def pool(self, samples: int) -> FitPool:
         """The samples that come first, as many as asked for or an epoch has."""
-        rows = epoch_rows(self.key, 0, len(self.inputs), batch=self.batch).reshape(-1)[:samples]
-        return self.inputs[rows], self.targets[rows]
+        rows = epoch_rows(self.key, 0, len(self.inputs), batch=self.batch)
+        rows = rows.reshape(*rows.shape[:-2], -1)[..., :samples]
+        return FitPool(self.inputs, self.targets, jnp.asarray(rows))
 
 
 class IterableSource:
@@ -139,7 +175,7 @@ class IterableSource:
             self._samples = sum(len(np.asarray(inputs)) for _, (inputs, _targets) in pairs)
         return self._samples
 
-    def pool(self, samples: int) -> tuple[Array, Array]:
+    def pool(self, samples: int) -> FitPool:
         """The samples that come first, as many as asked for or an epoch has."""
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for pair in self.batches:
@@ -152,17 +188,17 @@ class IterableSource:
         if len(shapes) > 1:
             raise ValueError(f"`train_data` must have samples of one shape; got {sorted(shapes)}.")
         inputs, targets = (np.concatenate(side)[:samples] for side in zip(*found, strict=True))
-        return jnp.asarray(inputs), jnp.asarray(targets)
+        return FitPool(jnp.asarray(inputs), jnp.asarray(targets), jnp.arange(len(inputs)))
 
 
-def source_of(data: Data, *, batch: int, steps: int, key: PRNGKeyArray) -> ArraySource | IterableSource:
+def source_of(data: Data, *, batch: int, steps: int, key: Key[Array, "*runs"]) -> ArraySource | IterableSource:
     """Batches of training data.
 
     Args:
         data: A pair of arrays, or an iterable of batches.
         batch: Samples in a step, for arrays; an iterable decides for itself.
         steps: Steps of the run.
-        key: For the order of arrays.
+        key: For the order of arrays, or a key for each run.
 
     Raises:
         ValueError: If the data are empty, not finite, do not fit together, or cannot be iterated again.
@@ -179,10 +215,18 @@ def is_arrays(data: Data) -> bool:
     return is_pair and all(isinstance(side, ArrayLike) for side in data)
 
 
-def epoch_rows(key: PRNGKeyArray, epoch: int, samples: int, *, batch: int) -> Int[np.ndarray, "batches batch"]:
+def epoch_rows(
+    key: Key[Array, "*runs"], epoch: int, samples: int, *, batch: int
+) -> Int[np.ndarray, "*runs batches batch"]:
     """Rows of each batch of an epoch, a permutation of the samples cut into whole batches."""
-    order = np.asarray(jr.permutation(jr.fold_in(key, epoch), samples))
-    return order[: samples // batch * batch].reshape(-1, batch)
+    order = np.asarray(_permutations(key, epoch, samples))[..., : samples // batch * batch]
+    return order.reshape(*key.shape, -1, batch)
+
+
+@partial(jax.jit, static_argnums=2)
+def _permutations(key, epoch, samples):
+    own = lambda each: jr.permutation(jr.fold_in(each, epoch), samples)  # noqa: E731
+    return jax.vmap(own)(key) if key.ndim else own(key)
 
 
 def checked(pair: Any, *, name: str) -> tuple[np.ndarray, np.ndarray]:

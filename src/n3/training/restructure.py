@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Int, Key, PRNGKeyArray
+from jaxtyping import Float, Int, Key, PRNGKeyArray
 
 from n3.config.experiment import StructureConfig
-from n3.information.measures import Importance
-from n3.information.sizing import DriveState
+from n3.information.measures import Importance, Pool
+from n3.information.sizing import DriveState, InformationDrive
 from n3.nn.losses import Samples
 from n3.surgery.edit import Edit, edited
 from n3.surgery.expand import expand
@@ -38,17 +38,17 @@ class Altered:
 
 def pruned(
     state: TrainState,
-    samples: Samples,
+    pool: Pool,
     criterion: str,
     *,
     is_classes: bool,
     importance: Importance | None = None,
 ) -> Altered:
     """The run without the units that meet a criterion, as `n3.prune`; none where that would empty a layer."""
-    depth = len(state.net.layers)
+    depth = len(state.net.controller.capacity)
     how = {"is_classes": is_classes, "importance": importance, "state": state.moments}
     try:
-        found = prune(state.net, criterion, (samples.inputs.T, samples.targets.T), **how)
+        found = prune(state.net, criterion, (pool.inputs, pool.targets.T), **how)
     except ValueError as error:
         return Altered(state=None, units=(0,) * depth, reason=f"not pruned: {error}")
     if not found.removed:
@@ -84,13 +84,18 @@ def expanded(state: TrainState, config: StructureConfig, bound: Sequence[int], *
 
 
 def with_capacity(
-    state: TrainState, recipe: Recipe, capacity: tuple[int, ...], *, is_changed: bool, key: PRNGKeyArray
+    state: TrainState,
+    drive: InformationDrive | None,
+    capacity: tuple[int, ...],
+    *,
+    is_changed: bool,
+    key: PRNGKeyArray,
 ) -> TrainState:
     """The run in a program's capacity: the same function, of which no unit that takes part is left out.
 
     Args:
         state: The run.
-        recipe: Its program before.
+        drive: Its drive; None: it has none.
         capacity: Units of each hidden layer, no fewer than take part. Others are unborn, and come or go.
         is_changed: Whether the run was altered: its drive then begins anew, but for the budget's price.
         key: For the weights of new units.
@@ -107,15 +112,15 @@ def with_capacity(
         net, carried = expand(net, units=added, key=key, state=carried)
     moments, gradient = carried
     made = replace(state, net=net, moments=moments)
-    if state.drive is None:
+    if drive is None:
         return made
     if is_changed:
-        drive = eqx.tree_at(lambda of: of.log_price, recipe.drive.start(net), state.drive.log_price)
+        begun = eqx.tree_at(lambda of: of.log_price, drive.start(net), state.drive.log_price)
     else:
         old, pairs = state.drive, zip(state.drive.masks, capacity, strict=True)
         masks = tuple(jnp.pad(mask, (0, count))[:count] for mask, count in pairs)
-        drive = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
-    return replace(made, drive=drive)
+        begun = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
+    return replace(made, drive=begun)
 
 
 def has_finite_sizes(state: TrainState) -> bool:
@@ -135,14 +140,22 @@ STREAM = 1_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """By what an arm changes its structure."""
+    """By what runs change their structure."""
 
     config: StructureConfig
     arm: str
     seeds: tuple[int, ...]
-    held: Samples
-    """The samples that each seed held out, with a first axis of seeds."""
     is_classes: bool
+    bound: tuple[int, ...]
+    """Units that each hidden layer or group can hold."""
+    drive: InformationDrive | None
+    keys: Key[jax.Array, " runs"]
+    pool: Callable[[int], Pool]
+    """Training samples of a run, at which units are measured."""
+    rates: Float[np.ndarray, " runs"] | None = None
+    """Units by which a step moves a size, at most; None without a drive."""
+    target_sizes: Float[np.ndarray, " runs"] | None = None
+    """Units that a size without a drive may reach, of each run; None: those that it has."""
     importance: Importance | None = None
     """A user's importance of units in place of the built-in one."""
 
@@ -155,6 +168,7 @@ def train_in_stages(
     keys: Key[jax.Array, " runs"],
     stops: Int[np.ndarray, " records"],
     rules: Rules,
+    held: Samples,
     devices: Sequence[Device] | None = None,
     progress: Callable[[int], None] = lambda step: None,
 ) -> tuple[Swept, Staged]:
@@ -169,6 +183,7 @@ def train_in_stages(
         keys: One key a run, shape `[runs]`.
         stops: Steps at which to record, strictly increasing; the last ends the runs.
         rules: By what the structure changes.
+        held: The samples that each seed held out, with a first axis of seeds.
         devices: As for `sweep`.
         progress: As for `sweep`.
 
@@ -178,7 +193,7 @@ def train_in_stages(
     began, bound = time.perf_counter(), recipe.capacity
     looks = look_steps(int(stops[-1]), rules.config.structure_every)
     *each, _ = np.split(stops[:-1], np.searchsorted(stops[:-1], looks, side="right"))
-    runs, parts, programs, capacity, start = [_Run()] * len(keys), [], set(), [], None
+    runs, parts, programs, capacity, start = [Staging()] * len(keys), [], set(), [], None
     for place, (own, look) in enumerate(zip([*each, stops[-1:]], [*looks, looks[-1]], strict=True)):
         filled = np.pad(own, (0, 1 + max(map(len, each)) - len(own)), constant_values=look)  # one shape
         options = {"devices": devices, "progress": progress, "start": start, "is_tiered": False}
@@ -188,9 +203,10 @@ def train_in_stages(
         capacity.append(recipe.capacity)
         if place == len(looks):
             break
-        context = _Look(recipe, rules, hypers, problem, keys, bound, int(look), len(looks) - 1 - place)
-        runs, recipe, state = context.carried_out(runs, swept.state)
-        start = (int(look), state)
+        losses = np.asarray(held_out_losses(swept.state.net, held, recipe.loss))
+        context = Look(rules, recipe.capacity, int(look), len(looks) - 1 - place)
+        runs, units, state = context.carried_out(runs, swept.state, losses)
+        recipe, start = replace(recipe, capacity=units), (int(look), state)
     compile_seconds = sum(part.compile_seconds for part in parts)
     whole = Swept(
         state=parts[-1].state,
@@ -209,7 +225,7 @@ def train_in_stages(
 
 
 @dataclass(frozen=True)
-class _Run:
+class Staging:
     """A run between two looks."""
 
     track: Track = field(default_factory=Track)
@@ -219,40 +235,46 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One look at all runs of an arm."""
+class Look:
+    """One look at the structure of many runs."""
 
-    recipe: Recipe
     rules: Rules
-    hypers: Hypers
-    problem: Problem
-    keys: Key[jax.Array, " runs"]
-    bound: tuple[int, ...]
+    capacity: tuple[int, ...]
+    """Units of each layer in the program so far."""
     step: int
     left: int
     """Looks that come after this one."""
 
-    def carried_out(self, runs: Sequence[_Run], states: TrainState) -> tuple[list[_Run], Recipe, TrainState]:
-        """The runs after their decisions, and the program and the states with which they go on."""
-        losses = np.asarray(held_out_losses(states.net, self.rules.held, self.recipe.loss)).tolist()
+    def carried_out(
+        self, runs: Sequence[Staging], states: TrainState, losses: Float[np.ndarray, " runs"]
+    ) -> tuple[list[Staging], tuple[int, ...], TrainState]:
+        """The runs after their decisions, and the capacity and the states with which they go on.
+
+        Args:
+            runs: Each run so far.
+            states: Their states, with a first axis of runs.
+            losses: Loss of each on samples that it is not trained on.
+        """
         host = jax.device_get(states)
         before = [jax.tree.map(lambda leaf, n=row: jnp.asarray(leaf[n]), host) for row in range(len(runs))]
-        made = [self._decided(row, *of) for row, of in enumerate(zip(runs, before, losses, strict=True))]
+        rows = enumerate(zip(runs, before, losses.tolist(), strict=True))
+        made = [self._decided(row, *of) for row, of in rows]
         runs, after = [run for run, _ in made], [state for _, state in made]
         is_changed = [own is not old for own, old in zip(after, before, strict=True)]
         capacity = self._capacity(after, is_changed)
-        if not any(is_changed) and capacity == self.recipe.capacity:
-            return runs, self.recipe, states
+        if not any(is_changed) and capacity == self.capacity:
+            return runs, capacity, states
+        drive = self.rules.drive
         sound = {
-            row: with_capacity(own, self.recipe, capacity, is_changed=is_changed[row], key=self._keys(row)[1])
+            row: with_capacity(own, drive, capacity, is_changed=is_changed[row], key=self._keys(row)[1])
             for row, own in enumerate(after)
             if has_finite_sizes(own)
         }
         like = next(iter(sound.values()))
         every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return runs, replace(self.recipe, capacity=capacity), jax.tree.map(lambda *of: jnp.stack(of), *every)
+        return runs, capacity, jax.tree.map(lambda *of: jnp.stack(of), *every)
 
-    def _decided(self, row: int, run: _Run, state: TrainState, loss: float) -> tuple[_Run, TrainState]:
+    def _decided(self, row: int, run: Staging, state: TrainState, loss: float) -> tuple[Staging, TrainState]:
         """What a run does, and its state afterwards: the same object where nothing changes."""
         track, config = run.track.seen(loss), self.rules.config
         tries, reason = decisions.decide(track, config, left=self.left)
@@ -263,7 +285,7 @@ class _Look:
             if altered.state is not None:
                 action = tried
                 break
-        units = (0,) * len(self.bound) if action == "wait" or altered is None else altered.units
+        units = (0,) * len(self.rules.bound) if action == "wait" or altered is None else altered.units
         decision = Decision(
             step=self.step,
             seed=self.rules.seeds[row],
@@ -276,16 +298,15 @@ class _Look:
         track = track.done(action, units, config.cooldown)
         saved = None if track.before is None else run.saved if action == "wait" else state
         after = state if altered is None or altered.state is None else altered.state
-        return _Run(track, saved, (*run.log, decision)), after
+        return Staging(track, saved, (*run.log, decision)), after
 
-    def _altered(self, action: Action, row: int, run: _Run, state: TrainState) -> Altered:
+    def _altered(self, action: Action, row: int, run: Staging, state: TrainState) -> Altered:
         config = self.rules.config
         if action == "prune":
-            samples = jax.tree.map(lambda leaf: leaf[row], self.problem.train)
             how = {"is_classes": self.rules.is_classes, "importance": self.rules.importance}
-            return pruned(state, samples, config.prune, **how)
+            return pruned(state, self.rules.pool(row), config.prune, **how)
         if action == "expand":
-            return expanded(state, config, self.bound, key=self._keys(row)[0])
+            return expanded(state, config, self.rules.bound, key=self._keys(row)[0])
         saved = run.saved
         assert saved is not None
         back = replace(state, net=saved.net, moments=saved.moments, diverged_at=saved.diverged_at)
@@ -293,24 +314,25 @@ class _Look:
 
     def _keys(self, row: int) -> Key[jax.Array, " two"]:
         """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
-        return jr.split(jr.fold_in(jr.fold_in(self.keys[row], STREAM), self.step))
+        return jr.split(jr.fold_in(jr.fold_in(self.rules.keys[row], STREAM), self.step))
 
     def _capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
         rows = enumerate(zip(states, is_changed, strict=True))
         sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
-        tier = tier_of(max(sight, default=0.0), self.bound, least=LEAST_CAPACITY)
+        tier = tier_of(max(sight, default=0.0), self.rules.bound, least=LEAST_CAPACITY)
         may_shrink = any(is_changed) and self.left > 0
-        return tier if may_shrink or max(tier) > max(self.recipe.capacity) else self.recipe.capacity
+        return tier if may_shrink or max(tier) > max(self.capacity) else self.capacity
 
     def _sight(self, row: int, state: TrainState, is_changed: bool) -> float:
         """Units that a run may need until the next look; without a drive, its target and an expansion."""
-        sizes, config = np.asarray(state.net.controller.sizes()), self.rules.config
-        if self.recipe.drive is None:
-            return max(float(sizes.max()) + max(config.expand, 1), float(self.hypers.target_size[row]))
+        sizes, rules = np.asarray(state.net.controller.sizes()), self.rules
+        if rules.drive is None or rules.rates is None:
+            target = 0.0 if rules.target_sizes is None else float(rules.target_sizes[row])
+            return max(float(sizes.max()) + max(rules.config.expand, 1), target)
         best = sizes if is_changed else np.asarray(state.drive.best)  # as a drive begins
-        rate, after = np.asarray(self.hypers.drive.rate[row]), self.step + (config.structure_every or 0)
-        return float(np.max(self.recipe.drive.sight(sizes, best, rate, self.step, after)))
+        after = self.step + (rules.config.structure_every or 0)
+        return float(np.max(rules.drive.sight(sizes, best, np.asarray(rules.rates[row]), self.step, after)))
 
 
 def _shortened(swept: Swept, count: int) -> Swept:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,6 +10,8 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from n3.information.measures import LayerMonitor, Pool
+from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn import losses, metrics
 from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
@@ -68,8 +69,8 @@ class Recipe:
     """Samples in a step, freshly shuffled in every epoch; None: all of them."""
     schedule: str = "constant"
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
-    drive: Any = None
-    monitor: Any = None
+    drive: InformationDrive | None = None
+    monitor: LayerMonitor | None = None
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -100,10 +101,11 @@ class Problem(eqx.Module):
 class TrainState(eqx.Module):
     """All that changes while a run trains."""
 
-    net: GrowingMLP
+    net: PyTree
+    """The model: a `GrowingMLP`, or in `fit` any."""
     moments: optax.OptState
-    order: Int[Array, " samples"]
-    """Order of the training samples in the present epoch; empty where every step takes them all."""
+    order: Int[Array, " samples"] | None
+    """Order of the training samples in the present epoch; empty or None where a step does not need it."""
     key: PRNGKeyArray
     diverged_at: Int[Array, ""]
     """Step after which the loss was first NaN or infinite; -1 while it is finite."""
@@ -174,18 +176,53 @@ def step(
         state = eqx.tree_at(lambda s: s.order, state, order)
         batch = batches.draw_batch(order, count, recipe.batch, problem.train)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
-    gradient = recipe.drive.added(gradient, state.net, state.drive) if recipe.drive else gradient
+    is_falling, shape = recipe.schedule == "cosine", jnp.pi * count.astype(jnp.float32) / hypers.horizon
+    return descended(
+        state,
+        gradient,
+        loss,
+        count,
+        rule=optimiser(recipe.optimiser, hypers.learning_rate),
+        drive=recipe.drive,
+        hypers=hypers.drive,
+        factor=0.5 * (1.0 + jnp.cos(shape)) if is_falling else None,
+        temperature=hypers.annealing and hypers.annealing.temperature(count + 1, hypers.horizon),
+    )
+
+
+def descended(
+    state: TrainState,
+    gradient: PyTree,
+    loss: Float[Array, ""],
+    count: Int[Array, ""],
+    *,
+    rule: optax.GradientTransformation,
+    drive: InformationDrive | None,
+    hypers: DriveHypers | None,
+    factor: Float[Array, ""] | None = None,
+    temperature: Float[Array, ""] | None = None,
+) -> TrainState:
+    """A run after a step of its optimiser and its drive, whatever its model.
+
+    Args:
+        state: The run before.
+        gradient: Of the objective.
+        loss: The objective.
+        count: Steps taken so far.
+        rule: The optimiser.
+        drive: What of the drive fixes the program; None: no drive.
+        hypers: The drive's numbers.
+        factor: On the optimiser's updates; None: one.
+        temperature: Of choices of activations after the step; None: as it is.
+    """
+    gradient = drive.added(gradient, state.net, state.drive) if drive else gradient
     with jax.numpy_dtype_promotion("standard"):
-        rule = optimiser(recipe.optimiser, hypers.learning_rate)
-        updates, moments = rule.update(gradient, state.moments, state.net)
-    updates = recipe.drive.paced(updates, gradient, hypers.drive) if recipe.drive else updates
-    if recipe.schedule == "cosine":
-        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * count.astype(jnp.float32) / hypers.horizon))
-        updates = jax.tree.map(lambda update: factor * update, updates)
+        updates, moments = rule.update(gradient, state.moments, eqx.filter(state.net, eqx.is_inexact_array))
+    updates = drive.paced(updates, gradient, hypers) if drive else updates
+    updates = updates if factor is None else jax.tree.map(lambda update: factor * update, updates)
     net = eqx.apply_updates(state.net, updates)
-    net = recipe.drive.settled(net, state.drive, count) if recipe.drive else net
-    if hypers.annealing is not None:
-        net = annealed(net, state.net, hypers.annealing.temperature(count + 1, hypers.horizon))
+    net = drive.settled(net, state.drive, count) if drive else net
+    net = net if temperature is None else annealed(net, state.net, temperature)
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
     return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
 
@@ -253,7 +290,7 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     penalties = losses.penalties(state.net, hypers.weights, task=train_loss, loss=recipe.loss, **goals)
     drawn, terms = 0.0, {}
     if recipe.drive:
-        drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, problem.train)
+        drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem.train))
     outputs = state.net.batch(problem.test.inputs)
     targets, shares = problem.test.targets, problem.test.shares
     metric = (
@@ -272,9 +309,14 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
         terms=terms,
-        monitor=recipe.monitor(state.net, problem.train) if recipe.monitor else {},
+        monitor=recipe.monitor(state.net, pool_of(problem.train)) if recipe.monitor else {},
         choice_share=metrics.choice_shares(state.net),
     )
+
+
+def pool_of(samples: Samples) -> Pool:
+    """Samples as measures take them; their shares are taken as equal."""
+    return Pool(samples.inputs.T, samples.targets)
 
 
 def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
@@ -307,7 +349,7 @@ def _after_look(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Prob
         return state
 
     def look(s: TrainState) -> TrainState:
-        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, problem.train, count)
+        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, pool_of(problem.train), count)
         return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
 
     return jax.lax.cond(recipe.drive.is_due(count), look, lambda s: s, state)

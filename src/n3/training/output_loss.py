@@ -1,0 +1,112 @@
+"""Output loss: how any model is called and scored, and what targets say of that."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from n3.nn import metrics
+from n3.nn.losses import LOSSES
+from n3.tracing.trace import takes_key
+
+LossOfOne = Callable[[Any, Any], Float[Array, ""]]
+"""From one sample's output and target to its loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputLoss:
+    """How a model is called and scored; hashable, static under `jit`."""
+
+    loss: str | LossOfOne
+    """Name in `n3.nn.losses.LOSSES`, or a function of one sample's output and target."""
+    outputs: int
+    """Rows of the targets: outputs of a sample, or classes."""
+    is_classes: bool
+    has_key: bool
+    """Whether the model is called with `key=`."""
+
+    def columns(self, targets: Array) -> Float[Array, "outputs samples"]:
+        """Targets as the losses take them, a sample a column: numbers, one-hot classes, or a row of 0 and 1."""
+        if not self.is_classes or self.outputs == 1 or targets.ndim > 1:
+            return targets.reshape(len(targets), -1).T.astype(jnp.float32)
+        return jax.nn.one_hot(targets.astype(jnp.int32), self.outputs, axis=0)
+
+    def outputs_of(self, model: PyTree, inputs: Array, key: PRNGKeyArray) -> PyTree:
+        """Outputs of every sample, samples first; each with a key of its own where the model takes one."""
+        if not self.has_key:
+            return jax.vmap(model)(inputs)
+        keys = jax.random.split(key, len(inputs))
+        return jax.vmap(lambda one, own: model(one, key=own))(inputs, keys)
+
+    def losses_of(self, outputs: PyTree, targets: Array) -> Float[Array, " samples"]:
+        """Loss of every sample."""
+        if callable(self.loss):
+            return jax.vmap(self.loss)(outputs, targets)
+        rows = outputs.reshape(len(outputs), -1).T
+        return LOSSES[self.loss](rows, self.columns(targets).astype(rows.dtype))
+
+    @eqx.filter_jit
+    def scores(self, model: PyTree, inputs: Array, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sums over samples of the loss and of the classes that are predicted, without dropout.
+
+        The second is NaN where outputs are not logits of classes.
+        """
+        outputs = self.outputs_of(eqx.nn.inference_mode(model), inputs, jax.random.key(0))
+        total = jnp.sum(self.losses_of(outputs, targets))
+        if self.loss != "cross-entropy":
+            return total, jnp.full((), jnp.nan)
+        rows = outputs.reshape(len(outputs), -1).T
+        return total, jnp.sum(metrics.hits(rows, self.columns(targets).astype(rows.dtype)))
+
+
+def output_loss_of(
+    model: Callable[..., Any], inputs: Array, targets: Array, loss: str | LossOfOne | None
+) -> OutputLoss:
+    """The goal that some samples suggest: classes where targets are whole numbers.
+
+    Args:
+        model: The model that the user wrote, which is asked whether it takes a key.
+        inputs: Inputs of some samples.
+        targets: Their targets.
+        loss: A name in `n3.nn.LOSSES`, a function of one sample's output and target, or None: by targets.
+
+    Raises:
+        ValueError: If the loss is unknown, or the targets do not fit it and the model's outputs.
+    """
+    is_whole = not jnp.issubdtype(targets.dtype, jnp.inexact)
+    loss = ("cross-entropy" if is_whole else "squared-error") if loss is None else loss
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
+    has_key = takes_key(model)
+    if callable(loss):
+        rows = int(jnp.max(targets)) + 1 if is_whole else targets[0].size
+        return OutputLoss(loss=loss, outputs=rows, is_classes=is_whole, has_key=has_key)
+    keys = {"key": jax.random.key(0)} if has_key else {}
+    output = eqx.filter_eval_shape(eqx.nn.inference_mode(model), inputs[0], **keys)
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        raise ValueError(f"`loss` must be a function where the model returns {type(output).__name__}s.")
+    goal = OutputLoss(loss=loss, outputs=output.size, is_classes=loss == "cross-entropy", has_key=has_key)
+    check_targets(goal, targets, name="train_data")
+    return goal
+
+
+def check_targets(goal: OutputLoss, targets: Array | np.ndarray, *, name: str) -> None:
+    """See that targets fit the goal.
+
+    Raises:
+        ValueError: If there are labels out of range, or more or fewer numbers than outputs, naming `name`.
+    """
+    if callable(goal.loss):
+        return
+    if goal.is_classes and targets.ndim == 1:
+        classes, least, most = max(goal.outputs, 2), int(targets.min()), int(targets.max())
+        if least < 0 or most >= classes:
+            raise ValueError(f"`{name}` must have labels in [0, {classes - 1}]; got {least} to {most}.")
+    elif targets[0].size != goal.outputs:
+        got = targets[0].size
+        raise ValueError(f"`{name}` must have {goal.outputs} targets a sample, one for each output; got {got}.")

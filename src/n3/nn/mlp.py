@@ -235,11 +235,9 @@ class GrowingMLP(AbstractSized):
         for index, (before, own) in enumerate(zip(places, [*places[1:], Layout(ends[1])], strict=True)):
             path = f".layers[{index}]" if index < len(capacity) else ".readout"
             reads = frozenset(range(index)[-1:])
-            leaves += [
-                Leaf(f"{path}.weight", (own, before), (frozenset(), reads), True),
-                Leaf(f"{path}.bias", (own,), (frozenset(),), True),
-                Leaf(f"{path}.size_weight", (own,), (frozenset(),), True),
-            ]
+            leaves.append(Leaf(f"{path}.weight", (own, before), (frozenset(), reads), True))
+            for name in ("bias", "size_weight"):
+                leaves.append(Leaf(f"{path}.{name}", (own,), (frozenset(),), True))
         layers = tuple(Group((f"hidden layer {index}",), units) for index, units in enumerate(capacity))
         return Structure(layers, tuple(leaves), example=((ends[:1], jnp.dtype(jnp.float32)),))
 

@@ -209,7 +209,7 @@ def _laid_out(net: GrowingMLP, plan: list[_Part]) -> CompactMLP:
     return CompactMLP(layers=tuple(layers), readout=readout)
 
 
-def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Array, ...]:
+def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Any, ...]:
     """Weight and bias of a part, or their averages, which nothing is folded into."""
 
     def taken(leaf: Array, *places: Int[np.ndarray, " _places"]) -> np.ndarray:

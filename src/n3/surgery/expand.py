@@ -170,38 +170,46 @@ def _with_drawn(
         counts: Whether they count in norms.
         key: For the weights.
     """
-    bounds, structure = _bounds(net), net.structure
-    numbers = {leaf.path: number for number, leaf in enumerate(structure.leaves)}
+    drawn, numbers = _drawn_layers(net, key), {own.path: n for n, own in enumerate(net.structure.leaves)}
 
     def filled(leaf: Leaf, array: Array) -> Array:
+        is_read = _places_of(leaf, is_new, is_read=True)
         if not leaf.is_trained:
-            is_blank = _places_of(leaf, is_new, is_read=True)
-            shares = np.where(is_blank & counts, np.max(np.asarray(array), initial=1), np.asarray(array))
+            shares = np.where(is_read & counts, np.max(np.asarray(array), initial=1), np.asarray(array))
             return jnp.asarray(shares.astype(array.dtype))
-        is_blank, own_key = _places_of(leaf, is_new, is_read=False), jr.fold_in(key, numbers[leaf.path])
-        made, bound = np.array(array), bounds.get(leaf.path)
-        if bound is not None:
-            drawn = np.asarray(bound * jr.uniform(own_key, array.shape, minval=-1.0, maxval=1.0))
-        else:
+        is_blank, made = _places_of(leaf, is_new, is_read=False), np.array(array)
+        own = drawn.get(leaf.path)
+        if own is None:
             past = made[~is_blank] if (~is_blank).any() else np.ones(1)
-            drawn = np.asarray(jr.choice(own_key, jnp.asarray(past), array.shape))
-        made[is_blank] = drawn.astype(made.dtype)[is_blank]
-        return jnp.asarray(np.where(_places_of(leaf, is_new, is_read=True), 0.0, made).astype(made.dtype))
+            own = jr.choice(jr.fold_in(key, numbers[leaf.path]), jnp.asarray(past), array.shape)
+        made[is_blank] = np.asarray(own).astype(made.dtype)[is_blank]
+        return jnp.asarray(np.where(is_read, 0.0, made).astype(made.dtype))
 
-    return groups.over_leaves(net, structure, filled)
+    return groups.over_leaves(net, net.structure, filled)
 
 
-def _bounds(net: AbstractSized) -> dict[str, float]:
-    """Bound of the uniform draw of each parameter of a layer, by its path."""
-    nodes = jax.tree_util.tree_leaves_with_path(
-        net, is_leaf=lambda node: is_layer(node) or isinstance(node, Dense)
-    )
+def _drawn_layers(net: AbstractSized, key: PRNGKeyArray) -> dict[str, Float[Array, "..."]]:
+    """Fresh parameters of every layer that makes units, by their paths: a unit's weights and bias in one draw."""
+    leaves = {leaf.path: leaf for leaf in net.structure.leaves}
+    keys, layers = jr.split(key, len(net.structure.groups)), dict[int, int]()
+    is_leaf = lambda node: is_layer(node) or isinstance(node, Dense)  # noqa: E731
     found = {}
-    for path, node in nodes:
-        if is_layer(node) or isinstance(node, Dense):
-            inputs = math.prod(node.weight.shape[1:]) + (getattr(node, "size_weight", None) is not None)
-            names = jax.tree_util.tree_leaves_with_path(node)
-            found |= {jax.tree_util.keystr((*path, *own)): 1.0 / math.sqrt(inputs) for own, _ in names}
+    for path, node in jax.tree_util.tree_leaves_with_path(net, is_leaf=is_leaf):
+        name = jax.tree_util.keystr(path)
+        leaf = leaves.get(f"{name}.weight") if is_leaf(node) else None
+        made = () if leaf is None else sorted(set(leaf.layouts[0].groups()) - leaf.reads[0])
+        if not made:
+            continue
+        place = layers[made[0]] = layers.get(made[0], -1) + 1
+        own = jr.fold_in(keys[made[0]], place) if place else keys[made[0]]
+        (out, *rest), told = node.weight.shape, getattr(node, "size_weight", None)
+        inputs = math.prod(rest)
+        bound = 1.0 / jnp.sqrt(jnp.asarray(float(inputs + (told is not None))))
+        rows = bound * jr.uniform(own, (out, inputs + 2), minval=-1.0, maxval=1.0)
+        found[f"{name}.weight"] = rows[:, :inputs].reshape(node.weight.shape)
+        if node.bias is not None:
+            found[f"{name}.bias"] = rows[:, inputs].reshape(node.bias.shape)
+        found[f"{name}.size_weight"] = rows[:, inputs + 1]
     return found
 
 
@@ -234,19 +242,23 @@ def _split(net: AbstractSized, added, noise: float, key, state) -> tuple[Abstrac
 
 def _with_shares(net: AbstractSized, *, factors, is_new, noise: float, key) -> AbstractSized:
     """A model whose copies share the outgoing weights, with noise on the incoming ones."""
-    numbers = {leaf.path: number for number, leaf in enumerate(net.structure.leaves)}
+    keys, noised = jr.split(key, len(is_new)) if noise else (), dict[int, int]()
 
     def shared(leaf: Leaf, array: Array) -> Array:
-        made = np.asarray(array)
+        made, makes = np.asarray(array), set[int]()
         for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
+            makes |= set(layout.groups()) - reads
             if reads:
                 own = groups.along_axis(layout, {g: jnp.asarray(factors[g], jnp.float32) for g in reads})
                 made = made * np.asarray(groups.on_axis(own, axis, made.ndim))
         if not leaf.is_trained:
             return array if np.array_equal(made, array) else whole_shares(made)
-        if noise:
-            drawn = noise * jr.normal(jr.fold_in(key, numbers[leaf.path]), made.shape)
-            made = np.where(_places_of(leaf, is_new, is_read=False), made + np.asarray(drawn), made)
+        if noise and makes and not leaf.path.endswith(".size_weight"):
+            group = min(makes)
+            place = noised[group] = noised.get(group, -1) + 1
+            own = jr.split(keys[group], max(2, place + 1))[place]
+            drawn = np.asarray(noise * jr.normal(own, made.shape, array.dtype))
+            made = np.where(_places_of(leaf, is_new, is_read=False), made + drawn, made)
         return jnp.asarray(made.astype(array.dtype))
 
     return groups.over_leaves(net, net.structure, shared)

@@ -2,22 +2,13 @@
 
 import dataclasses
 import json
+from math import inf, nan
+from types import SimpleNamespace
 
 import pytest
 
-from n3.config.experiment import (
-    Experiment,
-    TrainingConfig,
-)
-from n3.config.validation import (
-    at_least_zero_or_none,
-    choice,
-    from_json,
-    geometric_path,
-    positive_or_none,
-    suggestion,
-    unit_interval,
-)
+from n3.config.experiment import Experiment, TrainingConfig
+from n3.config.validation import check_ranges, choice, from_json, geometric_path, suggestion
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "size_cost", "target_size", "initial_size"])
@@ -108,21 +99,20 @@ def test_json_may_write_a_whole_number_for_a_real_one():
         from_json(Numbers, '{"value": "3"}', source="here")
 
 
-@pytest.mark.parametrize("check, low", [(positive_or_none, 0), (at_least_zero_or_none, -1)])
-def test_numbers_are_refused_from_their_bound_on(check, low):
-    for allowed in (None, low + 1, 2.5):
-        check("size", allowed)
-    for refused in (low, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"`size` must be .* finite; got {refused}"):
-            check("size", refused)
-
-
-def test_the_unit_interval_holds_its_ends():
-    for value in (0.0, 0.5, 1.0):
-        unit_interval("share", value)
-    for value in (-1e-9, 1 + 1e-9, float("nan")):
-        with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\]; got"):
-            unit_interval("share", value)
+@pytest.mark.parametrize(
+    "kind, allowed, refused, words",
+    [
+        ("positive", (1e-9, 1, 2.5), (0, -1, nan, inf), "positive and finite"),
+        ("at_least_zero", (0, 0.0, 2.5), (-1e-9, -1, nan, inf), "zero or more, and finite"),
+        ("unit_interval", (0.0, 0.5, 1.0), (-1e-9, 1 + 1e-9, nan, inf), r"lie in \[0, 1\]"),
+    ],
+)
+def test_numbers_are_refused_beyond_their_range(kind, allowed, refused, words):
+    for value in (None, *allowed):
+        check_ranges(SimpleNamespace(size=value), **{kind: ("size",)})
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"`size` must .*{words}; got {value}\."):
+            check_ranges(SimpleNamespace(first=0.5, size=value), **{kind: ("first", "size")})
 
 
 def test_a_path_by_hand():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -50,9 +50,7 @@ class TaskConfig:
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
     def __post_init__(self) -> None:
-        validation.positive_or_none("samples", self.samples)
-        validation.positive_or_none("test_samples", self.test_samples)
-        validation.at_least_zero_or_none("data_seed", self.data_seed)
+        validation.check_ranges(self, positive=("samples", "test_samples"), at_least_zero=("data_seed",))
         if isinstance(self.target, str):
             raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
         if self.data is None:
@@ -64,9 +62,9 @@ class TaskConfig:
         if ending not in (".csv", ".npz"):
             raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
         if bool(self.target) != (ending == ".csv"):
+            got = f"{self.target!r} with {self.data!r}"
             raise ValueError(
-                f"`target` must name a column of a .csv file, and be left out with .npz; got {self.target!r} "
-                f"with {self.data!r}."
+                f"`target` must name a column of a .csv file, and be left out with .npz; got {got}."
             )
         if self.target:
             validation.distinct("target", self.target)
@@ -110,12 +108,12 @@ class NetworkConfig:
     [-1, 1]); None: the method's."""
 
     def __post_init__(self) -> None:
+        layers = self.capacity or ()
         if self.capacity == ():
             raise ValueError("`capacity` must name one hidden layer or more.")
-        for units in self.capacity or ():
+        for units in layers:
             if units < 1:
                 raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
-        layers = self.capacity or ()
         if self.depth_gates and (len(layers) < 2 or len(set(layers)) > 1):
             raise ValueError(
                 f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
@@ -159,13 +157,15 @@ class TrainingConfig:
     """Share of the run after which choices are hard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "target_size", "choice_first", "choice_last", "choice_end"):
-            validation.positive_or_none(name, getattr(self, name))
-        validation.unit_interval("choice_end", self.choice_end)
-        for name in ("size_cost", "weight_prior", "initial_size"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
+        choices = ("choice_first", "choice_last", "choice_end")
+        validation.check_ranges(
+            self,
+            positive=("steps", "learning_rate", "target_size", *choices),
+            unit_interval=("choice_end",),
+            at_least_zero=("size_cost", "weight_prior", "initial_size"),
+        )
         if self.batch != "full":
-            validation.positive_or_none("batch", self.batch)
+            validation.check_ranges(self, positive=("batch",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,17 +217,17 @@ class InformationConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.price, str):
-            validation.at_least_zero_or_none("price", self.price)
+            validation.check_ranges(self, at_least_zero=("price",))
+        if not isinstance(self.psi, str):
+            validation.check_ranges(self, positive=("psi",))
         if self.path and (self.budget is not None or not self.price_scale):
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
-        if not isinstance(self.psi, str):
-            validation.positive_or_none("psi", self.psi)
-        for name in ("price_start", "budget", "look_ahead", "every", "size_rate"):
-            validation.positive_or_none(name, getattr(self, name))
-        for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
-        for name in ("settle", "birth_end"):
-            validation.unit_interval(name, getattr(self, name))
+        validation.check_ranges(
+            self,
+            positive=("price_start", "budget", "look_ahead", "every", "size_rate"),
+            at_least_zero=("price_scale", "birth", "importance", "redundancy", "structure"),
+            unit_interval=("settle", "birth_end"),
+        )
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 
@@ -269,9 +269,8 @@ class StructureConfig:
     """Relative rise of the validation loss, over that before a change, beyond which the change is undone."""
 
     def __post_init__(self) -> None:
-        validation.positive_or_none("structure_every", self.structure_every)
-        for name in ("expand", "cooldown", "plateau", "margin"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
+        several = ("expand", "cooldown", "plateau", "margin")
+        validation.check_ranges(self, positive=("structure_every",), at_least_zero=several)
         try:
             names = criteria.parse(self.prune).names()
         except ValueError as error:
@@ -314,7 +313,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
-        validation.positive_or_none("records", self.records)
+        validation.check_ranges(self, positive=("records",))
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:
@@ -327,33 +326,18 @@ class RunConfig:
 _CONTROLLER = {
     "task": {},
     "network": {"capacity": (10,), "size_input": False, "initialisation": "fan-in"},
-    "training": {
-        "steps": 5_000,
-        "optimiser": "adam",
-        "learning_rate": 1e-3,
-        "size_cost": 0.32,
-        "weight_prior": 0.0,
-    },
+    "training": dict(steps=5_000, optimiser="adam", learning_rate=1e-3, size_cost=0.32, weight_prior=0.0),
 }
 _AUXILIARY = {
     "task": {"samples": 32, "test_samples": 8},
     "network": {"capacity": (9,), "size_input": True, "initialisation": "unit-uniform"},
-    "training": {
-        "steps": 40_000,
-        "optimiser": "sgd",
-        "learning_rate": 1e-3,
-        "size_cost": 0.1,
-        "weight_prior": 0.0,
-        "target_size": 5.0,
-    },
+    "training": _CONTROLLER["training"] | dict(steps=40_000, optimiser="sgd", size_cost=0.1, target_size=5.0),
 }
+_SLOWER = {"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0}
 _INFORMATION = {
     "task": {},
-    "network": {**_CONTROLLER["network"], "capacity": (64,)},
-    "training": {
-        **_CONTROLLER["training"],
-        **{"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0},
-    },
+    "network": _CONTROLLER["network"] | {"capacity": (64,)},
+    "training": _CONTROLLER["training"] | _SLOWER,
 }
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
@@ -373,60 +357,53 @@ class Experiment:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for name in ("target_size", "initial_size"):
-            value, units = getattr(self.training, name), min(self.network.capacity or (math.inf,))
-            if value is not None and value > units:
-                raise ValueError(f"`{name}` must lie in [0, {units}], the units of a layer; got {value}.")
-        if "rescaled" in self.run.arms and self.network.size_input is False:
-            raise ValueError("`arms` with rescaled needs a size input: set `size_input`, or method auxiliary.")
-        if "shrinking" in self.run.arms and self.network.method != "information":
-            raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
-        if self.network.method == "information" and self.network.layerwise:
-            raise ValueError(
-                "`layerwise` does not go with `method` information, whose layers have each a size."
-            )
-        if self.network.method == "information" and self.network.depth_gates:
-            if self.information.budget is not None:
-                raise ValueError("`budget` does not go with `depth_gates`: it counts every layer as open.")
-            if "equal-size" in self.run.arms:
-                raise ValueError(
-                    "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
-                )
-        idle = self.information.changed() if self.network.method != "information" else ()
-        if idle:
-            named = ", ".join(f"`{name}`" for name in idle)
-            raise ValueError(f"{named}: only with `method` information; got {self.network.method}.")
-        if self.information.path and "growing" not in self.run.arms:
-            raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
-        if self.structure.structure_every is not None:
-            self._check_structure(self.structure.structure_every)
-        samples = self.task.samples
-        if self.training.batch != "full" and samples is not None and self.training.batch > samples:
-            raise ValueError(
-                f"`batch` must lie in [1, {samples}], the training samples; got {self.training.batch}."
-            )
+        for fault in self._faults():
+            raise ValueError(fault)
 
-    def _check_structure(self, every: int) -> None:
-        network, steps = self.network, self.training.steps
+    def _faults(self) -> Iterator[str]:
+        """What of the parts does not fit together."""
+        network, training, information, arms = self.network, self.training, self.information, self.run.arms
+        is_informed, units = network.method == "information", min(network.capacity or (math.inf,))
+        for name in ("target_size", "initial_size"):
+            value = getattr(training, name)
+            if value is not None and value > units:
+                yield f"`{name}` must lie in [0, {units}], the units of a layer; got {value}."
+        if "rescaled" in arms and network.size_input is False:
+            yield "`arms` with rescaled needs a size input: set `size_input`, or method auxiliary."
+        if "shrinking" in arms and not is_informed:
+            yield "`arms` with shrinking needs method information: the others have a target size."
+        if is_informed and network.layerwise:
+            yield "`layerwise` does not go with `method` information, whose layers have each a size."
+        if is_informed and network.depth_gates and information.budget is not None:
+            yield "`budget` does not go with `depth_gates`: it counts every layer as open."
+        if is_informed and network.depth_gates and "equal-size" in arms:
+            yield "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
+        if not is_informed and (idle := information.changed()):
+            named = ", ".join(f"`{name}`" for name in idle)
+            yield f"{named}: only with `method` information; got {network.method}."
+        if information.path and "growing" not in arms:
+            yield "`price` as a path needs growing among `arms`: it is the arm that tries them all."
+        if self.structure.structure_every is not None:
+            yield from self._structure_faults(self.structure.structure_every)
+        samples, batch = self.task.samples, training.batch
+        if batch != "full" and samples is not None and batch > samples:
+            yield f"`batch` must lie in [1, {samples}], the training samples; got {batch}."
+
+    def _structure_faults(self, every: int) -> Iterator[str]:
+        network, steps, told = self.network, self.training.steps, "`structure_every`"
         if network.method not in ("auxiliary", "information"):
-            raise ValueError(
-                "`structure_every` needs `method` auxiliary or information, whose size is a number of units; "
-                f"got {network.method}."
-            )
+            needed = "`method` auxiliary or information, whose size is a number of units"
+            yield f"{told} needs {needed}; got {network.method}."
         if not set(SIZED) & set(self.run.arms):
-            raise ValueError(f"`structure_every` needs one of {', '.join(SIZED)} among `arms`.")
+            yield f"{told} needs one of {', '.join(SIZED)} among `arms`."
         if network.depth_gates:
-            raise ValueError(
-                "`structure_every` does not go with `depth_gates`: those layers share their units."
-            )
+            yield f"{told} does not go with `depth_gates`: those layers share their units."
         if network.method == "auxiliary" and len(network.capacity or ()) > 1 and not network.layerwise:
-            raise ValueError("`structure_every` with several layers under auxiliary needs `layerwise` sizes.")
+            yield f"{told} with several layers under auxiliary needs `layerwise` sizes."
         if self.information.path:
-            raise ValueError(
-                "`structure_every` does not go with `price` as a path: both need the held-out samples."
-            )
+            yield f"{told} does not go with `price` as a path: both need the held-out samples."
         if steps is not None and every >= steps:
-            raise ValueError(f"`structure_every` must be below `steps`, {steps}; got {every}.")
+            yield f"{told} must be below `steps`, {steps}; got {every}."
 
     def resolved(self) -> "Experiment":
         """The same experiment with every field that the method decides filled in.

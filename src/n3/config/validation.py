@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,16 +30,21 @@ def from_json(cls: type[_T], text: str, *, source: str) -> _T:
         raise ValueError(f"{source}: {error}") from error
 
 
-def positive_or_none(name: str, value: int | float | None) -> None:
-    """Refuse a number that is not positive and finite, naming its field."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+_RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "positive": ("be positive and finite", lambda value: 0 < value < math.inf),
+    "at_least_zero": ("be zero or more, and finite", lambda value: 0 <= value < math.inf),
+    "unit_interval": ("lie in [0, 1]", lambda value: 0 <= value <= 1),
+}
 
 
-def at_least_zero_or_none(name: str, value: int | float | None) -> None:
-    """Refuse a number that is negative or not finite, naming its field."""
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
+def check_ranges(config: Any, **names: tuple[str, ...]) -> None:
+    """Refuse a number beyond its range, a key of `_RANGES` with the fields in it; None is no number."""
+    for kind, own in names.items():
+        words, holds = _RANGES[kind]
+        for name in own:
+            value = getattr(config, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"`{name}` must {words}; got {value}.")
 
 
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
@@ -89,12 +95,6 @@ def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     if colon and len(chosen) < 2:
         raise ValueError(f"`{name}` must choose among two or more of {known}; got {text!r}.")
     return chosen if colon else ()
-
-
-def unit_interval(name: str, value: float) -> None:
-    """Refuse what is not in `[0, 1]`."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must lie in [0, 1]; got {value}.")
 
 
 def distinct(name: str, values: tuple[Any, ...]) -> None:

@@ -55,13 +55,9 @@ def stratified_bootstrap(
         unknown = np.full(np.shape(statistic(list(strata))), np.nan)
         return unknown, unknown
     rng = default_rng(seed)
-    found = [statistic([_drawn(rng, runs) for runs in strata]) for _ in range(resamples)]
-    ends = np.quantile(np.array(found, float), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.asarray(ends[0]), np.asarray(ends[1])
-
-
-def _drawn(rng, runs):
-    return runs[rng.integers(len(runs), size=len(runs))]
+    found = [statistic([rng.choice(runs, len(runs)) for runs in strata]) for _ in range(resamples)]
+    low, high = np.quantile(np.array(found, float), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.asarray(low), np.asarray(high)
 
 
 FLOOR = float(np.finfo(np.float32).tiny)

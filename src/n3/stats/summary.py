@@ -129,7 +129,7 @@ def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Datas
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the answer there
         found = results[variable].where(np.isfinite).quantile([0.25, 0.5, 0.75], dim=over)
-    return xr.Dataset({n: found.isel(quantile=i, drop=True) for i, n in enumerate(("low", "median", "high"))})
+    return found.assign_coords(quantile=["low", "median", "high"]).to_dataset("quantile")
 
 
 def fit_curves(results: xr.Dataset) -> xr.Dataset:
@@ -160,8 +160,13 @@ def decision_classes(results: xr.Dataset, arm: str) -> Int[np.ndarray, "side sid
     side = round(len(logits) ** 0.5)
     if inputs != 2 or not side or side**2 != len(logits):
         raise ValueError(f"`grid` must be a square of two inputs; got {results['grid'].shape}.")
+    return likeliest_classes(logits).reshape(side, side)
+
+
+def likeliest_classes(logits: Float[np.ndarray, "samples out_size"]) -> Int[np.ndarray, " samples"]:
+    """The class of each row of logits or one-hot codes; of one column 0 or 1; -1 where one is not finite."""
     classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return np.where(np.isfinite(logits).all(axis=1), classes, -1).astype(int).reshape(side, side)
+    return np.where(np.isfinite(logits).all(axis=1), classes, -1).astype(int)
 
 
 def final_distribution(results: xr.Dataset) -> xr.Dataset:
@@ -242,8 +247,7 @@ def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]
     """
     found = results.assign(path_size=results["path_size"].sum("layer", skipna=False))
     names = ("size", "test_loss", "validation_loss")
-    quartiles = {name: bands(found, f"path_{name}") for name in names}
-    return {n: np.stack([own[q].values for q in ("low", "median", "high")]) for n, own in quartiles.items()}
+    return {name: bands(found, f"path_{name}").to_dataarray().values for name in names}
 
 
 def summarise_path(results: Any) -> dict[str, Any]:

@@ -8,21 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from n3.config import criteria, validation
 
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
-Mask = Literal["sine", "linear", "hard"]
-Initialisation = Literal["fan-in", "unit-uniform"]
-Optimiser = Literal["adam", "sgd"]
-Loss = Literal["squared-error", "cross-entropy"]
-Schedule = Literal["constant", "cosine"]
 Price = float | str  # a name of PRICES or a path too, as its own check says
 Select = Literal["smallest", "best"]
 ExpandMethod = Literal["zero", "split", "mutate"]
-Psi = float | Literal["classification", "generation", "regression", "detection"]
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATION_NAMES = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
 PRICES = ("description-length", "chi-square")
@@ -42,15 +36,15 @@ class TaskConfig:
     """Columns of the .csv file that are to be learnt: one, or several for regression."""
     kind: Kind | None = None
     """What the file's target is; None: classification where it is text or holds few different whole numbers."""
-    samples: int | None = None
+    samples: Annotated[int | None, "positive"] = None
     """Training samples, per seed; None: the method's or the data set's own number."""
-    test_samples: int | None = None
+    test_samples: Annotated[int | None, "positive"] = None
     """Test samples, per seed; None: the method's or the data set's own number."""
-    data_seed: int | None = None
+    data_seed: Annotated[int | None, "at_least_zero"] = None
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
     def __post_init__(self) -> None:
-        validation.check_ranges(self, positive=("samples", "test_samples"), at_least_zero=("data_seed",))
+        validation.check_ranges(self)
         if isinstance(self.target, str):
             raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
         if self.data is None:
@@ -91,7 +85,7 @@ class NetworkConfig:
     (no target: units are born and dropped by the information they add)."""
     capacity: tuple[int, ...] | None = None
     """Units allocated in each hidden layer; None: one layer of the method's usual number."""
-    mask: Mask = "sine"
+    mask: Literal["sine", "linear", "hard"] = "sine"
     """Ramp from size to participation."""
     activation: str = "tanh"
     """Activation of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity; or a choice
@@ -103,7 +97,7 @@ class NetworkConfig:
     method `information` all are open at first, and those that are not worth their price close."""
     size_input: bool | None = None
     """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
-    initialisation: Initialisation | None = None
+    initialisation: Literal["fan-in", "unit-uniform"] | None = None
     """Distribution of the first weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (uniform on
     [-1, 1]); None: the method's."""
 
@@ -130,72 +124,64 @@ class NetworkConfig:
 class TrainingConfig:
     """Training: how long, how fast, and what growth costs."""
 
-    steps: int | None = None
+    steps: Annotated[int | None, "positive"] = None
     """Optimiser steps; None: the method's usual number."""
-    optimiser: Optimiser | None = None
+    optimiser: Literal["adam", "sgd"] | None = None
     """Optimiser; None: the method's."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, "positive"] = None
     """Learning rate, per step; None: the method's."""
-    schedule: Schedule | None = None
+    schedule: Literal["constant", "cosine"] | None = None
     """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
-    batch: int | Literal["full"] = "full"
+    batch: Annotated[int | Literal["full"], "positive"] = "full"
     """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
-    size_cost: float | None = None
+    size_cost: Annotated[float | None, "at_least_zero"] = None
     """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
-    weight_prior: float | None = None
+    weight_prior: Annotated[float | None, "at_least_zero"] = None
     """Weight of the description of the network's weights, in all arms (1: the nats of a Gaussian prior with
     a scale of its own for each layer, over the samples; 0: none); None: the method's."""
-    target_size: float | None = None
+    target_size: Annotated[float | None, "positive"] = None
     """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
-    initial_size: float | None = None
+    initial_size: Annotated[float | None, "at_least_zero"] = None
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
-    choice_first: float = 1.0
+    choice_first: Annotated[float, "positive"] = 1.0
     """Temperature of choices of activations at the start: shares are softmax(logits / temperature)."""
-    choice_last: float = 0.05
+    choice_last: Annotated[float, "positive"] = 0.05
     """Temperature that it falls to, by a constant factor a step, before choices become hard."""
-    choice_end: float = 0.6
+    choice_end: Annotated[float, "positive", "unit_interval"] = 0.6
     """Share of the run after which choices are hard."""
 
     def __post_init__(self) -> None:
-        choices = ("choice_first", "choice_last", "choice_end")
-        validation.check_ranges(
-            self,
-            positive=("steps", "learning_rate", "target_size", *choices),
-            unit_interval=("choice_end",),
-            at_least_zero=("size_cost", "weight_prior", "initial_size"),
-        )
-        if self.batch != "full":
-            validation.check_ranges(self, positive=("batch",))
+        validation.check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InformationConfig:
     """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
 
-    price: Price = "description-length"
+    price: Annotated[Price, "at_least_zero"] = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
     parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
     select: Select = "smallest"
     """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
     within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
-    price_scale: float = 1.0
+    price_scale: Annotated[float, "at_least_zero"] = 1.0
     """Factor on the price."""
-    price_start: float = 1.0
+    price_start: Annotated[float, "positive"] = 1.0
     """A further factor on the price at the first step, which goes to 1, evenly in its logarithm, by the share
     `settle` of the run: below 1 the price rises, above it falls."""
-    budget: int | None = None
+    budget: Annotated[int | None, "positive"] = None
     """Active parameters to be met, by adapting the price; None: the price decides."""
-    look_ahead: int = 8
+    look_ahead: Annotated[int, "positive"] = 8
     """Units beyond the size whose promise counts."""
-    every: int = 25
+    every: Annotated[int, "positive"] = 25
     """Steps between two looks at the information."""
-    size_rate: float = 0.05
+    size_rate: Annotated[float, "positive"] = 0.05
     """Units by which a step moves the size."""
-    settle: float = 0.6
+    settle: Annotated[float, "unit_interval"] = 0.6
     """Share of the run after which sizes rest."""
-    birth: float = 0.01
+    birth: Annotated[float, "at_least_zero"] = 0.01
     """Weight of the information that units about to be born are trained to add; 0: none."""
-    birth_end: float = 0.33
+    birth_end: Annotated[float, "unit_interval"] = 0.33
     """Share of the run after which that weight has fallen to zero."""
     reorder: bool = True
     """Keep the least useful unit at the frontier."""
@@ -203,31 +189,22 @@ class InformationConfig:
     """Take the bias off the information."""
     redundancy_aware: bool = True
     """Count a unit for what it adds to the others, or for what it says alone."""
-    importance: float = 0.0
+    importance: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the information of the masked units in the objective, loss units per nat."""
-    psi: Psi = 1.0
+    psi: Annotated[float | Literal["classification", "generation", "regression", "detection"], "positive"] = 1.0
     """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
     `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
-    redundancy: float = 0.0
+    redundancy: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the masked units' total correlation in the objective, loss units per nat."""
-    structure: float = 0.0
+    structure: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the divergence of the masks between two looks, loss units per nat: a trust region."""
     features: bool = False
     """Let importance and redundancy train the features as well as the masks."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.price, str):
-            validation.check_ranges(self, at_least_zero=("price",))
-        if not isinstance(self.psi, str):
-            validation.check_ranges(self, positive=("psi",))
+        validation.check_ranges(self)
         if self.path and (self.budget is not None or not self.price_scale):
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
-        validation.check_ranges(
-            self,
-            positive=("price_start", "budget", "look_ahead", "every", "size_rate"),
-            at_least_zero=("price_scale", "birth", "importance", "redundancy", "structure"),
-            unit_interval=("settle", "birth_end"),
-        )
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 
@@ -252,25 +229,24 @@ class StructureConfig:
     change; `capacity` stays the most that a layer can hold.
     """
 
-    structure_every: int | None = None
+    structure_every: Annotated[int | None, "positive"] = None
     """Steps between two looks, at each of which every run may prune, expand or go back; None: no look."""
     prune: str = "importance < 0.002"
     """Units that go, as comparisons of importance, marginal, entropy, redundancy (nats) and participation."""
-    expand: int = 4
+    expand: Annotated[int, "at_least_zero"] = 4
     """Units that an expansion adds to each hidden layer, as far as its capacity allows; 0: runs only prune."""
     expand_method: ExpandMethod = "zero"
     """What is added: `zero` (new units that nothing reads yet), `split` (copies of those that say most, with
     half of the outgoing weights each) or `mutate` (such copies with noise). They take part at once."""
-    cooldown: int = 1
+    cooldown: Annotated[int, "at_least_zero"] = 1
     """Looks that pass after a change, or after it was undone, before the next."""
-    plateau: float = 0.01
+    plateau: Annotated[float, "at_least_zero"] = 0.01
     """Relative fall of the validation loss between looks above which a run still improves, and only trains."""
-    margin: float = 0.05
+    margin: Annotated[float, "at_least_zero"] = 0.05
     """Relative rise of the validation loss, over that before a change, beyond which the change is undone."""
 
     def __post_init__(self) -> None:
-        several = ("expand", "cooldown", "plateau", "margin")
-        validation.check_ranges(self, positive=("structure_every",), at_least_zero=several)
+        validation.check_ranges(self)
         try:
             names = criteria.parse(self.prune).names()
         except ValueError as error:
@@ -280,8 +256,6 @@ class StructureConfig:
 
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
-Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
-Device = Literal["auto", "cpu", "gpu"]
 ARMS: tuple[str, ...] = get_args(Arm)
 SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")
 """Arms that choose their size, and whose structure may change."""
@@ -296,9 +270,9 @@ class RunConfig:
     """Arms of the experiment, paired by seed."""
     seeds: tuple[int, ...] = tuple(range(20))
     """Seeds: `0:100` (the end is left out) or a list such as `3 5 8`."""
-    records: int = 100
+    records: Annotated[int, "positive"] = 100
     """Rows kept of each run's history, from the first step to the last."""
-    monitor: tuple[Monitor, ...] = ()
+    monitor: tuple[Literal["entropy", "importance", "redundancy", "structure", "gap"], ...] = ()
     """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap (what
     nearest neighbours see about the target and the Gaussian estimate does not)."""
     out: str = "runs"
@@ -307,13 +281,13 @@ class RunConfig:
     """Folder that receives TensorBoard event files, medians over the seeds, a sub-folder an arm; None: none."""
     name: str | None = None
     """Name of the run directory; None: task, method and time."""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device to compute on."""
 
     def __post_init__(self) -> None:
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
-        validation.check_ranges(self, positive=("records",))
+        validation.check_ranges(self)
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:

@@ -37,13 +37,17 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def check_ranges(config: Any, **names: tuple[str, ...]) -> None:
-    """Refuse a number beyond its range, a key of `_RANGES` with the fields in it; None is no number."""
-    for kind, own in names.items():
-        words, holds = _RANGES[kind]
-        for name in own:
-            value = getattr(config, name)
-            if value is not None and not holds(value):
+def check_ranges(config: Any) -> None:
+    """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
+
+    None is no number, nor is a text that the field may hold.
+    """
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value, spelled = getattr(config, name), str(hint)
+        if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):
+            continue
+        for words, holds in (_RANGES[kind] for kind in getattr(hint, "__metadata__", ())):
+            if not holds(value):
                 raise ValueError(f"`{name}` must {words}; got {value}.")
 
 

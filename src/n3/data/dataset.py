@@ -142,22 +142,24 @@ def split(
     Raises:
         ValueError: If a size is not positive, or together they are more than the rows.
     """
-    inputs, targets = table.samples
-    rows, usual = len(inputs), max(len(inputs) // share, 1)
+    targets, rng = table.samples.targets, default_rng(seed)
+    rows, usual = len(targets), max(len(targets) // share, 1)
     left = max(rows - (test_samples or usual), 1)
     train_size, test_size = _sizes(train_samples, test_samples, (left, usual))
     if train_size + test_size > rows:
         got = f"got {train_size} + {test_size}"
         raise ValueError(f"`train_samples` + `test_samples` of `{name}` must be at most {rows}; {got}.")
     strata = targets if targets.ndim == 1 else np.zeros(rows, int)
-    rng = default_rng(seed)
     test_rows = draw_rows(rng, strata, test_size)
     rest = np.setdiff1d(np.arange(rows), test_rows)
-    train_rows = rest[draw_rows(rng, strata[rest], train_size)]
-    train, test = (sources.RawSamples(inputs[part], targets[part]) for part in (train_rows, test_rows))
-    return build_dataset(
-        name, train, test, fit=sources.standard_scaler, inputs=table.inputs, targets=table.targets
-    )
+    return _of_rows(name, (table, rest[draw_rows(rng, strata[rest], train_size)]), (table, test_rows))
+
+
+def _of_rows(name, *sides):
+    """The standardised data set of a table's rows to train on, and of its or another table's to test on."""
+    splits = (sources.RawSamples(*(own[rows] for own in table.samples)) for table, rows in sides)
+    names = {"inputs": sides[0][0].inputs, "targets": sides[0][0].targets}
+    return build_dataset(name, *splits, fit=sources.standard_scaler, **names)
 
 
 def _sizes(train_samples: int | None, test_samples: int | None, default: tuple[int, int]) -> tuple[int, int]:
@@ -171,33 +173,28 @@ def _draw(
     name: str, recipe: sources.SyntheticTask, *, train_samples: int | None, test_samples: int | None, seed: int
 ) -> Dataset:
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
-    train_size, test_size = _sizes(train_samples, test_samples, recipe.sizes)
-    train_rng, test_rng = default_rng(seed).spawn(2)
-    train, test = recipe.draw(train_rng, train_size), recipe.draw(test_rng, test_size)
+    sizes = _sizes(train_samples, test_samples, recipe.sizes)
+    train, test = map(recipe.draw, default_rng(seed).spawn(2), sizes)
     inputs = ("x", "y")[: train.inputs.shape[1]]
     return build_dataset(name, train, test, fit=recipe.fit, inputs=inputs, targets=recipe.targets)
 
 
-def _bundled(name: str, *, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+def _bundled(name: str, **settings: int | None) -> Dataset:
     """A set of scikit-learn's: a quarter of the rows tests."""
-    sizes = {"train_samples": train_samples, "test_samples": test_samples}
-    return split(name, sources.sklearn_table(name), share=4, seed=seed, **sizes)
+    return split(name, sources.sklearn_table(name), share=4, **settings)
 
 
 def _mnist1d(*, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
     """The splits stay as they are made; fewer samples than all are drawn by class share from their own side."""
-    sides = sources.mnist1d_tables()
-    most = tuple(len(table.samples.inputs) for table in sides)
+    sides, drawn = sources.mnist1d_tables(), []
+    most = tuple(len(table.samples.targets) for table in sides)
     sizes = _sizes(train_samples, test_samples, most)
     for field, size, end in zip(("train_samples", "test_samples"), sizes, most, strict=True):
         if size > end:
             raise ValueError(f"`{field}` of `mnist1d` must be at most {end}; got {size}.")
-    splits = []
     for rng, table, size in zip(default_rng(seed).spawn(2), sides, sizes, strict=True):
-        rows = draw_rows(rng, table.samples.targets, size)
-        splits.append(sources.RawSamples(table.samples.inputs[rows], table.samples.targets[rows]))
-    names = {"inputs": sides[0].inputs, "targets": sides[0].targets}
-    return build_dataset("mnist1d", *splits, fit=sources.standard_scaler, **names)
+        drawn.append((table, draw_rows(rng, table.samples.targets, size)))
+    return _of_rows("mnist1d", *drawn)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

@@ -177,12 +177,12 @@ def _activations(text: str) -> tuple[str, ...]:
 def _range(low: Setting, high: Setting, kind: str, by: Setting, *, name: str) -> list[Setting]:
     wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
     error = f"`{name}` must rise from LOW to HIGH by a {wanted}; got {low}:{high}:{kind}{by}."
-    if not all(isinstance(each, (int, float)) for each in (low, high, by)):
+    if not (isinstance(low, (int, float)) and isinstance(high, (int, float)) and isinstance(by, (int, float))):
         raise ValueError(error)
     if not (low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
         raise ValueError(error)
     values = (low + by * place if kind == "+" else low * by**place for place in itertools.count())
-    return list(itertools.takewhile(lambda value: value <= high * (1 + 1e-9), values))
+    return list(itertools.takewhile((high * (1 + 1e-9)).__ge__, values))
 
 
 def _value(text: str) -> bool | int | float | str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -37,12 +38,15 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
+_hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
+
+
 def check_ranges(config: Any) -> None:
     """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
 
     None is no number, nor is a text that the field may hold.
     """
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
+    for name, hint in _hints(type(config)).items():
         value, spelled = getattr(config, name), str(hint)
         if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):
             continue

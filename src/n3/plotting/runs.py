@@ -151,7 +151,7 @@ def plot_choices(record: RunRecord) -> Figure:
         for name, colour in colours.items():
             draw_band(axes, results["step"], own.sel(choice=name), colour)
         axes.axvline(record.experiment.training.choice_end * last, color="black", linestyle=":")
-        axes.set(title=arms[column] + f", layer {layer + 1}" * (layers > 1), ylim=(-0.03, 1.03))
+        axes.set(title=f"{arms[column]}, layer {layer + 1}" if layers > 1 else arms[column], ylim=(-0.03, 1.03))
     figure.supxlabel("optimiser step")
     figure.supylabel("share of activation")
     keys = [line_key(name, colour) for name, colour in colours.items()]

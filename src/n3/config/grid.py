@@ -86,9 +86,8 @@ def product(base: Experiment, axes: Iterable[Axis]) -> Study:
     if axes:
         validation.distinct("grid", tuple(names))
     combinations = itertools.product(*(axis.values for axis in axes))
-    return Study(
-        base=base, cells=tuple(dict(zip(names, each, strict=True)) for each in combinations), axes=axes
-    )
+    cells = tuple(dict(zip(names, each, strict=True)) for each in combinations)
+    return Study(base=base, cells=cells, axes=axes)
 
 
 def parse_axis(text: str) -> Axis:

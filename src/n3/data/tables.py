@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -34,11 +33,8 @@ class DataError(ValueError):
     """A file whose content cannot be learnt from."""
 
 
-class _Columns(NamedTuple):
-    """Inputs and targets by name; each holds numbers or text, and each target is a single column."""
-
-    inputs: dict[str, Float[np.ndarray, " rows"]]
-    targets: dict[str, Shaped[np.ndarray, " rows"]]
+_Columns = tuple[dict[str, Float[np.ndarray, " rows"]], dict[str, Shaped[np.ndarray, " rows"]]]
+"""Inputs and targets by name; each holds numbers or text, and each target is a single column."""
 
 
 def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | None = None) -> Table:
@@ -106,7 +102,7 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
         inputs |= encoded
     if not inputs:
         raise DataError(f"{path} must hold a column beside `target` to learn from.")
-    return _Columns(inputs, {name: _values(path, name, cells[name], lines) for name in target})
+    return inputs, {name: _values(path, name, cells[name], lines) for name in target}
 
 
 def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
@@ -171,10 +167,8 @@ def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict
         return {name: values}
     categories = np.unique(values)
     if len(categories) > MOST_CATEGORIES:
-        allowed, such = f"numbers, or text of {MOST_CATEGORIES} categories at most", str(values[0])
-        raise DataError(
-            f"{path}: column `{name}` must hold {allowed}; got {len(categories)}, such as {such!r}."
-        )
+        allowed, such = f"numbers, or text of {MOST_CATEGORIES} categories at most", repr(str(values[0]))
+        raise DataError(f"{path}: column `{name}` must hold {allowed}; got {len(categories)}, such as {such}.")
     return {f"{name}={category}": (values == category).astype(float) for category in categories}
 
 
@@ -199,7 +193,7 @@ def _read_npz(path: Path) -> _Columns:
         got = f"{len(inputs)} and {len(targets)}"
         raise DataError(f"{path}: `inputs` and `targets` must hold as many rows, two or more; got {got}.")
     targets = targets[:, None] if targets.ndim == 1 else targets
-    return _Columns(_named(path, "x", "inputs", inputs), _named(path, "y", "targets", targets))
+    return _named(path, "x", "inputs", inputs), _named(path, "y", "targets", targets)
 
 
 def _named(path: Path, letter: str, array: str, values: np.ndarray) -> dict[str, np.ndarray]:

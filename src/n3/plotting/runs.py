@@ -296,12 +296,12 @@ def _one_panel(record):
 
 def _draw_over_steps(axes, record, name, line=None, *, width=1.5, thinner=0.0):
     """Bands over the steps, a colour an arm (each thinner than the last), a style a layer; the quartiles."""
-    quartiles = summary.bands(record.results, name)
+    steps, quartiles = record.results["step"], summary.bands(record.results, name)
     for layer in range(quartiles.sizes.get("layer", 1)):
         own = quartiles.isel(layer=layer, missing_dims="ignore")
         for below, arm in enumerate(arms_of(record)):
-            look = line or _layer_style(layer), "", max(1.0, width - thinner * below)
-            draw_band(axes, record.results["step"], own.sel(arm=arm), COLOURS[arm], *look)
+            thick = max(1.0, width - thinner * below)
+            draw_band(axes, steps, own.sel(arm=arm), COLOURS[arm], line or _layer_style(layer), width=thick)
     axes.set_xlabel("optimiser step")
     return quartiles
 

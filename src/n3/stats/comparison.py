@@ -163,7 +163,7 @@ def compare(
     return Comparison(
         median_log_ratio=median_log_ratio,
         ci95=interval,
-        p_value=value_or_nan(_signed_rank_p, logs),
+        p_value=value_or_nan(lambda own: np.asarray(stats.wilcoxon(own))[1] if own.any() else 1.0, logs),
         wins=int((own < other).sum()),
         pairs=int(kept.sum()),
         excluded=int((~kept).sum()),
@@ -207,7 +207,3 @@ def _ratio_of(reduce):
 def value_or_nan(statistic: Callable[..., Any], values: Float[np.ndarray, " values"]) -> float:
     """The statistic of the values; NaN where there are none."""
     return float(statistic(values)) if values.size else np.nan
-
-
-def _signed_rank_p(differences):
-    return float(np.asarray(stats.wilcoxon(differences))[1]) if differences.any() else 1.0

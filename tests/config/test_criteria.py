@@ -1,5 +1,9 @@
 """Criteria: a strict reading of texts."""
 
+import inspect
+import sys
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,3 +122,21 @@ def test_any_other_text_is_one_clear_error(text):
 def test_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize("word", ["and", "or"])
+def test_the_time_to_read_is_linear_in_the_text(word):
+    started = time.process_time()
+    criterion = parse(f" {word} ".join(["importance < 1"] * 100_000))
+    assert time.process_time() - started < 10  # a copy of the rest at every step takes several times as long
+    assert (criterion.word, len(criterion.parts)) == (word, 100_000)
+
+
+@pytest.mark.parametrize("inside", ["importance < 1", "", "importance", "importance < 1 or entropy < 2"])
+@pytest.mark.parametrize("closing", [0, 49, 50, 51, 100_000])
+def test_deep_text_is_read_from_any_depth_of_calls_or_is_one_clear_error(inside, closing):
+    def deep(calls):
+        return refusal("(" * 50 + inside + ")" * closing) if not calls else deep(calls - 1)
+
+    said = deep(sys.getrecursionlimit() - len(inspect.stack()) - 60)
+    assert (said is None) if inside.endswith(("1", "2")) and closing == 50 else said.startswith("`criterion` ")

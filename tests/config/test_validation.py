@@ -2,22 +2,13 @@
 
 import dataclasses
 import json
+from math import inf, nan
+from typing import Annotated, Literal
 
 import pytest
 
-from n3.config.experiment import (
-    Experiment,
-    TrainingConfig,
-)
-from n3.config.validation import (
-    at_least_zero_or_none,
-    choice,
-    from_json,
-    geometric_path,
-    positive_or_none,
-    suggestion,
-    unit_interval,
-)
+from n3.config.experiment import Experiment, TrainingConfig
+from n3.config.validation import check_ranges, choice, from_json, geometric_path, suggestion
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "size_cost", "target_size", "initial_size"])
@@ -108,21 +99,43 @@ def test_json_may_write_a_whole_number_for_a_real_one():
         from_json(Numbers, '{"value": "3"}', source="here")
 
 
-@pytest.mark.parametrize("check, low", [(positive_or_none, 0), (at_least_zero_or_none, -1)])
-def test_numbers_are_refused_from_their_bound_on(check, low):
-    for allowed in (None, low + 1, 2.5):
-        check("size", allowed)
-    for refused in (low, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"`size` must be .* finite; got {refused}"):
-            check("size", refused)
+@dataclasses.dataclass(frozen=True)
+class Ranged:
+    positive: Annotated[float | None, "positive"] = None
+    at_least_zero: Annotated[float | None, "at_least_zero"] = None
+    share: Annotated[float | None, "unit_interval"] = None
+    both: Annotated[float, "positive", "unit_interval"] = 0.5
+    price: Annotated[float | str, "at_least_zero"] = "dear"
+    batch: Annotated[int | Literal["full"], "positive"] = "full"
+    free: float = -1.0
 
 
-def test_the_unit_interval_holds_its_ends():
-    for value in (0.0, 0.5, 1.0):
-        unit_interval("share", value)
-    for value in (-1e-9, 1 + 1e-9, float("nan")):
-        with pytest.raises(ValueError, match=r"`share` must lie in \[0, 1\]; got"):
-            unit_interval("share", value)
+@pytest.mark.parametrize(
+    "name, allowed, refused, words",
+    [
+        ("positive", (1e-9, 1, 2.5), (0, -1, nan, inf), "positive and finite"),
+        ("at_least_zero", (0, 0.0, 2.5), (-1e-9, -1, nan, inf), "zero or more, and finite"),
+        ("share", (0.0, 0.5, 1.0), (-1e-9, 1 + 1e-9, nan, inf), r"lie in \[0, 1\]"),
+        ("both", (1e-9, 1.0), (0.0,), "positive and finite"),
+        ("both", (0.5,), (1.5,), r"lie in \[0, 1\]"),
+        ("price", (0.0, "cheap"), (-0.1,), "zero or more, and finite"),
+        ("batch", (8, "full"), (0,), "positive and finite"),
+        ("free", (nan, -inf), (), ""),
+    ],
+)
+def test_numbers_are_refused_beyond_the_range_of_their_field(name, allowed, refused, words):
+    check_ranges(Ranged())
+    for value in allowed:
+        check_ranges(Ranged(**{name: value}))
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^`{name}` must .*{words}; got {value}\.$"):
+            check_ranges(Ranged(**{name: value}))
+
+
+def test_a_text_in_place_of_a_number_is_refused():
+    for name in ("positive", "batch"):
+        with pytest.raises(TypeError):
+            check_ranges(Ranged(**{name: "half"}))
 
 
 def test_a_path_by_hand():

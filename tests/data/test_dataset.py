@@ -277,7 +277,7 @@ def test_two_classes_are_one_column_and_three_are_one_hot():
 
     def build(labels, classes):
         split = RawSamples(inputs, labels)
-        return build_dataset("a", split, split, fit=range_scaler, inputs=("x",), targets=classes)
+        return build_dataset("a", Table(split, ("x",), classes), split, fit=range_scaler)
 
     assert np.array_equal(build(labels % 2, ("no", "yes")).train_targets[:, 0], labels % 2)
     assert np.array_equal(build(labels, ("a", "b", "c")).train_targets[:3], np.eye(3))

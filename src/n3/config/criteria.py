@@ -7,7 +7,7 @@ names stand for is measured by `n3.information.measures`.
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -25,9 +25,9 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
 )
 MOST_BRACKETS = 50
 """Opening brackets that a text may hold."""
-_TOKEN = re.compile(
-    r"\s*(?:(<=|>=|<|>|\(|\))|([A-Za-z_][A-Za-z_.]*)|([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))"
-)
+_NAME = "[A-Za-z_][A-Za-z_.]*"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_TOKEN = re.compile(rf"[<>]=?|[()]|{_NAME}|{_NUMBER}|(?P<rest>\S.*)", re.DOTALL)
 Values = Mapping[str, float]
 
 
@@ -67,53 +67,51 @@ def parse(text: str) -> Criterion:
     Raises:
         ValueError: If the text is not of that form, or a name is unknown.
     """
-    tokens = list(_tokens(text))
+    found = list(_TOKEN.finditer(text.strip()))
+    if found and found[-1]["rest"]:
+        raise ValueError(f"`criterion` cannot be read from {found[-1]['rest']!r} on; got {text!r}.")
+    tokens = [*(token.group() for token in found), ""]
     if tokens.count("(") > MOST_BRACKETS:
         raise ValueError(f"`criterion` must hold at most {MOST_BRACKETS} brackets; got {tokens.count('(')}.")
-    criterion, rest = _joined(text, tokens, "or")
-    if rest:
-        raise ValueError(f"`criterion` must go on with `and` or `or`, or end, at {rest[0]!r}; got {text!r}.")
-    return criterion
+    place, opened = 0, [[[]]]  # of the text and of each open bracket: parts of `or`, each of parts of `and`
+    while True:
+        while tokens[place] == "(":
+            opened, place = [*opened, [[]]], place + 1
+        opened[-1][-1].append(_comparison(text, tokens[place : place + 3]))
+        place += 3
+        while tokens[place] == ")" and len(opened) > 1:
+            inside, place = _joined(opened.pop()), place + 1
+            opened[-1][-1].append(inside)
+        if tokens[place] not in ("and", "or"):
+            break
+        if tokens[place] == "or":
+            opened[-1].append([])
+        place += 1
+    if len(opened) > 1:
+        raise ValueError(f"`criterion` lacks a closing bracket; got {text!r}.")
+    if rest := tokens[place]:
+        raise ValueError(f"`criterion` must go on with `and` or `or`, or end, at {rest!r}; got {text!r}.")
+    return _joined(opened[0])
 
 
-def _tokens(text: str) -> Iterator[str]:
-    place, end = 0, len(text.rstrip())
-    while place < end:
-        found = _TOKEN.match(text, place)
-        if not found:
-            raise ValueError(f"`criterion` cannot be read from {text[place:].strip()!r} on; got {text!r}.")
-        yield found.group().strip()
-        place = found.end()
+def _joined(alternatives: list[list[Criterion]]) -> Criterion:
+    """Parts joined by `and` within each alternative, and these by `or`; a part alone stays as it is."""
+    found = [own[0] if len(own) == 1 else Criterion("and", tuple(own)) for own in alternatives]
+    return found[0] if len(found) == 1 else Criterion("or", tuple(found))
 
 
-def _joined(text: str, tokens: list[str], word: str) -> tuple[Criterion, list[str]]:
-    """Parts joined by a word, and the tokens that are left."""
-    inner = (lambda rest: _joined(text, rest, "and")) if word == "or" else (lambda rest: _atom(text, rest))
-    first, tokens = inner(tokens)
-    parts = [first]
-    while tokens[:1] == [word]:
-        part, tokens = inner(tokens[1:])
-        parts.append(part)
-    return (Criterion(word, tuple(parts)) if len(parts) > 1 else first), tokens
-
-
-def _atom(text: str, tokens: list[str]) -> tuple[Criterion, list[str]]:
-    """A comparison or a bracket, and the tokens that are left."""
-    if tokens[:1] == ["("]:
-        inside, rest = _joined(text, tokens[1:], "or")
-        if rest[:1] != [")"]:
-            raise ValueError(f"`criterion` lacks a closing bracket; got {text!r}.")
-        return inside, rest[1:]
-    name, sign, bound = [*tokens[:3], "", "", ""][:3]
+def _comparison(text: str, tokens: list[str]) -> Criterion:
+    """The comparison that three tokens say."""
+    name, sign, bound = [*tokens, "", ""][:3]
     known = UNIT + LAYER
-    if re.match("[A-Za-z_]", name) and name not in known:
+    if re.match(_NAME, name) and name not in known:
         near = suggestion(name, known)
         raise ValueError(f"`criterion` must name one of {', '.join(known)}; got {name!r}.{near}")
-    if name not in known or sign not in OPERATORS or not re.match(r"[-+.\d]", bound):
-        found = " ".join(tokens[:3]) or "nothing more"
+    if name not in known or sign not in OPERATORS or not re.match(_NUMBER, bound):
+        said = " ".join(tokens).strip() or "nothing more"
         raise ValueError(
-            f"`criterion` needs a comparison such as `importance < 0.01`, not {found!r}; got {text!r}."
+            f"`criterion` needs a comparison such as `importance < 0.01`, not {said!r}; got {text!r}."
         )
     if not math.isfinite(float(bound)):
         raise ValueError(f"`criterion` must hold finite numbers; got {bound} in {text!r}.")
-    return Criterion(sign, name=name, bound=float(bound)), tokens[3:]
+    return Criterion(sign, name=name, bound=float(bound))

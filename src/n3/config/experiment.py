@@ -4,26 +4,20 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from n3.config import criteria, validation
 from n3.config.criteria import Monitor
 
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
-Mask = Literal["sine", "linear", "hard"]
-Initialisation = Literal["fan-in", "unit-uniform"]
-Optimiser = Literal["adam", "sgd"]
-Loss = Literal["squared-error", "cross-entropy"]
-Schedule = Literal["constant", "cosine"]
 Price = float | str  # a name of PRICES or a path too, as its own check says
 Select = Literal["smallest", "best"]
 ExpandMethod = Literal["zero", "split", "mutate"]
-Psi = float | Literal["classification", "generation", "regression", "detection"]
 METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATION_NAMES = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
 PRICES = ("description-length", "chi-square")
@@ -43,17 +37,15 @@ class TaskConfig:
     """Columns of the .csv file that are to be learnt: one, or several for regression."""
     kind: Kind | None = None
     """What the file's target is; None: classification where it is text or holds few different whole numbers."""
-    samples: int | None = None
+    samples: Annotated[int | None, "positive"] = None
     """Training samples, per seed; None: the method's or the data set's own number."""
-    test_samples: int | None = None
+    test_samples: Annotated[int | None, "positive"] = None
     """Test samples, per seed; None: the method's or the data set's own number."""
-    data_seed: int | None = None
+    data_seed: Annotated[int | None, "at_least_zero"] = None
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
     def __post_init__(self) -> None:
-        validation.positive_or_none("samples", self.samples)
-        validation.positive_or_none("test_samples", self.test_samples)
-        validation.at_least_zero_or_none("data_seed", self.data_seed)
+        validation.check_ranges(self)
         if isinstance(self.target, str):
             raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
         if self.data is None:
@@ -65,9 +57,9 @@ class TaskConfig:
         if ending not in (".csv", ".npz"):
             raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
         if bool(self.target) != (ending == ".csv"):
+            got = f"{self.target!r} with {self.data!r}"
             raise ValueError(
-                f"`target` must name a column of a .csv file, and be left out with .npz; got {self.target!r} "
-                f"with {self.data!r}."
+                f"`target` must name a column of a .csv file, and be left out with .npz; got {got}."
             )
         if self.target:
             validation.distinct("target", self.target)
@@ -94,7 +86,7 @@ class NetworkConfig:
     (no target: units are born and dropped by the information they add)."""
     capacity: tuple[int, ...] | None = None
     """Units allocated in each hidden layer; None: one layer of the method's usual number."""
-    mask: Mask = "sine"
+    mask: Literal["sine", "linear", "hard"] = "sine"
     """Ramp from size to participation."""
     activation: str = "tanh"
     """Activation of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity; or a choice
@@ -106,17 +98,17 @@ class NetworkConfig:
     method `information` all are open at first, and those that are not worth their price close."""
     size_input: bool | None = None
     """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
-    initialisation: Initialisation | None = None
+    initialisation: Literal["fan-in", "unit-uniform"] | None = None
     """Distribution of the first weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (uniform on
     [-1, 1]); None: the method's."""
 
     def __post_init__(self) -> None:
+        layers = self.capacity or ()
         if self.capacity == ():
             raise ValueError("`capacity` must name one hidden layer or more.")
-        for units in self.capacity or ():
+        for units in layers:
             if units < 1:
                 raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
-        layers = self.capacity or ()
         if self.depth_gates and (len(layers) < 2 or len(set(layers)) > 1):
             raise ValueError(
                 f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
@@ -133,70 +125,64 @@ class NetworkConfig:
 class TrainingConfig:
     """Training: how long, how fast, and what growth costs."""
 
-    steps: int | None = None
+    steps: Annotated[int | None, "positive"] = None
     """Optimiser steps; None: the method's usual number."""
-    optimiser: Optimiser | None = None
+    optimiser: Literal["adam", "sgd"] | None = None
     """Optimiser; None: the method's."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, "positive"] = None
     """Learning rate, per step; None: the method's."""
-    schedule: Schedule | None = None
+    schedule: Literal["constant", "cosine"] | None = None
     """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
-    batch: int | Literal["full"] = "full"
+    batch: Annotated[int | Literal["full"], "positive"] = "full"
     """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
-    size_cost: float | None = None
+    size_cost: Annotated[float | None, "at_least_zero"] = None
     """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
-    weight_prior: float | None = None
+    weight_prior: Annotated[float | None, "at_least_zero"] = None
     """Weight of the description of the network's weights, in all arms (1: the nats of a Gaussian prior with
     a scale of its own for each layer, over the samples; 0: none); None: the method's."""
-    target_size: float | None = None
+    target_size: Annotated[float | None, "positive"] = None
     """Size at which the penalty vanishes, in units; None: the method's (5, or the whole capacity)."""
-    initial_size: float | None = None
+    initial_size: Annotated[float | None, "at_least_zero"] = None
     """Size at the first step of the growing arm, in units; None: 0 (auxiliary) or a controller near 0."""
-    choice_first: float = 1.0
+    choice_first: Annotated[float, "positive"] = 1.0
     """Temperature of choices of activations at the start: shares are softmax(logits / temperature)."""
-    choice_last: float = 0.05
+    choice_last: Annotated[float, "positive"] = 0.05
     """Temperature that it falls to, by a constant factor a step, before choices become hard."""
-    choice_end: float = 0.6
+    choice_end: Annotated[float, "positive", "unit_interval"] = 0.6
     """Share of the run after which choices are hard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "target_size", "choice_first", "choice_last", "choice_end"):
-            validation.positive_or_none(name, getattr(self, name))
-        validation.unit_interval("choice_end", self.choice_end)
-        for name in ("size_cost", "weight_prior", "initial_size"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
-        if self.batch != "full":
-            validation.positive_or_none("batch", self.batch)
+        validation.check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InformationConfig:
     """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
 
-    price: Price = "description-length"
+    price: Annotated[Price, "at_least_zero"] = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
     parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
     select: Select = "smallest"
     """Price of a path that is kept, by the loss over a fifth of the training samples, held out: the highest
     within one standard error of the best one's loss (`smallest`), or the best one (`best`)."""
-    price_scale: float = 1.0
+    price_scale: Annotated[float, "at_least_zero"] = 1.0
     """Factor on the price."""
-    price_start: float = 1.0
+    price_start: Annotated[float, "positive"] = 1.0
     """A further factor on the price at the first step, which goes to 1, evenly in its logarithm, by the share
     `settle` of the run: below 1 the price rises, above it falls."""
-    budget: int | None = None
+    budget: Annotated[int | None, "positive"] = None
     """Active parameters to be met, by adapting the price; None: the price decides."""
-    look_ahead: int = 8
+    look_ahead: Annotated[int, "positive"] = 8
     """Units beyond the size whose promise counts."""
-    every: int = 25
+    every: Annotated[int, "positive"] = 25
     """Steps between two looks at the information."""
-    size_rate: float = 0.05
+    size_rate: Annotated[float, "positive"] = 0.05
     """Units by which a step moves the size."""
-    settle: float = 0.6
+    settle: Annotated[float, "unit_interval"] = 0.6
     """Share of the run after which sizes rest."""
-    birth: float = 0.01
+    birth: Annotated[float, "at_least_zero"] = 0.01
     """Weight of the information that units about to be born are trained to add; 0: none."""
-    birth_end: float = 0.33
+    birth_end: Annotated[float, "unit_interval"] = 0.33
     """Share of the run after which that weight has fallen to zero."""
     reorder: bool = True
     """Keep the least useful unit at the frontier."""
@@ -204,31 +190,22 @@ class InformationConfig:
     """Take the bias off the information."""
     redundancy_aware: bool = True
     """Count a unit for what it adds to the others, or for what it says alone."""
-    importance: float = 0.0
+    importance: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the information of the masked units in the objective, loss units per nat."""
-    psi: Psi = 1.0
+    psi: Annotated[float | Literal["classification", "generation", "regression", "detection"], "positive"] = 1.0
     """Price of what stays uncertain, in the importance `H - psi (H - I)` of monitor and objective: a number, or
     `classification` (1.2), `generation` (0.8), `regression` (1.0) or `detection` (1.1)."""
-    redundancy: float = 0.0
+    redundancy: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the masked units' total correlation in the objective, loss units per nat."""
-    structure: float = 0.0
+    structure: Annotated[float, "at_least_zero"] = 0.0
     """Weight of the divergence of the masks between two looks, loss units per nat: a trust region."""
     features: bool = False
     """Let importance and redundancy train the features as well as the masks."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.price, str):
-            validation.at_least_zero_or_none("price", self.price)
+        validation.check_ranges(self)
         if self.path and (self.budget is not None or not self.price_scale):
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
-        if not isinstance(self.psi, str):
-            validation.positive_or_none("psi", self.psi)
-        for name in ("price_start", "budget", "look_ahead", "every", "size_rate"):
-            validation.positive_or_none(name, getattr(self, name))
-        for name in ("price_scale", "birth", "importance", "redundancy", "structure"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
-        for name in ("settle", "birth_end"):
-            validation.unit_interval(name, getattr(self, name))
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 
@@ -253,26 +230,24 @@ class StructureConfig:
     change; `capacity` stays the most that a layer can hold.
     """
 
-    structure_every: int | None = None
+    structure_every: Annotated[int | None, "positive"] = None
     """Steps between two looks, at each of which every run may prune, expand or go back; None: no look."""
     prune: str = "importance < 0.002"
     """Units that go, as comparisons of importance, marginal, entropy, redundancy (nats) and participation."""
-    expand: int = 4
+    expand: Annotated[int, "at_least_zero"] = 4
     """Units that an expansion adds to each hidden layer, as far as its capacity allows; 0: runs only prune."""
     expand_method: ExpandMethod = "zero"
     """What is added: `zero` (new units that nothing reads yet), `split` (copies of those that say most, with
     half of the outgoing weights each) or `mutate` (such copies with noise). They take part at once."""
-    cooldown: int = 1
+    cooldown: Annotated[int, "at_least_zero"] = 1
     """Looks that pass after a change, or after it was undone, before the next."""
-    plateau: float = 0.01
+    plateau: Annotated[float, "at_least_zero"] = 0.01
     """Relative fall of the validation loss between looks above which a run still improves, and only trains."""
-    margin: float = 0.05
+    margin: Annotated[float, "at_least_zero"] = 0.05
     """Relative rise of the validation loss, over that before a change, beyond which the change is undone."""
 
     def __post_init__(self) -> None:
-        validation.positive_or_none("structure_every", self.structure_every)
-        for name in ("expand", "cooldown", "plateau", "margin"):
-            validation.at_least_zero_or_none(name, getattr(self, name))
+        validation.check_ranges(self)
         try:
             names = criteria.parse(self.prune).names()
         except ValueError as error:
@@ -282,7 +257,6 @@ class StructureConfig:
 
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
-Device = Literal["auto", "cpu", "gpu"]
 ARMS: tuple[str, ...] = get_args(Arm)
 SIZED: tuple[str, ...] = ("growing", "grown", "shrinking")
 """Arms that choose their size, and whose structure may change."""
@@ -297,9 +271,9 @@ class RunConfig:
     """Arms of the experiment, paired by seed."""
     seeds: tuple[int, ...] = tuple(range(20))
     """Seeds: `0:100` (the end is left out) or a list such as `3 5 8`."""
-    records: int = 100
+    records: Annotated[int, "positive"] = 100
     """Rows kept of each run's history, from the first step to the last."""
-    monitor: tuple[Monitor, ...] = ()
+    monitor: tuple[Literal["entropy", "importance", "redundancy", "structure", "gap"], ...] = ()
     """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap (what
     nearest neighbours see about the target and the Gaussian estimate does not)."""
     out: str = "runs"
@@ -308,13 +282,13 @@ class RunConfig:
     """Folder that receives TensorBoard event files, medians over the seeds, a sub-folder an arm; None: none."""
     name: str | None = None
     """Name of the run directory; None: task, method and time."""
-    device: Device = "auto"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device to compute on."""
 
     def __post_init__(self) -> None:
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
-        validation.positive_or_none("records", self.records)
+        validation.check_ranges(self)
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:
@@ -327,33 +301,18 @@ class RunConfig:
 _CONTROLLER = {
     "task": {},
     "network": {"capacity": (10,), "size_input": False, "initialisation": "fan-in"},
-    "training": {
-        "steps": 5_000,
-        "optimiser": "adam",
-        "learning_rate": 1e-3,
-        "size_cost": 0.32,
-        "weight_prior": 0.0,
-    },
+    "training": dict(steps=5_000, optimiser="adam", learning_rate=1e-3, size_cost=0.32, weight_prior=0.0),
 }
 _AUXILIARY = {
     "task": {"samples": 32, "test_samples": 8},
     "network": {"capacity": (9,), "size_input": True, "initialisation": "unit-uniform"},
-    "training": {
-        "steps": 40_000,
-        "optimiser": "sgd",
-        "learning_rate": 1e-3,
-        "size_cost": 0.1,
-        "weight_prior": 0.0,
-        "target_size": 5.0,
-    },
+    "training": _CONTROLLER["training"] | dict(steps=40_000, optimiser="sgd", size_cost=0.1, target_size=5.0),
 }
+_SLOWER = {"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0}
 _INFORMATION = {
     "task": {},
-    "network": {**_CONTROLLER["network"], "capacity": (64,)},
-    "training": {
-        **_CONTROLLER["training"],
-        **{"learning_rate": 1e-2, "schedule": "cosine", "initial_size": 0.5, "weight_prior": 1.0},
-    },
+    "network": _CONTROLLER["network"] | {"capacity": (64,)},
+    "training": _CONTROLLER["training"] | _SLOWER,
 }
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     dict(auxiliary=_AUXILIARY, controller=_CONTROLLER, released=_CONTROLLER, information=_INFORMATION)
@@ -373,60 +332,53 @@ class Experiment:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for name in ("target_size", "initial_size"):
-            value, units = getattr(self.training, name), min(self.network.capacity or (math.inf,))
-            if value is not None and value > units:
-                raise ValueError(f"`{name}` must lie in [0, {units}], the units of a layer; got {value}.")
-        if "rescaled" in self.run.arms and self.network.size_input is False:
-            raise ValueError("`arms` with rescaled needs a size input: set `size_input`, or method auxiliary.")
-        if "shrinking" in self.run.arms and self.network.method != "information":
-            raise ValueError("`arms` with shrinking needs method information: the others have a target size.")
-        if self.network.method == "information" and self.network.layerwise:
-            raise ValueError(
-                "`layerwise` does not go with `method` information, whose layers have each a size."
-            )
-        if self.network.method == "information" and self.network.depth_gates:
-            if self.information.budget is not None:
-                raise ValueError("`budget` does not go with `depth_gates`: it counts every layer as open.")
-            if "equal-size" in self.run.arms:
-                raise ValueError(
-                    "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
-                )
-        idle = self.information.changed() if self.network.method != "information" else ()
-        if idle:
-            named = ", ".join(f"`{name}`" for name in idle)
-            raise ValueError(f"{named}: only with `method` information; got {self.network.method}.")
-        if self.information.path and "growing" not in self.run.arms:
-            raise ValueError("`price` as a path needs growing among `arms`: it is the arm that tries them all.")
-        if self.structure.structure_every is not None:
-            self._check_structure(self.structure.structure_every)
-        samples = self.task.samples
-        if self.training.batch != "full" and samples is not None and self.training.batch > samples:
-            raise ValueError(
-                f"`batch` must lie in [1, {samples}], the training samples; got {self.training.batch}."
-            )
+        for fault in self._faults():
+            raise ValueError(fault)
 
-    def _check_structure(self, every: int) -> None:
-        network, steps = self.network, self.training.steps
+    def _faults(self) -> Iterator[str]:
+        """What of the parts does not fit together."""
+        network, training, information, arms = self.network, self.training, self.information, self.run.arms
+        is_informed, units = network.method == "information", min(network.capacity or (math.inf,))
+        for name in ("target_size", "initial_size"):
+            value = getattr(training, name)
+            if value is not None and value > units:
+                yield f"`{name}` must lie in [0, {units}], the units of a layer; got {value}."
+        if "rescaled" in arms and network.size_input is False:
+            yield "`arms` with rescaled needs a size input: set `size_input`, or method auxiliary."
+        if "shrinking" in arms and not is_informed:
+            yield "`arms` with shrinking needs method information: the others have a target size."
+        if is_informed and network.layerwise:
+            yield "`layerwise` does not go with `method` information, whose layers have each a size."
+        if is_informed and network.depth_gates and information.budget is not None:
+            yield "`budget` does not go with `depth_gates`: it counts every layer as open."
+        if is_informed and network.depth_gates and "equal-size" in arms:
+            yield "`arms` with equal-size does not go with `depth_gates`: its layers are all open."
+        if not is_informed and (idle := information.changed()):
+            named = ", ".join(f"`{name}`" for name in idle)
+            yield f"{named}: only with `method` information; got {network.method}."
+        if information.path and "growing" not in arms:
+            yield "`price` as a path needs growing among `arms`: it is the arm that tries them all."
+        if self.structure.structure_every is not None:
+            yield from self._structure_faults(self.structure.structure_every)
+        samples, batch = self.task.samples, training.batch
+        if batch != "full" and samples is not None and batch > samples:
+            yield f"`batch` must lie in [1, {samples}], the training samples; got {batch}."
+
+    def _structure_faults(self, every: int) -> Iterator[str]:
+        network, steps, told = self.network, self.training.steps, "`structure_every`"
         if network.method not in ("auxiliary", "information"):
-            raise ValueError(
-                "`structure_every` needs `method` auxiliary or information, whose size is a number of units; "
-                f"got {network.method}."
-            )
+            needed = "`method` auxiliary or information, whose size is a number of units"
+            yield f"{told} needs {needed}; got {network.method}."
         if not set(SIZED) & set(self.run.arms):
-            raise ValueError(f"`structure_every` needs one of {', '.join(SIZED)} among `arms`.")
+            yield f"{told} needs one of {', '.join(SIZED)} among `arms`."
         if network.depth_gates:
-            raise ValueError(
-                "`structure_every` does not go with `depth_gates`: those layers share their units."
-            )
+            yield f"{told} does not go with `depth_gates`: those layers share their units."
         if network.method == "auxiliary" and len(network.capacity or ()) > 1 and not network.layerwise:
-            raise ValueError("`structure_every` with several layers under auxiliary needs `layerwise` sizes.")
+            yield f"{told} with several layers under auxiliary needs `layerwise` sizes."
         if self.information.path:
-            raise ValueError(
-                "`structure_every` does not go with `price` as a path: both need the held-out samples."
-            )
+            yield f"{told} does not go with `price` as a path: both need the held-out samples."
         if steps is not None and every >= steps:
-            raise ValueError(f"`structure_every` must be below `steps`, {steps}; got {every}.")
+            yield f"{told} must be below `steps`, {steps}; got {every}."
 
     def resolved(self) -> "Experiment":
         """The same experiment with every field that the method decides filled in.

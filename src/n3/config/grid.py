@@ -1,10 +1,11 @@
 """Grid: settings by name, each with its values, and the experiments that differ in them and in nothing else."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from n3.config.experiment import Experiment
 
 SECTIONS = ("task", "network", "training", "information")
 """Parts of an experiment whose fields a grid may vary."""
+_SECTION_OF = {name: part for part in SECTIONS for name in dataclasses.asdict(getattr(Experiment(), part))}
 Setting = bool | int | float | str | None | tuple[int, ...]
 
 
@@ -84,9 +86,8 @@ def product(base: Experiment, axes: Iterable[Axis]) -> Study:
     if axes:
         validation.distinct("grid", tuple(names))
     combinations = itertools.product(*(axis.values for axis in axes))
-    return Study(
-        base=base, cells=tuple(dict(zip(names, each, strict=True)) for each in combinations), axes=axes
-    )
+    cells = tuple(dict(zip(names, each, strict=True)) for each in combinations)
+    return Study(base=base, cells=cells, axes=axes)
 
 
 def parse_axis(text: str) -> Axis:
@@ -107,10 +108,7 @@ def parse_axis(text: str) -> Axis:
             f"`grid` must be written as name=VALUES, such as learning_rate=1e-4,1e-3; got {text!r}."
         )
     section_of(name)
-    if name == "activation":
-        found = _activations(values)
-    else:
-        found = tuple(value for part in values.split(",") for value in _values(part.strip(), name=name))
+    found = _activations(values) if name == "activation" else tuple(_values(values, name=name))
     if name == "capacity":
         found = tuple((value,) if isinstance(value, int) else _layers(value) for value in found)
     validation.distinct(name, found)
@@ -123,12 +121,10 @@ def section_of(name: str) -> str:
     Raises:
         ValueError: If none of `SECTIONS` has it.
     """
-    hints = {section: _fields(section) for section in SECTIONS}
-    for section, names in hints.items():
-        if name in names:
-            return section
-    near = validation.suggestion(name, tuple(itertools.chain(*hints.values())))
-    raise ValueError(f"`grid` varies a field of {', '.join(SECTIONS)}; got {name!r}.{near}")
+    if name not in _SECTION_OF:
+        near = validation.suggestion(name, tuple(_SECTION_OF))
+        raise ValueError(f"`grid` varies a field of {', '.join(SECTIONS)}; got {name!r}.{near}")
+    return _SECTION_OF[name]
 
 
 def varied(base: Experiment, settings: Mapping[str, Setting]) -> Experiment:
@@ -158,18 +154,16 @@ def setting_labels(values: Sequence[Setting]) -> list[Any]:
     return found if are_numbers else [str(value) for value in found]
 
 
-def _fields(section: str) -> tuple[str, ...]:
-    part = next(entry for entry in dataclasses.fields(Experiment) if entry.name == section)
-    return tuple(entry.name for entry in dataclasses.fields(part.default_factory))  # type: ignore[arg-type]
-
-
-def _values(text: str, *, name: str) -> Iterable[Setting]:
-    low, _, rest = text.partition(":")
-    high, _, step = rest.partition(":")
-    if step[:1] in ("x", "+"):
-        return _range(_value(low), _value(high), step[0], _value(step[1:]), name=name)
-    ranges = ("LOW:HIGH:xF", "LOW:HIGH:+S")
-    return validation.geometric_path(name, text, names=ranges) if rest else [_value(text)]
+def _values(text: str, *, name: str) -> Iterator[Setting]:
+    for part in map(str.strip, text.split(",")):
+        low, _, rest = part.partition(":")
+        high, _, step = rest.partition(":")
+        if step[:1] in ("x", "+"):
+            yield from _range(_value(low), _value(high), step[0], _value(step[1:]), name=name)
+        elif rest:
+            yield from validation.geometric_path(name, part, names=("LOW:HIGH:xF", "LOW:HIGH:+S"))
+        else:
+            yield _value(part)
 
 
 def _activations(text: str) -> tuple[str, ...]:
@@ -186,10 +180,8 @@ def _range(low: Setting, high: Setting, kind: str, by: Setting, *, name: str) ->
         raise ValueError(error)
     if not (low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
         raise ValueError(error)
-    values: list[Setting] = []
-    while (value := low + by * len(values) if kind == "+" else low * by ** len(values)) <= high * (1 + 1e-9):
-        values.append(value)
-    return values
+    values = (low + by * place if kind == "+" else low * by**place for place in itertools.count())
+    return list(itertools.takewhile((high * (1 + 1e-9)).__ge__, values))
 
 
 def _value(text: str) -> bool | int | float | str | None:
@@ -197,10 +189,8 @@ def _value(text: str) -> bool | int | float | str | None:
     if text.lower() in words:
         return words[text.lower()]
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 

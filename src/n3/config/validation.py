@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,16 +31,28 @@ def from_json(cls: type[_T], text: str, *, source: str) -> _T:
         raise ValueError(f"{source}: {error}") from error
 
 
-def positive_or_none(name: str, value: int | float | None) -> None:
-    """Refuse a number that is not positive and finite, naming its field."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+_RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "positive": ("be positive and finite", lambda value: 0 < value < math.inf),
+    "at_least_zero": ("be zero or more, and finite", lambda value: 0 <= value < math.inf),
+    "unit_interval": ("lie in [0, 1]", lambda value: 0 <= value <= 1),
+}
 
 
-def at_least_zero_or_none(name: str, value: int | float | None) -> None:
-    """Refuse a number that is negative or not finite, naming its field."""
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
+_hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
+
+    None is no number, nor is a text that the field may hold.
+    """
+    for name, hint in _hints(type(config)).items():
+        value, spelled = getattr(config, name), str(hint)
+        if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):
+            continue
+        for words, holds in (_RANGES[kind] for kind in getattr(hint, "__metadata__", ())):
+            if not holds(value):
+                raise ValueError(f"`{name}` must {words}; got {value}.")
 
 
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
@@ -89,12 +103,6 @@ def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     if colon and len(chosen) < 2:
         raise ValueError(f"`{name}` must choose among two or more of {known}; got {text!r}.")
     return chosen if colon else ()
-
-
-def unit_interval(name: str, value: float) -> None:
-    """Refuse what is not in `[0, 1]`."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must lie in [0, 1]; got {value}.")
 
 
 def distinct(name: str, values: tuple[Any, ...]) -> None:

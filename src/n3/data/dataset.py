@@ -72,24 +72,17 @@ class Dataset:
         return self.train_targets.shape[1]
 
 
-def build_dataset(
-    name: str,
-    train: sources.RawSamples,
-    test: sources.RawSamples,
-    *,
-    fit: Callable,
-    inputs: Sequence[str],
-    targets: Sequence[str],
-) -> Dataset:
+def build_dataset(name: str, table: sources.Table, test: sources.RawSamples, *, fit: Callable) -> Dataset:
     """Data set from two splits in their own units; integer labels as targets make it a classification.
 
-    `fit` makes a `Scaler` of the training inputs and, for regression, of the training targets. `inputs` names
-    the input columns, `targets` the target columns or the classes in the order of their labels.
+    `fit` makes a `Scaler` of the training inputs and, for regression, of the training targets. The table holds
+    the training split with the names of the input columns, and of the target columns or the classes.
     """
+    train, targets = table.samples, table.targets
     num_classes = len(targets) if train.targets.ndim == 1 else None
     if num_classes is not None:
         codes = np.eye(num_classes)[:, 1:] if num_classes == 2 else np.eye(num_classes)
-        train, test = (sources.RawSamples(split.inputs, codes[split.targets]) for split in (train, test))
+        train, test = (split._replace(targets=codes[split.targets]) for split in (train, test))
     scaler = fit(train.inputs)
     target_scaler = fit(train.targets) if num_classes is None else sources.identity_scaler(train.targets)
     return Dataset(
@@ -102,8 +95,8 @@ def build_dataset(
         target_scale=target_scaler.scale,
         target_offset=target_scaler.offset,
         num_classes=num_classes,
-        input_names=tuple(inputs),
-        target_names=tuple(targets),
+        input_names=table.inputs,
+        target_names=targets,
         input_scaler=scaler,
         target_scaler=target_scaler,
     )
@@ -120,84 +113,70 @@ def draw_rows(rng: Generator, strata: Int[np.ndarray, " rows"], count: int) -> I
     return rng.permutation(np.concatenate(groups))
 
 
-def split(
-    name: str,
-    table: sources.Table,
-    *,
-    share: int,
-    train_samples: int | None,
-    test_samples: int | None,
-    seed: int,
-) -> Dataset:
+def split(name: str, table: sources.Table, *, share: int, seed: int, **samples: int | None) -> Dataset:
     """Data set of a table's rows, standardised; classes keep their shares in both splits.
 
     Args:
         name: What to call it.
         table: The rows.
         share: One row in so many tests, where `test_samples` is None; one at least.
-        train_samples: Size of the training split; None: all the other rows.
-        test_samples: Size of the test split.
         seed: Decides the split; the test rows do not depend on `train_samples`.
+        samples: `train_samples`, size of the training split (None: all the other rows), and `test_samples`,
+            size of the test split.
 
     Raises:
         ValueError: If a size is not positive, or together they are more than the rows.
     """
-    inputs, targets = table.samples
-    rows, usual = len(inputs), max(len(inputs) // share, 1)
-    left = max(rows - (test_samples or usual), 1)
-    train_size, test_size = _sizes(train_samples, test_samples, (left, usual))
+    targets, rng = table.samples.targets, default_rng(seed)
+    rows, usual = len(targets), max(len(targets) // share, 1)
+    left = max(rows - (samples["test_samples"] or usual), 1)
+    train_size, test_size = _sizes((left, usual), **samples)
     if train_size + test_size > rows:
         got = f"got {train_size} + {test_size}"
         raise ValueError(f"`train_samples` + `test_samples` of `{name}` must be at most {rows}; {got}.")
     strata = targets if targets.ndim == 1 else np.zeros(rows, int)
-    rng = default_rng(seed)
     test_rows = draw_rows(rng, strata, test_size)
     rest = np.setdiff1d(np.arange(rows), test_rows)
-    train_rows = rest[draw_rows(rng, strata[rest], train_size)]
-    train, test = (sources.RawSamples(inputs[part], targets[part]) for part in (train_rows, test_rows))
-    return build_dataset(
-        name, train, test, fit=sources.standard_scaler, inputs=table.inputs, targets=table.targets
-    )
+    return _of_rows(name, (table, rest[draw_rows(rng, strata[rest], train_size)]), (table, test_rows))
 
 
-def _sizes(train_samples: int | None, test_samples: int | None, default: tuple[int, int]) -> tuple[int, int]:
+def _of_rows(name, *sides):
+    """The standardised data set of a table's rows to train on, and of its or another table's to test on."""
+    train, test = (sources.RawSamples(*(own[rows] for own in table.samples)) for table, rows in sides)
+    return build_dataset(name, sides[0][0]._replace(samples=train), test, fit=sources.standard_scaler)
+
+
+def _sizes(usual: tuple[int, int], *, train_samples: int | None, test_samples: int | None) -> tuple[int, int]:
     for field, samples in (("train_samples", train_samples), ("test_samples", test_samples)):
         if samples is not None and samples < 1:
             raise ValueError(f"`{field}` must be positive; got {samples}.")
-    return train_samples or default[0], test_samples or default[1]
+    return train_samples or usual[0], test_samples or usual[1]
 
 
-def _draw(
-    name: str, recipe: sources.SyntheticTask, *, train_samples: int | None, test_samples: int | None, seed: int
-) -> Dataset:
+def _draw(name: str, recipe: sources.SyntheticTask, *, seed: int, **samples: int | None) -> Dataset:
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
-    train_size, test_size = _sizes(train_samples, test_samples, recipe.sizes)
-    train_rng, test_rng = default_rng(seed).spawn(2)
-    train, test = recipe.draw(train_rng, train_size), recipe.draw(test_rng, test_size)
-    inputs = ("x", "y")[: train.inputs.shape[1]]
-    return build_dataset(name, train, test, fit=recipe.fit, inputs=inputs, targets=recipe.targets)
+    train, test = map(recipe.draw, default_rng(seed).spawn(2), _sizes(recipe.sizes, **samples))
+    table = sources.Table(train, ("x", "y")[: train.inputs.shape[1]], tuple(recipe.targets))
+    return build_dataset(name, table, test, fit=recipe.fit)
 
 
-def _bundled(name: str, *, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+def _bundled(name: str, **settings: int | None) -> Dataset:
     """A set of scikit-learn's: a quarter of the rows tests."""
-    sizes = {"train_samples": train_samples, "test_samples": test_samples}
-    return split(name, sources.sklearn_table(name), share=4, seed=seed, **sizes)
+    return split(name, sources.sklearn_table(name), share=4, **settings)
 
 
-def _mnist1d(*, train_samples: int | None, test_samples: int | None, seed: int) -> Dataset:
+def _mnist1d(*, seed: int, **samples: int | None) -> Dataset:
     """The splits stay as they are made; fewer samples than all are drawn by class share from their own side."""
-    sides = sources.mnist1d_tables()
-    most = tuple(len(table.samples.inputs) for table in sides)
-    sizes = _sizes(train_samples, test_samples, most)
-    for field, size, end in zip(("train_samples", "test_samples"), sizes, most, strict=True):
-        if size > end:
-            raise ValueError(f"`{field}` of `mnist1d` must be at most {end}; got {size}.")
-    splits = []
-    for rng, table, size in zip(default_rng(seed).spawn(2), sides, sizes, strict=True):
-        rows = draw_rows(rng, table.samples.targets, size)
-        splits.append(sources.RawSamples(table.samples.inputs[rows], table.samples.targets[rows]))
-    names = {"inputs": sides[0].inputs, "targets": sides[0].targets}
-    return build_dataset("mnist1d", *splits, fit=sources.standard_scaler, **names)
+    sides, drawn = sources.mnist1d_tables(), []
+    sizes = _sizes(tuple(len(table.samples.targets) for table in sides), **samples)
+    names = ("train_samples", "test_samples")
+    for field, rng, table, size in zip(names, default_rng(seed).spawn(2), sides, sizes, strict=True):
+        if size > len(table.samples.targets):
+            raise ValueError(
+                f"`{field}` of `mnist1d` must be at most {len(table.samples.targets)}; got {size}."
+            )
+        drawn.append((table, draw_rows(rng, table.samples.targets, size)))
+    return _of_rows("mnist1d", *drawn)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

@@ -11,7 +11,6 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -34,11 +33,8 @@ class DataError(ValueError):
     """A file whose content cannot be learnt from."""
 
 
-class _Columns(NamedTuple):
-    """Inputs and targets by name; each holds numbers or text, and each target is a single column."""
-
-    inputs: dict[str, Float[np.ndarray, " rows"]]
-    targets: dict[str, Shaped[np.ndarray, " rows"]]
+_Columns = tuple[dict[str, Float[np.ndarray, " rows"]], dict[str, Shaped[np.ndarray, " rows"]]]
+"""Inputs and targets by name; each holds numbers or text, and each target is a single column."""
 
 
 def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | None = None) -> Table:
@@ -61,18 +57,14 @@ def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | Non
         if np.all(values == values[0]):
             raise DataError(f"{path}: `{name}` must hold two different values or more; got {values[0]} alone.")
     names, columns = tuple(targets), list(targets.values())
-    kind = kind or infer_kind(columns)
-    if kind == "classification" and len(columns) > 1:
+    is_classes = (kind or infer_kind(columns)) == "classification"
+    if is_classes and len(columns) > 1:
         raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
-    if kind == "classification":
-        labels, names = _labels(path, names[0], columns[0])
-        samples = RawSamples(np.stack(list(inputs.values()), axis=1), labels)
-        return Table(samples, tuple(inputs), names)
     for name, values in targets.items():
-        if values.dtype.kind == "U":
+        if values.dtype.kind == "U" and not is_classes:
             raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
-    samples = RawSamples(np.stack(list(inputs.values()), axis=1), np.stack(columns, axis=1))
-    return Table(samples, tuple(inputs), names)
+    learnt, names = _labels(path, names[0], columns[0]) if is_classes else (np.stack(columns, axis=1), names)
+    return Table(RawSamples(np.stack(list(inputs.values()), axis=1), learnt), tuple(inputs), names)
 
 
 def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
@@ -80,11 +72,10 @@ def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
 
     Few are `MOST_CLASSES` at most, each there twice on average. All else is regression.
     """
-    values, rows = np.unique(targets[0]), len(targets[0])
-    if len(targets) > 1 or values.dtype.kind == "U":
-        return "regression" if len(targets) > 1 else "classification"
-    is_few = len(values) <= min(MOST_CLASSES, rows / 2)
-    return "classification" if is_few and np.all(values == np.round(values)) else "regression"
+    values = np.unique(targets[0])
+    is_text, is_few = values.dtype.kind == "U", len(values) <= min(MOST_CLASSES, len(targets[0]) / 2)
+    is_classes = len(targets) == 1 and (is_text or (is_few and np.all(values == np.round(values))))
+    return "classification" if is_classes else "regression"
 
 
 def _labels(path: Path, name: str, values: Shaped[np.ndarray, " rows"]):
@@ -106,16 +97,15 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
     for name in (name for name in cells if name not in target):
         encoded = _encoded(path, name, _values(path, name, cells[name], lines))
         for doubled in inputs.keys() & encoded.keys():
-            raise DataError(
-                f"{path}: the categories of column `{name}` make a column {doubled!r}, which is there."
-            )
+            made = f"make a column {doubled!r}, which is there"
+            raise DataError(f"{path}: the categories of column `{name}` {made}.")
         inputs |= encoded
     if not inputs:
         raise DataError(f"{path} must hold a column beside `target` to learn from.")
-    return _Columns(inputs, {name: _values(path, name, cells[name], lines) for name in target})
+    return inputs, {name: _values(path, name, cells[name], lines) for name in target}
 
 
-def _cells(path: Path) -> tuple[list[int], dict[str, tuple[str, ...]]]:
+def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
     """The row number of each sample, and the cells of each column by its name."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -132,8 +122,8 @@ def _cells(path: Path) -> tuple[list[int], dict[str, tuple[str, ...]]]:
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
-    columns = zip(*(row for _, row in rows[1:]), strict=True)
-    return [line for line, _ in rows[1:]], dict(zip(header, columns, strict=True))
+    lines, cells = zip(*rows[1:], strict=True)
+    return lines, dict(zip(header, zip(*cells, strict=True), strict=True))
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -175,12 +165,10 @@ def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict
     """The input columns that one column of a file makes."""
     if values.dtype.kind != "U":
         return {name: values}
-    categories, first = np.unique(values, return_index=True)
+    categories = np.unique(values)
     if len(categories) > MOST_CATEGORIES:
-        raise DataError(
-            f"{path}: column `{name}` must hold numbers, or text of {MOST_CATEGORIES} categories at most; "
-            f"got {len(categories)}, such as {str(values[first.min()])!r}."
-        )
+        allowed, such = f"numbers, or text of {MOST_CATEGORIES} categories at most", repr(str(values[0]))
+        raise DataError(f"{path}: column `{name}` must hold {allowed}; got {len(categories)}, such as {such}.")
     return {f"{name}={category}": (values == category).astype(float) for category in categories}
 
 
@@ -205,19 +193,15 @@ def _read_npz(path: Path) -> _Columns:
         got = f"{len(inputs)} and {len(targets)}"
         raise DataError(f"{path}: `inputs` and `targets` must hold as many rows, two or more; got {got}.")
     targets = targets[:, None] if targets.ndim == 1 else targets
-    return _Columns(_named(path, "x", "inputs", inputs), _named(path, "y", "targets", targets))
+    return _named(path, "x", "inputs", inputs), _named(path, "y", "targets", targets)
 
 
 def _named(path: Path, letter: str, array: str, values: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of an array as `x0`, `x1` and so on, or by the letter alone where there is one."""
     if values.dtype.kind != "U":
         values = values.astype(float)
-        bad = np.argwhere(~(np.abs(values) <= LARGEST))
-        if len(bad):
-            row, column = bad[0]
-            raise DataError(
-                f"{path}: `{array}` must lie within -{LARGEST:g} and {LARGEST:g}; got {values[row, column]} in "
-                f"row {row}, column {column}, counted from 0."
-            )
+        for row, column in np.argwhere(~(np.abs(values) <= LARGEST)):
+            got = f"got {values[row, column]} in row {row}, column {column}, counted from 0"
+            raise DataError(f"{path}: `{array}` must lie within -{LARGEST:g} and {LARGEST:g}; {got}.")
     names = [letter] if values.shape[1] == 1 else [f"{letter}{place}" for place in range(values.shape[1])]
     return dict(zip(names, values.T, strict=True))

@@ -18,6 +18,7 @@ from n3.plotting import (
     add_legend,
     band_key,
     draw_band,
+    draw_bars,
     draw_confusion,
     draw_fit,
     draw_histogram,
@@ -63,8 +64,7 @@ def plot_penalty(
     lines = [line_key(name, VARIANT_COLOURS[name]) for name in curves]
     each = line_key("ratio at one lambda", "#999999", marker=".")
     mean = line_key("geometric mean and\n95 % interval,\nby half-decade")
-    add_legend(figure, [*lines, each, mean], place="center")
-    return figure
+    return add_legend(figure, [*lines, each, mean], place="center")
 
 
 def plot_sizes_found(title: str, points: Sequence[SizePoint]) -> Figure:
@@ -81,23 +81,12 @@ def plot_sizes_found(title: str, points: Sequence[SizePoint]) -> Figure:
         own = sorted((point for point in points if point.variant == name), key=lambda point: point.size[1])
         size, accuracy = (np.array([getattr(point, what) for point in own]).T for what in ("size", "accuracy"))
         joined = "-" if len(own) > 1 else ""
-        axes.errorbar(
-            size[1],
-            accuracy[1],
-            xerr=np.abs(size[[0, 2]] - size[1]),
-            yerr=np.abs(accuracy[[0, 2]] - accuracy[1]),
-            fmt="o" + joined,
-            color=VARIANT_COLOURS[name],
-            markersize=5,
-            elinewidth=1,
-            capsize=2,
-        )
+        draw_bars(axes, size, accuracy, VARIANT_COLOURS[name], fmt="o" + joined, markersize=5, capsize=2)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="final size (effective units)", ylabel="test accuracy")
     marks = [line_key(name, VARIANT_COLOURS[name], marker="o") for name in names]
     bars = line_key("median, quartiles\nover seeds", marker="|")
-    add_legend(figure, [*marks, bars], place="center")
-    return figure
+    return add_legend(figure, [*marks, bars], place="center")
 
 
 def plot_classes(
@@ -123,8 +112,7 @@ def plot_classes(
     upper.set(title=task, xlabel=f"final test loss ({unit})")
     for column, (name, matrix) in enumerate(counts.items()):
         draw_confusion(figure.add_subplot(places[1, column]), matrix, title=name)
-    add_legend(figure, histogram_keys(histogram), place="center")
-    return figure
+    return add_legend(figure, histogram_keys(histogram), place="center")
 
 
 def paper_figure(
@@ -184,8 +172,9 @@ def plot_histories(title: str, results: Any, trajectories: Sequence[Trajectory],
     ratio = figure.add_subplot(places[1:, 0])
     fit = figure.add_subplot(places[1, 1])
     residual = figure.add_subplot(places[2, 1], sharex=fit)
-    _draw_over_steps(size, results, "size", BOTH, {"ylabel": "size (effective units)"})
-    _draw_over_steps(loss, results, "test_loss", BOTH, {"ylabel": f"test loss ({unit})", "yscale": "log"})
+    histories = {arm: results.sel(arm=arm) for arm in BOTH}
+    _draw_over_steps(size, histories, "size", ylabel="size (effective units)")
+    _draw_over_steps(loss, histories, "test_loss", ylabel=f"test loss ({unit})", yscale="log")
     ratio.plot(results["step"], variants.mean_ratio(results, *BOTH[::-1]), color="black")
     ratio.axhline(1, color="black", linestyle="--", linewidth=0.8)
     ratio.set(xlabel="optimiser step", ylabel="mean test loss, grown / growing", yscale="log")
@@ -194,8 +183,7 @@ def plot_histories(title: str, results: Any, trajectories: Sequence[Trajectory],
     fit.tick_params(labelbottom=False)
     lines = [line_key(name, VARIANT_COLOURS[name]) for name in BOTH]
     samples = line_key("training samples", "#888888", marker=".")
-    add_legend(figure, [*lines, band_key("quartiles"), samples], place="center")
-    return figure
+    return add_legend(figure, [*lines, band_key("quartiles"), samples], place="center")
 
 
 def plot_bands(title: str, histories: Mapping[str, Any], *, unit: str) -> Figure:
@@ -210,20 +198,18 @@ def plot_bands(title: str, histories: Mapping[str, Any], *, unit: str) -> Figure
     panels |= {"test_metric": "test accuracy"} if unit == "nats" else {}
     figure = titled(title, 8.5, 0.8 + 2.6 * len(panels))
     for axes, (name, told) in zip(figure.subplots(len(panels), sharex=True), panels.items(), strict=True):
-        for place, (variant, own) in enumerate(histories.items()):
-            found = bands(own.sum("layer") if name == "size" else own, name)
-            width = max(1.0, 2.6 - 0.3 * place)  # variants on one another stay visible
-            draw_band(axes, own["step"], found, VARIANT_COLOURS[variant], "-", width=width)
-        axes.set(ylabel=told, yscale="log" if name == "test_loss" else "linear")
-    axes.set_xlabel("optimiser step")
+        scale = "log" if name == "test_loss" else "linear"
+        _draw_over_steps(axes, histories, name, width=2.6, thinner=0.3, ylabel=told, yscale=scale)
+    for axes in figure.axes:
+        axes.label_outer()
     lines = [line_key(name, VARIANT_COLOURS[name]) for name in histories]
-    add_legend(figure, [*lines, band_key("quartiles")], place="center")
-    return figure
+    return add_legend(figure, [*lines, band_key("quartiles")], place="center")
 
 
-def _draw_over_steps(axes, results, name, arms, labels):
-    results = results.sum("layer") if name == "size" else results
-    found = bands(results, name)
-    for arm in arms:
-        draw_band(axes, results["step"], found.sel(arm=arm), VARIANT_COLOURS[arm], "-")
+def _draw_over_steps(axes, histories, name, *, width=1.5, thinner=0.0, **labels: Any):
+    """Bands over the steps; each variant is thinner than the last, so that all on one another stay visible."""
+    for place, (variant, own) in enumerate(histories.items()):
+        found = bands(own.sum("layer") if name == "size" else own, name)
+        line = max(1.0, width - thinner * place)
+        draw_band(axes, own["step"], found, VARIANT_COLOURS[variant], width=line)
     axes.set(xlabel="optimiser step", **labels)

@@ -29,5 +29,6 @@ from n3.plotting.style import COLOURS as COLOURS
 from n3.plotting.style import add_legend as add_legend
 from n3.plotting.style import band_key as band_key
 from n3.plotting.style import draw_band as draw_band
+from n3.plotting.style import draw_bars as draw_bars
 from n3.plotting.style import line_key as line_key
 from n3.plotting.style import titled as titled

@@ -3,17 +3,16 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from n3.plotting.style import CLASS_COLOURS, COLOURS
+from n3.plotting.style import COLOURS, draw_regions
+from n3.stats.summary import likeliest_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ def draw_frame(figure: Figure, trajectory: Trajectory, frame: int) -> None:
     places = figure.add_gridspec(2, 2, width_ratios=(1, 1.25), height_ratios=(3, 1.2))
     draw_network(figure.add_subplot(places[:, 0]), trajectory, frame)
     if trajectory.grid.shape[1] == 2:
-        draw_regions(figure.add_subplot(places[:, 1]), trajectory, frame)
+        draw_classes(figure.add_subplot(places[:, 1]), trajectory, frame)
     else:
         fit = figure.add_subplot(places[0, 1])
         residual = figure.add_subplot(places[1, 1], sharex=fit)
@@ -107,10 +106,9 @@ def draw_network(axes: Axes, trajectory: Trajectory, frame: int) -> None:
             shades.append((*BRIGHT, 0.6 * one * other))
     axes.add_collection(LineCollection(links, colors=shades, linewidths=0.8))
     for column, layer in enumerate(layers):
-        heights, colours = zip(
-            *((height, (*BRIGHT, 0.08 + 0.92 * value)) for height, value in _placed(layer)), strict=True
-        )
-        axes.scatter([column] * len(layer), heights, s=90, c=list(colours), edgecolors="black", zorder=3)
+        heights, values = np.transpose(_placed(layer))
+        colours = [(*BRIGHT, 0.08 + 0.92 * value) for value in values]
+        axes.scatter([column] * len(layer), heights, s=90, c=colours, edgecolors="black", zorder=3)
     names = ["inputs", *(f"layer {n + 1}" for n in range(len(hidden))), "outputs"]
     hides = max(layer.shape[1] for layer in trajectory.participation) > MOST_UNITS
     axes.set_xticks(range(len(layers)), names)
@@ -124,41 +122,23 @@ def draw_fit(fit: Axes, residual: Axes, trajectory: Trajectory, frame: int, *, c
 
     The residual's axis holds this frame and all later ones, so that it narrows with the error.
     """
-    order = np.argsort(trajectory.test_inputs[:, 0])
-    fit.plot(
-        trajectory.inputs[:SAMPLES, 0], trajectory.targets[:SAMPLES, 0], ".", color="#888888", markersize=4
-    )
+    inputs, targets = trajectory.inputs[:SAMPLES, 0], trajectory.targets[:SAMPLES, 0]
+    order, misses = np.argsort(trajectory.test_inputs[:, 0]), trajectory.residuals[frame:]
+    fit.plot(inputs, targets, ".", color="#888888", markersize=4)
     fit.plot(trajectory.grid[:, 0], trajectory.predictions[frame, :, 0], color=colour)
-    residual.axhline(0, color="black", linewidth=0.8)
-    residual.plot(
-        trajectory.test_inputs[order, 0],
-        trajectory.residuals[frame, order, 0],
-        ".-",
-        color=colour,
-        markersize=4,
-    )
     fit.set(
         ylabel=trajectory.target_name, title="training samples and prediction", ylim=_room(trajectory.targets)
     )
-    residual.set(
-        xlabel=trajectory.input_names[0],
-        ylabel="prediction\n- target",
-        ylim=_room(trajectory.residuals[frame:]),
-    )
+    residual.axhline(0, color="black", linewidth=0.8)
+    residual.plot(trajectory.test_inputs[order, 0], misses[0, order, 0], ".-", color=colour, markersize=4)
+    residual.set(xlabel=trajectory.input_names[0], ylabel="prediction\n- target", ylim=_room(misses))
 
 
-def draw_regions(axes: Axes, trajectory: Trajectory, frame: int) -> None:
+def draw_classes(axes: Axes, trajectory: Trajectory, frame: int) -> None:
     """Draw a classification with two inputs: predicted classes under the training samples."""
-    logits, side = trajectory.predictions[frame], round(len(trajectory.grid) ** 0.5)
-    classes = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(axis=1)
-    count = max(2, logits.shape[1])
-    shades = ListedColormap([CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(count)])
-    style: dict[str, Any] = {"cmap": shades, "vmin": 0, "vmax": count - 1}
-    extent = trajectory.grid[[0, -1]].T.ravel()
-    axes.imshow(classes.reshape(side, side), alpha=0.45, origin="lower", extent=extent, aspect="auto", **style)
-    targets = trajectory.targets[:SAMPLES]
-    labels = targets[:, 0] if targets.shape[1] == 1 else targets.argmax(axis=1)
-    axes.scatter(*trajectory.inputs[:SAMPLES].T, c=labels, s=6, edgecolors="black", linewidths=0.3, **style)
+    logits, samples = trajectory.predictions[frame], trajectory.inputs[:SAMPLES]
+    classes, labels = likeliest_classes(logits), likeliest_classes(trajectory.targets[:SAMPLES])
+    draw_regions(axes, classes, trajectory.grid, samples, labels, count=max(2, logits.shape[1]))
     first, second = trajectory.input_names
     axes.set(xlabel=first, ylabel=second, title="predicted classes and training samples")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy import ndarray
 
-from n3.plotting.style import COLOURS, add_legend, band_key, line_key, titled
+from n3.plotting.style import COLOURS, add_legend, band_key, draw_bars, line_key, titled
 from n3.stats.distributions import Histogram, Profile
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
 from n3.stats.summary import with_interval
@@ -30,15 +30,13 @@ def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -
     ):
         draw_histogram(axes, own)
         axes.set(title=task, xlabel=f"final test loss ({unit})")
-    add_legend(figure, histogram_keys(next(iter(panels.values()))), place="center")
-    return figure
+    return add_legend(figure, histogram_keys(next(iter(panels.values()))), place="center")
 
 
 def draw_histogram(axes: Axes, histogram: Histogram) -> None:
     """Draw the shares of all variants over one another."""
     for name, shares in histogram.shares.items():
-        style = {"color": COLOURS[name], "alpha": 0.5}
-        axes.stairs(shares, histogram.edges, fill=True, **style)
+        axes.stairs(shares, histogram.edges, fill=True, color=COLOURS[name], alpha=0.5)
         axes.stairs(shares, histogram.edges, color=COLOURS[name])
         if name in histogram.medians:
             axes.axvline(histogram.medians[name], color=COLOURS[name], linestyle=":")
@@ -60,8 +58,7 @@ def plot_profiles(profiles: Mapping[str, Profile], *, title: str, unit: str) -> 
         axes.fill_between(own.thresholds, own.low, own.high, color=COLOURS[name], alpha=0.18, linewidth=0)
         axes.plot(own.thresholds, own.share, color=COLOURS[name], label=name)
     axes.set(xscale="log", xlabel=f"final test loss ({unit})", ylabel="share of runs", ylim=(0, 1.03))
-    add_legend(figure, [*axes.get_lines(), band_key("pointwise interval")])
-    return figure
+    return add_legend(figure, [*axes.get_lines(), band_key("pointwise interval")])
 
 
 def plot_confusion(counts: Int[ndarray, "classes classes"], *, title: str) -> Figure:
@@ -128,8 +125,7 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
     styles = {"power law with offset": "-", "straight line": ":"}
     laws = [line_key(name, linestyle=style) for name, style in styles.items()]
     mean = line_key("geometric mean,\nquartiles over seeds", marker="o")
-    add_legend(figure, [*marks, mean, *laws], place="center")
-    return figure
+    return add_legend(figure, [*marks, mean, *laws], place="center")
 
 
 def plot_parameters(
@@ -157,14 +153,12 @@ def plot_parameters(
     names = [curve.variant for curve in curves]
     lines = [line_key(name, VARIANT_COLOURS[name], marker="o", linestyle="-") for name in names]
     others = [line_key(name, marker="*", markersize=11) for name in references]
-    add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
-    return figure
+    return add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
 
 
 def _draw_curve(axes, curve):
     colour = VARIANT_COLOURS[curve.variant]
-    ends = np.abs(np.stack([curve.low, curve.high]) - curve.mean)  # a mean may lie beyond a quartile
-    axes.errorbar(curve.sizes, curve.mean, yerr=ends, fmt="o", color=colour, markersize=4, elinewidth=1)
+    draw_bars(axes, curve.sizes, [curve.low, curve.mean, curve.high], colour, fmt="o", markersize=4)
     if curve.law is None:
         return
     sizes, law = np.geomspace(curve.sizes[0], curve.sizes[-1], 100), curve.law

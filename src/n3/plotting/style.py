@@ -1,10 +1,13 @@
 """Style: colours, bands, legends and titles that all figures share."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -36,13 +39,36 @@ References:
 """
 
 
+def class_colours(count: int) -> list[str]:
+    """The colours of so many classes."""
+    return list(itertools.islice(itertools.cycle(CLASS_COLOURS), count))
+
+
 def draw_band(
-    axes: Axes, x: Any, quartiles: Any, colour: str, style: str, prefix: str = "", width: float = 1.5
+    axes: Axes, x: Any, quartiles: Any, colour: str, style: Any = "-", prefix: str = "", width: float = 1.5
 ) -> None:
     """Draw the median as a line in a band from `low` to `high`, names of `quartiles` after a prefix."""
     low, median, high = (quartiles[prefix + name].values for name in ("low", "median", "high"))
     axes.fill_between(x.values, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(x.values, median, color=colour, linestyle=style, linewidth=width)
+
+
+def draw_bars(axes: Axes, x: Any, y: Any, colour: str, **style: Any) -> None:
+    """Draw points, with bars where `x` or `y` is rows: lower ends, middles (also beyond an end), upper ends."""
+    sides = [np.asarray(side) for side in (x, y)]
+    middles = [side[1] if side.ndim == 2 else side for side in sides]
+    bars = [abs(side[::2] - side[1]) if side.ndim == 2 else None for side in sides]
+    axes.errorbar(*middles, *bars[::-1], color=colour, elinewidth=1, **style)
+
+
+def draw_regions(axes: Axes, classes: Any, grid: Any, inputs: Any, labels: Any, *, count: int) -> None:
+    """Draw the class of each point of a square grid, white for -1, under samples with their labels."""
+    side, shades = round(len(grid) ** 0.5), ListedColormap(class_colours(count)).with_extremes(under="white")
+    style = {"cmap": shades, "vmin": 0, "vmax": count - 1}
+    extent = np.stack([grid.min(axis=0), grid.max(axis=0)], axis=1).ravel()
+    classes = classes.reshape(side, side)
+    axes.imshow(classes, alpha=0.45, origin="lower", extent=extent, aspect="auto", **style)
+    axes.scatter(*inputs.T, c=labels, s=6, edgecolors="black", linewidths=0.3, **style)
 
 
 def line_key(label: str, colour: str = "black", **style: Any) -> Line2D:
@@ -56,9 +82,10 @@ def band_key(label: str) -> Patch:
     return Patch(color="#999999", alpha=0.4, linewidth=0, label=label)
 
 
-def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> None:
-    """Put a legend to the right of all panels: `upper`, or `center` where a long title is above."""
+def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> Figure:
+    """Put a legend to the right of all panels, `upper`, or `center` where a long title is above; the figure."""
     figure.legend(handles=handles, loc=f"outside right {place}", frameon=False)
+    return figure
 
 
 def titled(title: str, width: float, height: float) -> Figure:

@@ -55,13 +55,9 @@ def stratified_bootstrap(
         unknown = np.full(np.shape(statistic(list(strata))), np.nan)
         return unknown, unknown
     rng = default_rng(seed)
-    found = [statistic([_drawn(rng, runs) for runs in strata]) for _ in range(resamples)]
-    ends = np.quantile(np.array(found, float), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.asarray(ends[0]), np.asarray(ends[1])
-
-
-def _drawn(rng, runs):
-    return runs[rng.integers(len(runs), size=len(runs))]
+    found = [statistic([rng.choice(runs, len(runs)) for runs in strata]) for _ in range(resamples)]
+    low, high = np.quantile(np.array(found, float), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.asarray(low), np.asarray(high)
 
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -167,7 +163,7 @@ def compare(
     return Comparison(
         median_log_ratio=median_log_ratio,
         ci95=interval,
-        p_value=value_or_nan(_signed_rank_p, logs),
+        p_value=value_or_nan(lambda own: np.asarray(stats.wilcoxon(own))[1] if own.any() else 1.0, logs),
         wins=int((own < other).sum()),
         pairs=int(kept.sum()),
         excluded=int((~kept).sum()),
@@ -211,7 +207,3 @@ def _ratio_of(reduce):
 def value_or_nan(statistic: Callable[..., Any], values: Float[np.ndarray, " values"]) -> float:
     """The statistic of the values; NaN where there are none."""
     return float(statistic(values)) if values.size else np.nan
-
-
-def _signed_rank_p(differences):
-    return float(np.asarray(stats.wilcoxon(differences))[1]) if differences.any() else 1.0

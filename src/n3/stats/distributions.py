@@ -177,9 +177,17 @@ def tail_summary(losses: Float[np.ndarray, " runs"]) -> TailSummary:
     if (losses < 0).any():
         raise ValueError(f"`losses` must be zero or more; got {np.nanmin(losses)}.")
     known = np.sort(losses[np.isfinite(losses)].astype(float))
-    names = ("mean", "median", "trimmed_mean", "geometric_mean", "log_deviation", "largest_share")
-    values = _of_ranked(known) if known.size else [np.nan] * len(names)
-    return TailSummary(**dict(zip(names, map(float, values), strict=True)), diverged=len(losses) - known.size)
+    diverged, ranked = len(losses) - known.size, known if known.size else np.array([np.nan])
+    largest = ranked[-max(1, int(LARGEST_SHARE * ranked.size)) :]
+    return TailSummary(
+        mean=float(ranked.mean()),
+        median=float(np.median(ranked)),
+        trimmed_mean=float(stats.trim_mean(ranked, TRIMMED)),
+        geometric_mean=float(stats.gmean(ranked)),
+        log_deviation=float(np.std(np.log(ranked))) if ranked[0] else np.inf,
+        largest_share=float(largest.sum() / ranked.sum()) if ranked[-1] else 0.0,
+        diverged=diverged,
+    )
 
 
 def stuck_threshold(*arms: Float[np.ndarray, " _"]) -> float:
@@ -214,13 +222,3 @@ def share_of(count: int, total: int, *, level: float = 0.95) -> Estimate:
     """A count as a share of a positive total, with Wilson's interval."""
     found = stats.binomtest(count, total).proportion_ci(level, method="wilson")
     return Estimate(count / total, float(found.low), float(found.high))
-
-
-def _of_ranked(known):
-    largest = max(1, int(LARGEST_SHARE * known.size))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(known)
-        deviation = np.std(logs) if known[0] > 0 else np.inf
-        share = known[-largest:].sum() / known.sum() if known[-1] > 0 else 0.0
-    trimmed = stats.trim_mean(known, TRIMMED)
-    return known.mean(), np.median(known), trimmed, np.exp(logs.mean()), deviation, share

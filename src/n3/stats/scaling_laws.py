@@ -100,12 +100,8 @@ def _fitted(steps, logs, starts):
 def _guesses(x, y, slope):
     """Laws to start from: nearly no offset, or an offset just below the least loss."""
     steep = max(-slope, 0.05)
-    for offset, exponent in (
-        (y.min() - 7.0, steep),
-        (y.min() - 0.3, 2.0 * steep),
-        (y.min() - 0.05, 6.0 * steep),
-    ):
-        yield np.array([offset, y[0] + exponent * x[0], np.log(exponent)])
+    for below, exponent in ((7.0, steep), (0.3, 2.0 * steep), (0.05, 6.0 * steep)):
+        yield np.array([y.min() - below, y[0] + exponent * x[0], np.log(exponent)])
 
 
 def _in_units(logs):
@@ -173,12 +169,8 @@ def accuracy_curve(
     Raises:
         ValueError: If a value is NaN or infinite.
     """
-    order = np.argsort(np.median(parameters, axis=1), kind="stable")
-    low, high = np.array([bootstrap_interval(accuracy[point], np.mean) for point in order]).T
-    return AccuracyCurve(
-        variant=variant,
-        parameters=np.median(parameters, axis=1)[order],
-        mean=accuracy.mean(axis=1)[order],
-        low=low,
-        high=high,
-    )
+    medians = np.median(parameters, axis=1)
+    order = np.argsort(medians, kind="stable")
+    low, high = np.array([bootstrap_interval(own, np.mean) for own in accuracy[order]]).T
+    mean = accuracy.mean(axis=1)[order]
+    return AccuracyCurve(variant=variant, parameters=medians[order], mean=mean, low=low, high=high)

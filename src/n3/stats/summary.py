@@ -36,11 +36,8 @@ class RunRecord:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _VERSIONS}
-
-
-_VERSIONS = ("jax", "jaxlib", "equinox", "optax", "n3")
+    packages = ("jax", "jaxlib", "equinox", "optax", "n3")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def align_columns(lines: Sequence[str]) -> str:
@@ -81,6 +78,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     arms, steps = results["arm"].values.tolist(), int(results["step"][-1])
     losses = final_values(results)["test_loss"]
     compiling, running = (float(results[f"{name}_seconds"].sum()) for name in ("compile", "run"))
+    runs = len(losses["seed"]) * (len(arms) + results.sizes.get("price", 1) - 1)  # growing once for each price
     pairs = [
         {"a": a, "b": b} | asdict(compare(losses.sel(arm=a).values, losses.sel(arm=b).values))
         for a, b in combinations(arms, 2)
@@ -94,7 +92,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "arms": {arm: _summarise_arm(results.sel(arm=arm)) for arm in arms},
         "comparisons": pairs,
         "seconds": {"wall": float(facts["wall_seconds"]), "compile": compiling, "run": running},
-        "seed_steps_per_second": _number_of_runs(results) * steps / running if running > 0 else np.nan,
+        "seed_steps_per_second": runs * steps / running if running > 0 else np.nan,
         "device": facts["device"],
         "versions": versions(),
     } | (summarise_path(results) | _summarise_choices(results, has_diverged(results)))
@@ -129,7 +127,7 @@ def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Datas
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the answer there
         found = results[variable].where(np.isfinite).quantile([0.25, 0.5, 0.75], dim=over)
-    return xr.Dataset({n: found.isel(quantile=i, drop=True) for i, n in enumerate(("low", "median", "high"))})
+    return found.assign_coords(quantile=["low", "median", "high"]).to_dataset("quantile")
 
 
 def fit_curves(results: xr.Dataset) -> xr.Dataset:
@@ -160,8 +158,13 @@ def decision_classes(results: xr.Dataset, arm: str) -> Int[np.ndarray, "side sid
     side = round(len(logits) ** 0.5)
     if inputs != 2 or not side or side**2 != len(logits):
         raise ValueError(f"`grid` must be a square of two inputs; got {results['grid'].shape}.")
+    return likeliest_classes(logits).reshape(side, side)
+
+
+def likeliest_classes(logits: Float[np.ndarray, "samples out_size"]) -> Int[np.ndarray, " samples"]:
+    """The class of each row of logits or one-hot codes; of one column 0 or 1; -1 where one is not finite."""
     classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
-    return np.where(np.isfinite(logits).all(axis=1), classes, -1).astype(int).reshape(side, side)
+    return np.where(np.isfinite(logits).all(axis=1), classes, -1).astype(int)
 
 
 def final_distribution(results: xr.Dataset) -> xr.Dataset:
@@ -199,35 +202,28 @@ def _summarise_arm(results):
 def _summarise_choices(results: Any, lost: Any) -> dict[str, Any]:
     """The entry `choices` of `summary.json`, or nothing where no activation was chosen.
 
-    Args:
-        results: An xarray data set; `choice_share` at its last step decides.
-        lost: Which runs (arm, seed) diverged; they do not count.
-
-    Returns:
-        For each arm and hidden layer, the number of runs that chose each activation.
+    For each arm and hidden layer, the number of runs whose `choice_share` at the last step is highest for each
+    activation; runs that diverged, `lost` (arm, seed), do not count.
     """
     if "choice_share" not in results:
         return {}
     shares = results["choice_share"].isel(step=-1)
-    is_most = (shares == shares.max("choice")) & ~lost
-    names, counted = results["choice"].values.tolist(), is_most.sum("seed").transpose("arm", "layer", "choice")
-    arms = zip(results["arm"].values.tolist(), counted.values.tolist(), strict=True)
-    return {
-        "choices": {arm: [dict(zip(names, layer, strict=True)) for layer in layers] for arm, layers in arms}
-    }
+    counted = ((shares == shares.max("choice")) & ~lost).sum("seed").transpose("arm", "layer", "choice")
+    names, arms = (results[name].values.tolist() for name in ("choice", "arm"))
+    layers = [[dict(zip(names, own, strict=True)) for own in arm] for arm in counted.values.tolist()]
+    return {"choices": dict(zip(arms, layers, strict=True))}
 
 
 def _choice_lines(summary: dict[str, Any]) -> list[str]:
     """How often each activation was chosen, a row for each layer of an arm; nothing where none was."""
     if "choices" not in summary:
         return []
-    rows = [
-        f"{arm}, layer {index}|{'|'.join(str(count) for count in layer.values())}"
-        for arm, layers in summary["choices"].items()
-        for index, layer in enumerate(layers, start=1)
-    ]
-    names = next(iter(summary["choices"].values()))[0]
-    return [align_columns([f"runs that chose|{'|'.join(names)}", *rows])]
+    rows = [f"runs that chose|{'|'.join(next(iter(summary['choices'].values()))[0])}"]
+    for arm, layers in summary["choices"].items():
+        rows += [
+            f"{arm}, layer {n}|{'|'.join(map(str, own.values()))}" for n, own in enumerate(layers, start=1)
+        ]
+    return [align_columns(rows)]
 
 
 def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]]:
@@ -242,8 +238,7 @@ def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]
     """
     found = results.assign(path_size=results["path_size"].sum("layer", skipna=False))
     names = ("size", "test_loss", "validation_loss")
-    quartiles = {name: bands(found, f"path_{name}") for name in names}
-    return {n: np.stack([own[q].values for q in ("low", "median", "high")]) for n, own in quartiles.items()}
+    return {name: bands(found, f"path_{name}").to_dataarray().values for name in names}
 
 
 def summarise_path(results: Any) -> dict[str, Any]:
@@ -269,23 +264,12 @@ def _price_lines(summary: dict[str, Any]) -> list[str]:
     if "price_path" not in summary:
         return []
     path = summary["price_path"]
-
-    def of(index: int) -> str:
-        size, loss = (path[f"median_{name}"][index] for name in ("sizes", "validation_losses"))
-        return f"{path['prices'][index]:.3g} nats (size {size:.2f}, validation loss {loss:.3e})"
-
-    picked, best = path["picked"], path["best"]
-    reason = (
-        "the least validation loss"
-        if picked == best
-        else f"the highest within one standard error of the best, {of(best)}: "
-        f"up to {path['validation_loss_bound']:.3e}"
-    )
-    text = f"Price of the growing arm, of {len(path['prices'])} tried: {of(picked)}, {reason}."
+    columns = (path[name] for name in ("prices", "median_sizes", "median_validation_losses"))
+    form = "{:.3g} nats (size {:.2f}, validation loss {:.3e})"
+    tried = list(map(form.format, *columns))
+    reason = "the least validation loss"
+    if path["picked"] != path["best"]:
+        reason = f"the highest within one standard error of the best, {tried[path['best']]}: "
+        reason += f"up to {path['validation_loss_bound']:.3e}"
+    text = f"Price of the growing arm, of {len(tried)} tried: {tried[path['picked']]}, {reason}."
     return [textwrap.fill(text, 100)]
-
-
-def _number_of_runs(results: Any) -> int:
-    """Runs that the results took: arms times seeds, with the growing arm once for each price of a path."""
-    sizes = results.sizes
-    return sizes["seed"] * (sizes["arm"] + sizes.get("price", 1) - 1)

@@ -223,15 +223,11 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     return Pick(index=index, best=best, bound=float(bound))
 
 
-def at_price(experiment: Experiment, price: float) -> Experiment:
-    """The same experiment at one price, nats per sample."""
-    information = dataclasses.replace(experiment.information, price=price, price_scale=1.0)
-    return dataclasses.replace(experiment, information=information)
-
-
 def over_prices(experiment: Experiment) -> list[Experiment]:
-    """The experiment at every price of its path; as it is where it has none."""
-    return [at_price(experiment, price) for price in experiment.information.path] or [experiment]
+    """The experiment at every price of its path, nats per sample; as it is where it has none."""
+    own = experiment.information
+    priced = [dataclasses.replace(own, price=price, price_scale=1.0) for price in own.path]
+    return [dataclasses.replace(experiment, information=each) for each in priced] or [experiment]
 
 
 def keep_price(

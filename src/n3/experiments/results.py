@@ -1,6 +1,5 @@
 """Results: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +79,13 @@ def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) 
         dimension: A dimension whose items are all combinations of the axes' labels; the last moves fastest.
         axes: Labels of each new dimension by its name, which may be the old one's.
     """
-    sizes = tuple(len(values) for values in axes.values())
-    variables = {}
-    for name, old in results.drop_vars(dimension).variables.items():
-        place = old.dims.index(dimension) if dimension in old.dims else None
-        if place is None:
-            variables[name] = old
-            continue
-        dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
-        variables[name] = (dims, old.values.reshape(*old.shape[:place], *sizes, *old.shape[place + 1 :]))
+    sizes, variables = [*map(len, axes.values())], dict(results.drop_vars(dimension).variables)
+    for name, old in variables.items():
+        if dimension in old.dims:
+            place = old.dims.index(dimension)
+            dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
+            shape = (*old.shape[:place], *sizes, *old.shape[place + 1 :])
+            variables[name] = (dims, old.values.reshape(shape))
     labels = {name: np.asarray(list(values)) for name, values in axes.items()}
     return xr.Dataset(variables, attrs=results.attrs).assign_coords(labels)
 
@@ -214,9 +211,9 @@ def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: Growin
         recipe: The program that trained it.
         nets: Its networks, with a first axis of seeds; their capacity counts, not the recipe's.
     """
-    plain = dataclasses.replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
+    plain = replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
     directory.write(f"models/{arm}.safetensors", to_bytes(nets))
-    directory.write_json(f"models/{arm}.json", dataclasses.asdict(plain))
+    directory.write_json(f"models/{arm}.json", asdict(plain))
 
 
 def load(

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import equinox as eqx
 import jax
@@ -76,8 +77,8 @@ def run(
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
         print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
-    how = {"importance": importance, "devices": devices, "quiet": quiet}
-    trained = train_cells([experiment], recipes, [data], held, **how)
+    how = {"rules": _rules_of(experiment, data, held, importance), "devices": devices, "quiet": quiet}
+    trained = train_cells([experiment], recipes, [data], held=held, **how)
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
     directory.write_results(found)
@@ -202,9 +203,9 @@ def train_cells(
     cells: Sequence[Experiment],
     recipes: Mapping[str, Recipe],
     data: Sequence[Sequence[Dataset]],
-    held: Sequence[Dataset] = (),
     *,
-    importance: Importance | None = None,
+    held: Sequence[Dataset] = (),
+    rules: Mapping[str, Rules] = MappingProxyType({}),
     devices: Sequence[Device] | None = None,
     quiet: bool = False,
 ) -> TrainedArms:
@@ -217,8 +218,8 @@ def train_cells(
         cells: Resolved, of equal arms, seeds and steps; one alone where it has a path or changes structure.
         recipes: The program of each arm.
         data: The data set of each seed, cell by cell.
-        held: The samples that each seed holds out, as its test samples.
-        importance: As for `run`.
+        held: The samples that each seed holds out, as its test samples, by which a price is kept.
+        rules: By what an arm changes its structure; the others do not.
         devices: As for `sweep`.
         quiet: Whether to show no progress.
     """
@@ -234,18 +235,18 @@ def train_cells(
         rows = zip(tried, [*data] * times, active * times, strict=True)
         hypers = arms.concatenate([arms.hypers_of(one, arm, data=d, active=units) for one, d, units in rows])
         problem, keys = arms.concatenate([runs] * times)
-        rules = _rules_of(cells[0], arm, recipe, held, importance)
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
-            if rules is None:
-                swept[arm] = sweep(recipe, hypers, problem, **settings)
+            if arm in rules:
+                staging = settings | {"rules": rules[arm]}
+                swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
             else:
-                swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, rules=rules, **settings)
+                swept[arm] = sweep(recipe, hypers, problem, **settings)
         if arm in staged and not quiet:
             print(staged[arm].describe(), file=sys.stderr)
         if cells[0].information.path:
             swept[arm], path = arms.keep_price(cells[0], swept[arm], held, loss=recipe.loss)
-            cells = [arms.at_price(cells[0], path.prices[path.pick.index])]
+            cells = [tried[path.pick.index]]
         if arm == "growing":
             active = np.split(np.asarray(_active_units(swept[arm].state.net)), len(cells))
         seconds[arm] = time.process_time() - started
@@ -257,19 +258,14 @@ _active_units = jax.jit(jax.vmap(metrics.active_units))
 
 
 def _rules_of(
-    cell: Experiment, arm: str, recipe: Recipe, held: Sequence[Dataset], importance: Importance | None
-) -> Rules | None:
-    """By what an arm changes its structure; None where it does not."""
-    if cell.structure.structure_every is None or arm not in SIZED:
-        return None
-    return Rules(
-        config=cell.structure,
-        arm=arm,
-        seeds=cell.run.seeds,
-        held=arms.stack(held).test,
-        is_classes=recipe.loss == "cross-entropy",
-        importance=importance,
-    )
+    experiment: Experiment, data: Sequence[Dataset], held: Sequence[Dataset], importance: Importance | None
+) -> dict[str, Rules]:
+    """By what those arms change their structure that do."""
+    if experiment.structure.structure_every is None:
+        return {}
+    how = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
+    how |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
+    return {arm: Rules(arm=arm, **how) for arm in experiment.run.arms if arm in SIZED}
 
 
 def _labelled(
@@ -277,22 +273,20 @@ def _labelled(
 ) -> Results:
     """The results of all arms by name, with what they took since `started` (wall and CPU seconds).
 
-    To what `results.label` gives come, in their own units, predictions of the first seeds' networks on a grid
-    of inputs, and the samples of the first seed; what a path of prices and changes of structure add; and facts
-    about the task and the machine.
+    Returns:
+        What `results.label` gives; in their own units the samples of the first seed, and over `shown_seed`,
+        `point` and `output` the predictions of the first seeds' networks at the inputs `grid`; what a path of
+        prices and changes of structure add; as attributes, facts about the task and the machine.
     """
     one, shown, grid = data[0], data[:SHOWN], grid_of(data[0])
     seeds, steps = experiment.run.seeds, arms.stops_of(experiment)
     found = results.label(trained.swept, rows=seeds, steps=steps)
     predictions = np.stack([_predictions(own, shown, grid) for own in trained.swept.values()])
-    found = found.assign(
-        {
-            "prediction": (("arm", "shown_seed", "point", "output"), predictions),
-            "grid": (("point", "input"), grid),
-            **_own_units(one),
-        }
+    found["prediction"] = (("arm", "shown_seed", "point", "output"), predictions)
+    found["grid"] = (("point", "input"), grid)
+    found = found.assign(_own_units(one)).assign_coords(
+        shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names)
     )
-    found = found.assign_coords(shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names))
     found = found.assign_attrs(
         task=experiment.task.task,
         kind=one.kind,

@@ -198,14 +198,13 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
         ValueError: If the device is not there, or the group's results are damaged.
         OSError: If the results cannot be written.
     """
-    own = RunDirectory(_folder(Path(directory), index))
-    if is_finished(Path(directory), index):
+    folder = Path(directory)
+    if is_finished(folder, index):
         return
-    study = _study_in(Path(directory))
+    study = _study_in(folder)
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
-    own.write_results(results.assign(seconds))
-    own.seal(_group_facts(results))
+    _write(_folder(folder, index), results.assign(seconds))
 
 
 def is_finished(directory: Path, index: int) -> bool:
@@ -241,17 +240,15 @@ def collect_study(directory: Path) -> Results:
     if missing:
         raise FileNotFoundError(f"{directory}: groups {missing} are not finished.")
     parts = [read_results(_folder(directory, index)) for index in indices]
-    results = join(parts).sel(cell=np.arange(len(study.cells)), seed=list(study.base.run.seeds))
-    results = results.sel(arm=list(study.base.run.arms))
+    run, places = study.base.run, np.arange(len(study.cells))
+    results = join(parts).sel(cell=places, seed=list(run.seeds), arm=list(run.arms))
     if study.axes:
         results = unfold(results, "cell", {axis.name: grid.setting_labels(axis.values) for axis in study.axes})
     else:
         names = study.cells[0]
         settings = {name: ("cell", grid.setting_labels([cell[name] for cell in study.cells])) for name in names}
         results = results.assign_coords(settings)
-    own = RunDirectory(directory)
-    own.write_results(results)
-    own.seal(_group_facts(results))
+    _write(directory, results)
     return results
 
 
@@ -273,18 +270,17 @@ def run_study(study: Study, directory: Path, *, quiet: bool = False) -> Results:
 def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
     rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
-    shape = [len(axis.values) for axis in study.axes] or [len(study.cells)]
     names = [axis.name for axis in study.axes] or ["cell"]
-    for cell, place in zip(study.cells, np.ndindex(*shape), strict=True):
+    places = np.ndindex(*(results.sizes[name] for name in names))
+    for cell, place in zip(study.cells, places, strict=True):
         here = results.isel(dict(zip(names, place, strict=True))).dropna("step", how="all", subset=["size"])
         for arm in study.base.run.arms:
             own = final_values(here).sel(arm=arm)
             known = own.isel(seed=np.isfinite(own["test_loss"].values))
             lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
             medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
-            rows.append(
-                "|".join([*(str(grid.setting_label(value)) for value in cell.values()), arm, *medians, lost])
-            )
+            settings = (str(grid.setting_label(value)) for value in cell.values())
+            rows.append("|".join([*settings, arm, *medians, lost]))
     return align_columns(rows)
 
 
@@ -296,6 +292,9 @@ def _study_in(directory: Path) -> Study:
     return Study.from_json((directory / "study.json").read_text())
 
 
-def _group_facts(results: Results) -> dict:
+def _write(folder: Path, results: Results) -> None:
+    """Leave `results.nc` and `manifest.json`."""
+    own, device = RunDirectory(folder), results.attrs.get("device", device_name())
+    own.write_results(results)
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    return {"device": results.attrs.get("device", device_name()), "seconds": seconds}
+    own.seal({"device": device, "seconds": seconds})

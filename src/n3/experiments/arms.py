@@ -135,7 +135,7 @@ def stack(data: Sequence[Dataset]) -> Problem:
         samples = inputs.shape[-1]
         return Samples(inputs, targets, jnp.full((len(data), samples), 1.0 / samples))
 
-    unit = jnp.stack([jnp.asarray(each.target_scale, jnp.float32) for each in data])
+    unit = jnp.asarray(np.stack([each.target_scale for each in data]), jnp.float32)
     return Problem(train=side("train"), test=side("test"), unit=unit)
 
 

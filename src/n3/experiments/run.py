@@ -1,4 +1,4 @@
-"""Run: from a configuration to a run directory, the whole way from top to bottom."""
+"""Run: from a configuration to a run directory, the whole way from top to bottom, as a study of one cell."""
 
 import math
 import sys
@@ -19,7 +19,6 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
-from n3.experiments.arms import PricePath
 from n3.experiments.results import RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
@@ -196,7 +195,7 @@ class TrainedArms:
     cpu_seconds: Mapping[str, float]
     staged: Mapping[str, Staged]
     """Those whose structure could change."""
-    path: PricePath | None
+    path: arms.PricePath | None
 
 
 def train_cells(

@@ -248,26 +248,26 @@ def keep_price(
     Raises:
         ValueError: If every run diverged.
     """
-    samples, each = stack(held).test, split_rows(swept, len(experiment.information.path))
-    validation = np.stack([held_out_losses(own.state.net, samples, loss) for own in each])
-    test, sizes = (np.stack([getattr(own.records, n)[:, -1] for own in each]) for n in ("test_loss", "size"))
-    is_lost = np.stack([own.state.diverged_at for own in each]) >= 0
+    prices, samples, seeds = experiment.information.path, stack(held).test, len(held)
+    whole = jax.device_get(swept.state)  # slices of what devices share can wait for each other for ever
+
+    def at(place: int, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[place * seeds : (place + 1) * seeds], tree)
+
+    nets = (at(place, whole.net) for place in range(len(prices)))
+    validation = np.stack([np.asarray(held_out_losses(net, samples, loss)) for net in nets])
+    test = swept.records.test_loss[:, -1].reshape(validation.shape)
+    sizes = swept.records.size[:, -1].reshape(*validation.shape, -1)
+    is_lost = whole.diverged_at.reshape(validation.shape) >= 0
     is_lost |= ~np.isfinite(test) | ~np.isfinite(validation)
     validation = np.where(is_lost, np.nan, validation)
     pick = pick_price(validation, experiment.information.select)
     path = PricePath(
-        prices=experiment.information.path,
+        prices=prices,
         sizes=np.where(is_lost[..., None], np.nan, sizes),
         test_losses=np.where(is_lost, np.nan, test),
         validation_losses=validation,
         pick=pick,
     )
-    return each[pick.index], path
-
-
-def split_rows(swept: Swept, parts: int) -> list[Swept]:
-    """The runs in so many parts of equal length, one after the other, each with the seconds of all."""
-    rows = len(swept.records.size) // parts
-    slices = [slice(part * rows, (part + 1) * rows) for part in range(parts)]
-    trees = [jax.tree.map(lambda leaf, own=own: leaf[own], (swept.state, swept.records)) for own in slices]
-    return [dataclasses.replace(swept, state=state, records=records) for state, records in trees]
+    state = jax.tree.map(jnp.asarray, at(pick.index, whole))
+    return dataclasses.replace(swept, state=state, records=at(pick.index, swept.records)), path

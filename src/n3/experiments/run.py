@@ -246,7 +246,7 @@ def train_cells(
         if cells[0].information.path:
             swept[arm], path = arms.keep_price(cells[0], swept[arm], held, loss=recipe.loss)
             cells = [tried[path.pick.index]]
-        if arm == "growing":
+        if arm == "growing" and "equal-size" in recipes:
             active = np.split(np.asarray(_active_units(swept[arm].state.net)), len(cells))
         seconds[arm] = time.process_time() - started
     in_order = {arm: swept[arm] for arm in recipes}

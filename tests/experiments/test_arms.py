@@ -221,7 +221,7 @@ def test_one_sweep_trains_the_growing_arm_at_every_price(record, swept):
 def test_each_run_of_the_path_is_the_run_at_its_price(record, place):
     experiment, data = small(), load_data(small())
     recipe = arms.recipe_of(experiment, "growing", data[0])
-    hypers = arms.hypers_of(arms.at_price(experiment, PRICES[place]), "growing", data=data, active=None)
+    hypers = arms.hypers_of(arms.over_prices(experiment)[place], "growing", data=data, active=None)
     keys = jax.vmap(jr.key)(jnp.array(SEEDS))
     alone = sweep(recipe, hypers, arms.stack(data), keys=keys, stops=np.array([60])).records
     np.testing.assert_allclose(alone.size[:, -1], record.results.path_size[place], rtol=1e-4)

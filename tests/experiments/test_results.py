@@ -33,6 +33,25 @@ def test_json_has_null_for_what_json_cannot_hold(directory):
     assert json.loads((directory.path / "a.json").read_text()) == {"x": [1.0, None], "y": {"z": None}, "n": 3}
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (np.array([[1, 2]]), [[1, 2]]),
+        (np.array([0.5, -np.inf]), [0.5, None]),
+        ((1, float("-inf")), [1, None]),
+        (np.float64("nan"), None),
+        (np.bool_(True), True),
+        ("NaN", "NaN"),
+        (0.1 + 0.2, 0.1 + 0.2),
+    ],
+)
+def test_json_has_plain_values_for_those_of_numpy(directory, value, written):
+    directory.write_json("a.json", {"x": value})
+    found = json.loads((directory.path / "a.json").read_text())["x"]
+    assert found == written
+    assert type(found) is type(written)
+
+
 def test_a_write_replaces_the_file_and_leaves_no_scratch(directory):
     directory.write("sub/a.txt", b"1")
     directory.write("sub/a.txt", b"2")

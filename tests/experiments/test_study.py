@@ -1,5 +1,6 @@
 """Study: what one program can train goes together, what is finished stays, and all comes back labelled."""
 
+import importlib
 import json
 from dataclasses import replace
 
@@ -99,6 +100,19 @@ def test_rows_are_the_runs_that_they_would_have_been_alone(tmp_path):
             np.testing.assert_allclose(own[name], expected[name].sel(arm=own.arm), rtol=1e-4, err_msg=name)
 
 
+def test_an_experiment_is_a_study_of_one_cell(tmp_path):
+    """All that a study knows of its cell, bit for bit."""
+    base = tiny(tmp_path, arms=("equal-size", "warmup", "growing"), monitor=("importance",))
+    own = n3.run(base, has_figures=False, quiet=True).results
+    study = Study(base=base)
+    cell = train_group_cells(study, plan_groups(study)[0], quiet=True).sel(cell=0, drop=True)
+    assert own["arm"].values.tolist() == cell["arm"].values.tolist() == list(base.run.arms)
+    shared = [name for name in cell if "seconds" not in name]
+    assert {"test_loss", "size", "importance", "active_parameters", "diverged_at"} <= set(shared) <= set(own)
+    assert cell[shared].equals(own[shared])
+    assert own["compile_seconds"].dims == own["run_seconds"].dims == ("arm",)
+
+
 def test_a_group_is_one_sweep_an_arm_for_all_its_numbers(monkeypatch):
     """That a sweep compiles once, whatever its numbers, is tested where sweeps are."""
     rows = []
@@ -107,7 +121,7 @@ def test_a_group_is_one_sweep_an_arm_for_all_its_numbers(monkeypatch):
         rows.append(hypers.learning_rate.tolist())
         return sweep(recipe, hypers, *rest, **settings)
 
-    monkeypatch.setattr(studies, "sweep", counted)
+    monkeypatch.setattr(importlib.import_module("n3.experiments.run"), "sweep", counted)
     study = product(STATIC, [Axis("learning_rate", (1e-3, 2e-3))])
     train_group_cells(study, plan_groups(study)[0], quiet=True)
     assert rows == [pytest.approx([1e-3, 1e-3, 2e-3, 2e-3])]

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from n3.config import criteria, validation
-from n3.config.criteria import Monitor
 
 Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
@@ -16,7 +16,6 @@ from n3.information import gaussian
 from n3.information.measures import Importance, LayerMonitor
 from n3.information.price import degrees_of, prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
-from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.mlp import Annealing
 from n3.training.step import Hypers, Problem, Recipe, held_out_losses
@@ -104,19 +103,6 @@ def hypers_of(
     )
 
 
-def hypers_over(
-    cells: Sequence[Experiment],
-    arm: str,
-    *,
-    data: Sequence[Sequence[Dataset]],
-    active: Int[np.ndarray, "runs depth"] | None,
-) -> Hypers:
-    """The numbers of an arm in several experiments, cell after cell: a row a run, as of `hypers_of`."""
-    own = [None] * len(cells) if active is None else np.split(active, len(cells))
-    rows = zip(cells, data, own, strict=True)
-    return concatenate([hypers_of(cell, arm, data=sets, active=units) for cell, sets, units in rows])
-
-
 def concatenate(trees: Sequence[PyTree]) -> PyTree:
     """Trees of arrays as one, row after row."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
@@ -142,21 +128,14 @@ def stack(data: Sequence[Dataset]) -> Problem:
 
     def side(name: str) -> Samples:
         inputs, targets = (
-            jnp.stack([getattr(each, f"{name}_{part}").T for each in data]) for part in ("inputs", "targets")
+            jnp.asarray(np.stack([getattr(each, f"{name}_{part}").T for each in data]))
+            for part in ("inputs", "targets")
         )
         samples = inputs.shape[-1]
         return Samples(inputs, targets, jnp.full((len(data), samples), 1.0 / samples))
 
-    unit = jnp.stack([jnp.asarray(each.target_scale, jnp.float32) for each in data])
+    unit = jnp.asarray(np.stack([each.target_scale for each in data]), jnp.float32)
     return Problem(train=side("train"), test=side("test"), unit=unit)
-
-
-def active_units_of(swept: Swept | None) -> Int[np.ndarray, "runs depth"] | None:
-    """Active units of every run's layers at its end; None of no runs."""
-    return None if swept is None else np.asarray(_active_units(swept.state.net))
-
-
-_active_units = jax.jit(jax.vmap(metrics.active_units))
 
 
 def stops_of(experiment: Experiment) -> Int[np.ndarray, " records"]:
@@ -243,31 +222,11 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     return Pick(index=index, best=best, bound=float(bound))
 
 
-def at_price(experiment: Experiment, price: float) -> Experiment:
-    """The same experiment at one price, nats per sample."""
-    information = dataclasses.replace(experiment.information, price=price, price_scale=1.0)
-    return dataclasses.replace(experiment, information=information)
-
-
-def over_prices(
-    experiment: Experiment, data: Sequence[Dataset], problem: Problem, keys: Key[Array, " seeds"]
-) -> tuple[Hypers, Problem, Key[Array, " runs"]]:
-    """What the growing arm trains with at all prices, price after price: only the price differs between them.
-
-    Args:
-        experiment: A resolved experiment with a path of prices.
-        data: The data set of each seed.
-        problem: Their samples, with a first axis of seeds.
-        keys: The key of each seed.
-
-    Returns:
-        Numbers, samples and keys with a first axis of prices times seeds: run `p * seeds + s` has price `p`.
-    """
-    prices = experiment.information.path
-    cells = [at_price(experiment, price) for price in prices]
-    hypers = hypers_over(cells, "growing", data=[data] * len(cells), active=None)
-    problem = concatenate([problem] * len(prices))
-    return hypers, problem, jnp.concatenate([keys] * len(prices))
+def over_prices(experiment: Experiment) -> list[Experiment]:
+    """The experiment at every price of its path, nats per sample; as it is where it has none."""
+    own = experiment.information
+    priced = [dataclasses.replace(own, price=price, price_scale=1.0) for price in own.path]
+    return [dataclasses.replace(experiment, information=each) for each in priced] or [experiment]
 
 
 def keep_price(
@@ -277,7 +236,7 @@ def keep_price(
 
     Args:
         experiment: A resolved experiment with a path of prices.
-        swept: The runs, in the order of `over_prices`.
+        swept: The runs of all seeds at every price, price after price.
         held: The samples held out for each seed, as its test samples.
         loss: The task's loss, as in `Recipe`.
 
@@ -288,12 +247,17 @@ def keep_price(
     Raises:
         ValueError: If every run diverged.
     """
-    prices, seeds = experiment.information.path, len(held)
-    shape = (len(prices), seeds)
-    is_lost = np.asarray(swept.state.diverged_at).reshape(shape) >= 0
-    test = swept.records.test_loss[:, -1].reshape(shape)
-    sizes = swept.records.size[:, -1].reshape(*shape, -1)
-    validation = _validation_losses(swept, held, loss).reshape(shape)
+    prices, samples, seeds = experiment.information.path, stack(held).test, len(held)
+    whole = jax.device_get(swept.state)  # slices of what devices share can wait for each other for ever
+
+    def at(place: int, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[place * seeds : (place + 1) * seeds], tree)
+
+    nets = (at(place, whole.net) for place in range(len(prices)))
+    validation = np.stack([np.asarray(held_out_losses(net, samples, loss)) for net in nets])
+    test = swept.records.test_loss[:, -1].reshape(validation.shape)
+    sizes = swept.records.size[:, -1].reshape(*validation.shape, -1)
+    is_lost = whole.diverged_at.reshape(validation.shape) >= 0
     is_lost |= ~np.isfinite(test) | ~np.isfinite(validation)
     validation = np.where(is_lost, np.nan, validation)
     pick = pick_price(validation, experiment.information.select)
@@ -304,14 +268,5 @@ def keep_price(
         validation_losses=validation,
         pick=pick,
     )
-    rows = slice(pick.index * seeds, (pick.index + 1) * seeds)
-    state, records = jax.tree.map(lambda leaf: leaf[rows], (swept.state, swept.records))
-    return dataclasses.replace(swept, state=state, records=records), path
-
-
-def _validation_losses(swept: Swept, held: Sequence[Dataset], loss: str) -> np.ndarray:
-    """Loss of each run over the samples that its seed held out; one price at a time."""
-    samples = stack(held).test
-    rows = range(0, swept.records.test_loss.shape[0], len(held))
-    nets = (jax.tree.map(lambda leaf, row=row: leaf[row : row + len(held)], swept.state.net) for row in rows)
-    return np.concatenate([np.asarray(held_out_losses(net, samples, loss)) for net in nets])
+    state = jax.tree.map(jnp.asarray, at(pick.index, whole))
+    return dataclasses.replace(swept, state=state, records=at(pick.index, swept.records)), path

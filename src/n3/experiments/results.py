@@ -1,6 +1,5 @@
 """Results: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from n3.config.experiment import Experiment
 from n3.nn import metrics
@@ -31,110 +30,45 @@ from n3.surgery.compact import compact as compact_network
 from n3.surgery.export import from_bytes, to_bytes, write_file
 from n3.training import decisions
 from n3.training.decisions import ACTIONS, Staged
-from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, init
+from n3.training.step import Hypers, Problem, Recipe, StepRecord, init
 from n3.training.sweep import Swept
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmRecord:
-    """The runs of one arm: a row a seed."""
-
-    history: StepRecord
-    """Arrays with axes seed, step[, layer]."""
-    active_parameters: Int[np.ndarray, " seeds"]
-    diverged_at: Int[np.ndarray, " seeds"]
-    """Step at which a run's loss was first NaN or infinite; -1 where it never was."""
-    predictions: Float[np.ndarray, "shown points out_size"]
-    """Outputs of the first seeds' networks on the grid, in the target's own unit or as logits."""
-    compile_seconds: float
-    run_seconds: float
-
-    @classmethod
-    def of(
-        cls, swept: Swept, predictions: Float[np.ndarray, "shown points out_size"] | None = None
-    ) -> "ArmRecord":
-        """The record of a sweep; without predictions none are kept."""
-        return cls(
-            history=swept.records,
-            active_parameters=np.asarray(_count_parameters(swept.state.net)),
-            diverged_at=np.asarray(swept.state.diverged_at),
-            predictions=np.zeros((0, 0, 1)) if predictions is None else predictions,
-            compile_seconds=swept.compile_seconds,
-            run_seconds=swept.run_seconds,
-        )
-
 
 _count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
-def assemble(
-    experiment: Experiment,
-    arms: Mapping[str, ArmRecord],
-    *,
-    steps: Int[np.ndarray, " records"],
-    grid: Float[np.ndarray, "points in_size"],
-    samples: Mapping[str, Float[np.ndarray, "samples features"]],
-    attributes: Mapping[str, str | int | float],
-) -> xr.Dataset:
-    """Label the results of all arms.
-
-    Args:
-        experiment: What was run.
-        arms: Results by arm.
-        steps: Steps at which the runs were recorded.
-        grid: Inputs, in their own units, at which the shown networks were evaluated.
-        samples: Data of the first seed, in their own units: inputs and targets, training and test.
-        attributes: Facts about the task and the machine.
-
-    Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`, and `shown_seed`, `point`, `output` for the predictions.
-    """
-    results = label(arms, rows=experiment.run.seeds, steps=steps)
-    predictions = np.stack([a.predictions for a in arms.values()])
-    variables: dict[str, Any] = {"prediction": (("arm", "shown_seed", "point", "output"), predictions)}
-    variables["grid"] = (("point", "input"), grid)
-    for name in ("compile_seconds", "run_seconds"):
-        variables[name] = (("arm",), np.array([getattr(a, name) for a in arms.values()]))
-    for name, values in samples.items():
-        variables[name] = ((f"{name.split('_')[0]}_sample", f"{name.split('_')[1]}_feature"), values)
-    shown = np.array(experiment.run.seeds[: predictions.shape[1]])
-    return results.assign(variables).assign_coords(shown_seed=shown).assign_attrs(attributes)
-
-
-def label(arms: Mapping[str, ArmRecord], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
+def label(swept: Mapping[str, Swept], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
     """Label what all arms recorded while they trained.
 
     Args:
-        arms: Results by arm.
+        swept: The runs by arm.
         rows: Names of the rows: the seeds, or other numbers that are still to be unfolded.
         steps: Steps at which the runs were recorded.
 
     Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation.
+        Dimensions `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation; zero where
+        an arm has no such term. Wall seconds of compiling and of running over `arm`.
     """
-    axes = {"size": ("arm", "seed", "step", "layer")}
-    first = next(iter(arms.values()))
-    variables: dict[str, Any] = {
-        name: (
-            axes.get(name, ("arm", "seed", "step")),
-            np.stack([getattr(a.history, name) for a in arms.values()]),
-        )
-        for name in StepRecord.__dataclass_fields__
-        if not isinstance(getattr(first.history, name), dict)
-    }
-    known, nothing = [{**a.history.terms, **a.history.monitor} for a in arms.values()], first.history.size * 0
-    for name in dict.fromkeys(name for own in known for name in own):
-        values = np.stack([own.get(name, nothing) for own in known])
-        variables[name] = (("arm", "seed", "step", "layer"), values)
-    for name in ("active_parameters", "diverged_at"):
-        variables[name] = (("arm", "seed"), np.stack([getattr(a, name) for a in arms.values()]))
-    layers = np.arange(first.history.size.shape[-1])
-    coords = {"arm": list(arms), "seed": np.array(rows), "step": steps, "layer": layers}
-    if chosen := list(first.history.choice_share):
-        shares = np.stack([np.stack([a.history.choice_share[n] for n in chosen], -1) for a in arms.values()])
-        variables["choice_share"] = (("arm", "seed", "step", "layer", "choice"), shares)
-        coords["choice"] = chosen
-    return xr.Dataset(variables, coords=coords)
+    every, first = [_recorded(own) for own in swept.values()], next(iter(swept.values())).records
+    variables: dict[str, Any] = {}
+    for name in dict.fromkeys(name for own in every for name in own):
+        values = np.stack([own.get(name, first.size * 0) for own in every])
+        variables[name] = (("arm", "seed", "step", "layer", "choice")[: values.ndim], values)
+    for name in ("compile_seconds", "run_seconds"):
+        variables[name] = (("arm",), [getattr(own, name) for own in swept.values()])
+    layers = np.arange(first.size.shape[-1])
+    coords = {"arm": list(swept), "seed": np.array(rows), "step": steps, "layer": layers}
+    choices = {"choice": list(first.choice_share)} if first.choice_share else {}
+    return xr.Dataset(variables, coords=coords | choices)
+
+
+def _recorded(swept: Swept) -> dict[str, np.ndarray]:
+    """What is known of the runs of an arm, by name; axes seed[, step[, layer[, choice]]]."""
+    records = {name: getattr(swept.records, name) for name in StepRecord.__dataclass_fields__}
+    terms, monitor, shares = (records.pop(name) for name in ("terms", "monitor", "choice_share"))
+    found = records | terms | monitor
+    found["active_parameters"] = np.asarray(_count_parameters(swept.state.net))
+    found["diverged_at"] = np.asarray(swept.state.diverged_at)
+    return found | ({"choice_share": np.stack(list(shares.values()), -1)} if shares else {})
 
 
 def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) -> Results:
@@ -145,15 +79,13 @@ def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) 
         dimension: A dimension whose items are all combinations of the axes' labels; the last moves fastest.
         axes: Labels of each new dimension by its name, which may be the old one's.
     """
-    sizes = tuple(len(values) for values in axes.values())
-    variables = {}
-    for name, old in results.drop_vars(dimension).variables.items():
-        place = old.dims.index(dimension) if dimension in old.dims else None
-        if place is None:
-            variables[name] = old
-            continue
-        dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
-        variables[name] = (dims, old.values.reshape(*old.shape[:place], *sizes, *old.shape[place + 1 :]))
+    sizes, variables = [*map(len, axes.values())], dict(results.drop_vars(dimension).variables)
+    for name, old in variables.items():
+        if dimension in old.dims:
+            place = old.dims.index(dimension)
+            dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
+            shape = (*old.shape[:place], *sizes, *old.shape[place + 1 :])
+            variables[name] = (dims, old.values.reshape(shape))
     labels = {name: np.asarray(list(values)) for name, values in axes.items()}
     return xr.Dataset(variables, attrs=results.attrs).assign_coords(labels)
 
@@ -197,7 +129,9 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a mapping as indented JSON; NaN and infinities become null."""
-        self.write(name, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+        text = json.dumps(dict(content), default=lambda own: own.tolist())  # of NumPy's
+        plain = json.loads(text, parse_constant=lambda _: None)
+        self.write(name, (json.dumps(plain, indent=2) + "\n").encode())
 
     def write_results(self, results: xr.Dataset) -> None:
         """Write `results.nc` (NetCDF4, compressed)."""
@@ -268,16 +202,6 @@ def _git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_finite(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: GrowingMLP) -> None:
     """Write the networks of an arm, and what it takes to lay them out again.
 
@@ -287,9 +211,9 @@ def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: Growin
         recipe: The program that trained it.
         nets: Its networks, with a first axis of seeds; their capacity counts, not the recipe's.
     """
-    plain = dataclasses.replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
+    plain = replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
     directory.write(f"models/{arm}.safetensors", to_bytes(nets))
-    directory.write_json(f"models/{arm}.json", dataclasses.asdict(plain))
+    directory.write_json(f"models/{arm}.json", asdict(plain))
 
 
 def load(
@@ -316,28 +240,18 @@ def load(
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
-def init_one(recipe: Recipe, hypers: Hypers, problem: Problem) -> TrainState:
-    """The first run of a sweep before its first step, from a key that is always the same: for its shapes."""
-    first_hypers, first_problem = jax.tree.map(lambda leaf: leaf[0], (hypers, problem))
-    return init(recipe, first_hypers, first_problem, key=jr.key(0))
-
-
 def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
     source = models / f"{arm}.safetensors"
     fields = json.loads((models / f"{arm}.json").read_text())
     recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-    one = eqx.filter_eval_shape(init_one, recipe, *_smallest(recipe)).net
+    number, sizes = jnp.ones(()), jnp.ones(len(recipe.capacity))  # any: the network's shapes count
+    samples = Samples(jnp.ones((recipe.in_size, 1)), jnp.ones((recipe.out_size, 1)), jnp.ones(1))
+    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
+    problem = Problem(samples, samples, jnp.ones(recipe.out_size))
+    one = eqx.filter_eval_shape(init, recipe, hypers, problem, key=jr.key(0)).net
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), one)
     nets = from_bytes(source.read_bytes(), like, source=str(source))
     return [jax.tree.map(lambda leaf, row=row: leaf[row], nets) for row in range(seeds)]
-
-
-def _smallest(recipe: Recipe) -> tuple[Hypers, Problem]:
-    """Numbers and samples of the least size that fit a recipe, to learn its network's shapes."""
-    number, sizes = jnp.ones(1), jnp.ones((1, len(recipe.capacity)))
-    samples = Samples(jnp.ones((1, recipe.in_size, 1)), jnp.ones((1, recipe.out_size, 1)), jnp.ones((1, 1)))
-    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
-    return hypers, Problem(samples, samples, jnp.ones((1, recipe.out_size)))
 
 
 def with_structure(results: Results, staged: Mapping[str, Staged], capacity: Sequence[int]) -> Results:

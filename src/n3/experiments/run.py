@@ -1,10 +1,11 @@
-"""Run: from a configuration to a run directory, the whole way from top to bottom."""
+"""Run: from a configuration to a run directory, the whole way from top to bottom, as a study of one cell."""
 
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import equinox as eqx
 import jax
@@ -12,21 +13,22 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
 from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
-from n3.experiments.results import ArmRecord, RunDirectory
+from n3.experiments.results import RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
+from n3.nn import metrics
 from n3.stats.summary import Results, RunRecord, summarise
 from n3.training import decisions
 from n3.training.decisions import Staged
 from n3.training.progress import Progress
 from n3.training.restructure import Rules, train_in_stages
-from n3.training.step import Hypers, Problem, Recipe, pool_of
+from n3.training.step import Hypers, Problem, Recipe, TrainState, init
 from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
@@ -74,7 +76,8 @@ def run(
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
         print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
-    trained = _train(experiment, recipes, data, held, importance=importance, devices=devices, quiet=quiet)
+    how = {"rules": _rules_of(experiment, data, held, importance), "devices": devices, "quiet": quiet}
+    trained = train_cells([experiment], recipes, [data], held=held, **how)
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
     directory.write_results(found)
@@ -103,16 +106,15 @@ def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
     experiment = experiment.resolved()
     data = load_data(experiment)
-    seeds, steps, prices = len(data), experiment.training.steps, experiment.information.path
-    one = arms.at_price(experiment, prices[0]) if prices else experiment
-    runs = {arm: seeds * max(1, len(prices) * (arm == "growing")) for arm in experiment.run.arms}
-    tried = f", growing at {len(prices)} prices" if prices else ""
+    seeds, steps, tried = len(data), experiment.training.steps, arms.over_prices(experiment)
+    runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
+    path = f", growing at {len(tried)} prices" if experiment.information.path else ""
     problem = jax.eval_shape(lambda: arms.stack(data[:1]))
     lines = [
         f"task        {describe_task(experiment.task, data[0])}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
         f"{len(data[0].test_inputs)} test samples a seed",
-        f"runs        {len(runs)} arms x {seeds} seeds{tried} = {sum(runs.values())} runs of {steps} steps",
+        f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
     ]
     if chosen := experiment.network.choices:
         hard = math.ceil(experiment.training.choice_end * (steps or 0))
@@ -120,9 +122,8 @@ def describe(experiment: Experiment) -> str:
     total = _bytes(problem) * max(runs.values())
     for arm in experiment.run.arms:
         recipe = arms.recipe_of(experiment, arm, data[0])
-        state = eqx.filter_eval_shape(
-            results.init_one, recipe, arms.hypers_of(one, arm, data=data, active=None), problem
-        )
+        hypers = arms.hypers_of(tried[0], arm, data=data, active=None)
+        state = eqx.filter_eval_shape(_first_state, recipe, hypers, problem)
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * runs[arm]
         lines.append(
@@ -187,97 +188,147 @@ def grid_of(data: Dataset) -> Float[np.ndarray, "points in_size"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trained:
-    """What became of all arms."""
+class TrainedArms:
+    """What became of all arms of some cells: of each a row a run, cell after cell."""
 
     swept: Mapping[str, Swept]
+    cpu_seconds: Mapping[str, float]
     staged: Mapping[str, Staged]
     """Those whose structure could change."""
     path: arms.PricePath | None
 
 
-def _train(
-    experiment: Experiment,
+def train_cells(
+    cells: Sequence[Experiment],
     recipes: Mapping[str, Recipe],
-    data: Sequence[Dataset],
-    held: Sequence[Dataset],
+    data: Sequence[Sequence[Dataset]],
     *,
-    importance: Importance | None,
-    devices: Sequence[Device],
-    quiet: bool,
-) -> _Trained:
-    """Train every arm: the growing one first where it tries prices, `equal-size` last."""
-    problem, stops = arms.stack(data), arms.stops_of(experiment)
-    keys = jax.vmap(jr.key)(jnp.array(experiment.run.seeds))
-    staged: dict[str, Staged] = {}
+    held: Sequence[Dataset] = (),
+    rules: Mapping[str, Rules] = MappingProxyType({}),
+    devices: Sequence[Device] | None = None,
+    quiet: bool = False,
+) -> TrainedArms:
+    """Train every arm of experiments that share its program, all of its runs side by side.
 
-    def trained(arm: str, hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> Swept:
+    A path of prices makes of a cell one for each price. Then the growing arm comes first, and the others have
+    the price that is kept. `equal-size` comes last: it has the growing arm's final sizes.
+
+    Args:
+        cells: Resolved, of equal arms, seeds and steps; one alone where it has a path or changes structure.
+        recipes: The program of each arm.
+        data: The data set of each seed, cell by cell.
+        held: The samples that each seed holds out, as its test samples, by which a price is kept.
+        rules: By what an arm changes its structure; the others do not.
+        devices: As for `sweep`.
+        quiet: Whether to show no progress.
+    """
+    stops, path, active = arms.stops_of(cells[0]), None, [None] * len(cells)
+    keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(cells[0].run.seeds))] * len(cells))
+    runs = arms.stack([one for sets in data for one in sets]), keys
+    swept, staged, seconds = {}, {}, {}
+    first = "growing" if cells[0].information.path else ""
+    for arm in sorted(recipes, key=lambda name: (name == "equal-size") - (name == first)):
+        started, recipe = time.process_time(), recipes[arm]
+        tried = [one for cell in cells for one in arms.over_prices(cell)]
+        times = len(tried) // len(cells)
+        rows = zip(tried, [*data] * times, active * times, strict=True)
+        hypers = arms.concatenate([arms.hypers_of(one, arm, data=d, active=units) for one, d, units in rows])
+        problem, keys = arms.concatenate([runs] * times)
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
-            if experiment.structure.structure_every is None or arm not in SIZED:
-                return sweep(recipes[arm], hypers, problem, **settings)
-            drive = recipes[arm].drive
-            rules = Rules(
-                config=experiment.structure,
-                arm=arm,
-                seeds=experiment.run.seeds,
-                is_classes=data[0].kind == "classification",
-                bound=recipes[arm].capacity,
-                drive=drive,
-                keys=keys,
-                pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem.train)),
-                rates=None if drive is None else np.asarray(hypers.drive.rate),
-                target_sizes=np.asarray(hypers.target_size),
-                importance=importance,
-            )
-            held_samples = arms.stack(held).test
-            whole, staged[arm] = train_in_stages(
-                recipes[arm], hypers, problem, rules=rules, held=held_samples, **settings
-            )
-        if not quiet:
+            if arm in rules:
+                staging = settings | {"rules": rules[arm]}
+                swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
+            else:
+                swept[arm] = sweep(recipe, hypers, problem, **settings)
+        if arm in staged and not quiet:
             print(staged[arm].describe(), file=sys.stderr)
-        return whole
+        if cells[0].information.path:
+            swept[arm], path = arms.keep_price(cells[0], swept[arm], held, loss=recipe.loss)
+            cells = [tried[path.pick.index]]
+        if arm == "growing" and "equal-size" in recipes:
+            active = np.split(np.asarray(_active_units(swept[arm].state.net)), len(cells))
+        seconds[arm] = time.process_time() - started
+    in_order = {arm: swept[arm] for arm in recipes}
+    return TrainedArms(swept=in_order, cpu_seconds=seconds, staged=staged, path=path)
 
-    swept, path, settled = {}, None, experiment
-    if experiment.information.path:
-        whole = trained("growing", *arms.over_prices(experiment, data, problem, keys))
-        swept["growing"], path = arms.keep_price(experiment, whole, held, loss=recipes["growing"].loss)
-        settled = arms.at_price(experiment, path.prices[path.pick.index])
-    last = sorted(recipes, key="equal-size".__eq__)  # it needs the growing arm's final sizes
-    for arm in (arm for arm in last if arm not in swept):
-        hypers = arms.hypers_of(settled, arm, data=data, active=arms.active_units_of(swept.get("growing")))
-        swept[arm] = trained(arm, hypers, problem, keys)
-    return _Trained(swept=swept, staged=staged, path=path)
+
+_active_units = jax.jit(jax.vmap(metrics.active_units))
+
+
+def _rules_of(
+    experiment: Experiment, data: Sequence[Dataset], held: Sequence[Dataset], importance: Importance | None
+) -> dict[str, Rules]:
+    """By what those arms change their structure that do."""
+    if experiment.structure.structure_every is None:
+        return {}
+    how = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
+    how |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
+    return {arm: Rules(arm=arm, **how) for arm in experiment.run.arms if arm in SIZED}
 
 
 def _labelled(
-    experiment: Experiment, trained: _Trained, data: Sequence[Dataset], started: tuple[float, float]
+    experiment: Experiment, trained: TrainedArms, data: Sequence[Dataset], started: tuple[float, float]
 ) -> Results:
-    """The results of all arms by name, with what they took since `started` (wall and CPU seconds)."""
-    grid = grid_of(data[0])
-    records = {arm: _arm_record(trained.swept[arm], data, grid) for arm in experiment.run.arms}
-    seconds = {
-        "wall": time.perf_counter() - started[0],
-        "compile": sum(record.compile_seconds for record in records.values()),
-        "cpu": time.process_time() - started[1],
-    }
-    facts = _facts(experiment, data[0]) | {f"{name}_seconds": value for name, value in seconds.items()}
-    samples = _own_units(data[0])
-    settings = {"steps": arms.stops_of(experiment), "grid": grid, "samples": samples, "attributes": facts}
-    found = results.assemble(experiment, records, **settings)
-    found = found.assign_coords(inputs_feature=list(data[0].input_names))
+    """The results of all arms by name, with what they took since `started` (wall and CPU seconds).
+
+    Returns:
+        What `results.label` gives; in their own units the samples of the first seed, and over `shown_seed`,
+        `point` and `output` the predictions of the first seeds' networks at the inputs `grid`; what a path of
+        prices and changes of structure add; as attributes, facts about the task and the machine.
+    """
+    one, shown, grid = data[0], data[:SHOWN], grid_of(data[0])
+    seeds, steps = experiment.run.seeds, arms.stops_of(experiment)
+    found = results.label(trained.swept, rows=seeds, steps=steps)
+    predictions = np.stack([_predictions(own, shown, grid) for own in trained.swept.values()])
+    found["prediction"] = (("arm", "shown_seed", "point", "output"), predictions)
+    found["grid"] = (("point", "input"), grid)
+    found = found.assign(_own_units(one)).assign_coords(
+        shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names)
+    )
+    found = found.assign_attrs(
+        task=experiment.task.task,
+        kind=one.kind,
+        metric="rmse" if one.kind == "regression" else "accuracy",
+        num_classes=one.num_classes or 0,
+        target_name=one.target_names[0],
+        device=results.device_name(),
+        wall_seconds=time.perf_counter() - started[0],
+        compile_seconds=float(found["compile_seconds"].sum()),
+        cpu_seconds=time.process_time() - started[1],
+    )
     if trained.path is not None:
         found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
     return results.with_structure(found, trained.staged, experiment.network.capacity or ())
 
 
-def _arm_record(swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "points in_size"]) -> ArmRecord:
-    shown = data[:SHOWN]
-    scaled = jnp.stack([jnp.asarray(d.input_scaler.transform(grid), jnp.float32) for d in shown])
-    nets = jax.tree.map(lambda leaf: leaf[: len(shown)], swept.state.net)
-    outputs = np.asarray(_outputs(nets, scaled))
-    own = [o * d.target_scale + d.target_offset for o, d in zip(outputs, shown, strict=True)]
-    return ArmRecord.of(swept, np.stack(own))
+def _predictions(
+    swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "points in_size"]
+) -> Float[np.ndarray, "shown points out_size"]:
+    """Outputs of the first networks on the grid, in the target's own unit or as logits."""
+    scaled = jnp.stack([jnp.asarray(one.input_scaler.transform(grid), jnp.float32) for one in data])
+    nets = jax.tree.map(lambda leaf: leaf[: len(data)], swept.state.net)
+    outputs = zip(np.asarray(_outputs(nets, scaled)), data, strict=True)
+    return np.stack([own * one.target_scale + one.target_offset for own, one in outputs])
+
+
+_outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))
+
+
+def _own_units(data: Dataset) -> dict[str, tuple[tuple[str, str], np.ndarray]]:
+    """The samples of both splits in their own units, classes by number, as variables of `results.nc`."""
+
+    def values(split: str, side: str) -> np.ndarray:
+        scaled = np.asarray(getattr(data, f"{split}_{side}"), float)
+        if side == "targets" and scaled.shape[1] > 1 and data.kind == "classification":
+            return scaled.argmax(1, keepdims=True).astype(float)
+        return (data.input_scaler if side == "inputs" else data.target_scaler).inverse(scaled)
+
+    return {
+        f"{split}_{side}": ((f"{split}_sample", f"{side}_feature"), values(split, side))
+        for split in ("train", "test")
+        for side in ("inputs", "targets")
+    }
 
 
 def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
@@ -287,32 +338,8 @@ def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
         print(f"warning: {found}", file=sys.stderr)
 
 
-def _own_units(data: Dataset) -> dict[str, Float[np.ndarray, "samples features"]]:
-    def targets(values: np.ndarray) -> np.ndarray:
-        if data.kind == "regression":
-            return data.target_scaler.inverse(values)
-        return (values if values.shape[1] == 1 else values.argmax(1)[:, None]).astype(float)
-
-    return {
-        "train_inputs": data.input_scaler.inverse(np.float64(data.train_inputs)),
-        "train_targets": targets(data.train_targets),
-        "test_inputs": data.input_scaler.inverse(np.float64(data.test_inputs)),
-        "test_targets": targets(data.test_targets),
-    }
-
-
-def _facts(experiment: Experiment, data: Dataset) -> dict[str, str | int | float]:
-    return {
-        "task": experiment.task.task,
-        "kind": data.kind,
-        "metric": "rmse" if data.kind == "regression" else "accuracy",
-        "num_classes": data.num_classes or 0,
-        "target_name": data.target_names[0],
-        "device": results.device_name(),
-    }
-
-
-_outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))
+def _first_state(recipe: Recipe, hypers: Hypers, problem: Problem) -> TrainState:
+    return init(recipe, *jax.tree.map(lambda leaf: leaf[0], (hypers, problem)), key=jr.key(0))
 
 
 def _bytes(tree) -> int:

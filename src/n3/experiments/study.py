@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
@@ -18,13 +16,12 @@ from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.data.dataset import Dataset, load_dataset
-from n3.experiments.arms import active_units_of, concatenate, hypers_of, hypers_over, recipe_of, stack, stops_of
-from n3.experiments.results import ArmRecord, RunDirectory, device_name, join, label, read_results, unfold
-from n3.experiments.run import find_devices, load_data
+from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
+from n3.experiments.results import RunDirectory, device_name, join, label, read_results, unfold
+from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values
-from n3.training.progress import Progress
-from n3.training.sweep import Swept, sweep
+from n3.training.sweep import Swept
 
 MOST_RUNS = 5_000
 """Runs of an arm that a group trains at most: what a killed study loses."""
@@ -101,27 +98,16 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     cells = [
         replace(one, run=replace(one.run, seeds=group.seeds)) for one in (experiments[c] for c in group.cells)
     ]
-    loaded = {cell.task: cell for cell in cells}
-    loaded = {task: load_data(cell) for task, cell in loaded.items()}
-    data, problems = [loaded[cell.task] for cell in cells], {task: stack(own) for task, own in loaded.items()}
-    problem = concatenate([problems[cell.task] for cell in cells])
-    keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(group.seeds))] * len(cells))
-    stops, arms = stops_of(cells[0]), cells[0].run.arms
-    swept, seconds = {}, {}
-    for arm in sorted(arms, key="equal-size".__eq__):  # it needs the growing arm's final sizes
-        started, recipe = time.process_time(), recipe_of(cells[0], arm, data[0][0])
-        hypers = hypers_over(cells, arm, data=data, active=active_units_of(swept.get("growing")))
-        with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
-            settings = {"stops": stops, "devices": devices, "progress": report}
-            swept[arm] = sweep(recipe, hypers, problem, keys=keys, **settings)
-        seconds[arm] = time.process_time() - started
-    swept = {arm: swept[arm] for arm in arms}
-    results = _labelled(group, swept, stops)
+    loaded = {task: load_data(cell) for task, cell in {cell.task: cell for cell in cells}.items()}
+    data = [loaded[cell.task] for cell in cells]
+    recipes = {arm: recipe_of(cells[0], arm, data[0][0]) for arm in cells[0].run.arms}
+    trained = train_cells(cells, recipes, data, devices=devices, quiet=quiet)
+    runs = range(len(cells) * len(group.seeds))
+    results = label(trained.swept, rows=runs, steps=stops_of(cells[0]))
+    results = unfold(results, "seed", {"cell": group.cells, "seed": group.seeds})
     if study.points:
-        results["confusion"] = _confusions(cells, data, swept, study.points)
-    for name in GROUP_SECONDS[:2]:
-        results[name] = ("arm", [getattr(swept[arm], name) for arm in arms])
-    results["cpu_seconds"] = ("arm", [seconds[arm] for arm in arms])
+        results["confusion"] = _confusions(cells, data, trained.swept, study.points)
+    results["cpu_seconds"] = ("arm", [trained.cpu_seconds[arm] for arm in recipes])
     return results.assign_attrs(device=device_name())
 
 
@@ -146,28 +132,16 @@ def _parts(whole: tuple, most: int) -> list[tuple]:
 
 
 def _group_line(study: Study, group: CellGroup) -> str:
-    experiment = study.experiments()[group.cells[0]]
-    found = {
-        name: sorted({str(grid.setting_label(study.cells[c][name])) for c in group.cells})
-        for name in study.cells[0]
-    }
-    told = [
-        f"{name} {values[0]}" if len(values) == 1 else f"{len(values)} of {name}"
-        for name, values in found.items()
-    ]
-    runs = f"{len(group.cells)} cells x {len(group.seeds)} seeds x {experiment.training.steps} steps"
-    return "; ".join([runs, *told])
-
-
-def _labelled(group: CellGroup, swept: dict[str, Swept], stops: Int[np.ndarray, " records"]) -> Results:
-    """The records of all arms over cells and seeds."""
-    arms = {arm: ArmRecord.of(own) for arm, own in swept.items()}
-    rows = range(len(group.cells) * len(group.seeds))
-    return unfold(label(arms, rows=rows, steps=stops), "seed", {"cell": group.cells, "seed": group.seeds})
+    steps = study.experiments()[group.cells[0]].training.steps
+    parts = [f"{len(group.cells)} cells x {len(group.seeds)} seeds x {steps} steps"]
+    for name in study.cells[0]:
+        values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
+        parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
+    return "; ".join(parts)
 
 
 def _confusions(
-    cells: Sequence[Experiment], data: Sequence[Sequence[Dataset]], swept: dict[str, Swept], points: int
+    cells: Sequence[Experiment], data: Sequence[Sequence[Dataset]], swept: Mapping[str, Swept], points: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Counts of the trained networks by true and predicted class, on fresh samples that all seeds share."""
     inputs, targets = [], []
@@ -224,14 +198,13 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
         ValueError: If the device is not there, or the group's results are damaged.
         OSError: If the results cannot be written.
     """
-    own = RunDirectory(_folder(Path(directory), index))
-    if is_finished(Path(directory), index):
+    folder = Path(directory)
+    if is_finished(folder, index):
         return
-    study = _study_in(Path(directory))
+    study = _study_in(folder)
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
-    own.write_results(results.assign(seconds))
-    own.seal(_group_facts(results))
+    _write(_folder(folder, index), results.assign(seconds))
 
 
 def is_finished(directory: Path, index: int) -> bool:
@@ -267,17 +240,15 @@ def collect_study(directory: Path) -> Results:
     if missing:
         raise FileNotFoundError(f"{directory}: groups {missing} are not finished.")
     parts = [read_results(_folder(directory, index)) for index in indices]
-    results = join(parts).sel(cell=np.arange(len(study.cells)), seed=list(study.base.run.seeds))
-    results = results.sel(arm=list(study.base.run.arms))
+    run, places = study.base.run, np.arange(len(study.cells))
+    results = join(parts).sel(cell=places, seed=list(run.seeds), arm=list(run.arms))
     if study.axes:
         results = unfold(results, "cell", {axis.name: grid.setting_labels(axis.values) for axis in study.axes})
     else:
         names = study.cells[0]
         settings = {name: ("cell", grid.setting_labels([cell[name] for cell in study.cells])) for name in names}
         results = results.assign_coords(settings)
-    own = RunDirectory(directory)
-    own.write_results(results)
-    own.seal(_group_facts(results))
+    _write(directory, results)
     return results
 
 
@@ -299,18 +270,17 @@ def run_study(study: Study, directory: Path, *, quiet: bool = False) -> Results:
 def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
     rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
-    shape = [len(axis.values) for axis in study.axes] or [len(study.cells)]
     names = [axis.name for axis in study.axes] or ["cell"]
-    for cell, place in zip(study.cells, np.ndindex(*shape), strict=True):
+    places = np.ndindex(*(results.sizes[name] for name in names))
+    for cell, place in zip(study.cells, places, strict=True):
         here = results.isel(dict(zip(names, place, strict=True))).dropna("step", how="all", subset=["size"])
         for arm in study.base.run.arms:
             own = final_values(here).sel(arm=arm)
             known = own.isel(seed=np.isfinite(own["test_loss"].values))
             lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
             medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
-            rows.append(
-                "|".join([*(str(grid.setting_label(value)) for value in cell.values()), arm, *medians, lost])
-            )
+            settings = (str(grid.setting_label(value)) for value in cell.values())
+            rows.append("|".join([*settings, arm, *medians, lost]))
     return align_columns(rows)
 
 
@@ -322,6 +292,9 @@ def _study_in(directory: Path) -> Study:
     return Study.from_json((directory / "study.json").read_text())
 
 
-def _group_facts(results: Results) -> dict:
+def _write(folder: Path, results: Results) -> None:
+    """Leave `results.nc` and `manifest.json`."""
+    own, device = RunDirectory(folder), results.attrs.get("device", device_name())
+    own.write_results(results)
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    return {"device": results.attrs.get("device", device_name()), "seconds": seconds}
+    own.seal({"device": device, "seconds": seconds})

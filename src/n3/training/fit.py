@@ -27,7 +27,7 @@ from n3.training.decisions import Decision, look_steps, with_next_loss
 from n3.training.history import History, LearningRateSchedule, Plan, Recorder, evaluate, pool_seen
 from n3.training.output_loss import LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.progress import Progress
-from n3.training.restructure import Look, Rules, Staging
+from n3.training.restructure import Bench, Look, Rules, Staging
 from n3.training.step import TrainState, descended
 
 _Model = TypeVar("_Model", bound=eqx.Module)
@@ -161,18 +161,15 @@ class _Stages:
         self.plan, self.recorder, runs = plan, recorder, max(recorder.runs, 1)
         self.steps = look_steps(plan.steps, config.structure_every)
         self.capacity, self.runs = capacity, [Staging()] * runs
-        self.rules = Rules(
-            config=config,
-            arm="fit",
-            seeds=tuple(range(runs)),
-            is_classes=plan.goal.is_classes,
+        own = {"config": config, "is_classes": plan.goal.is_classes, "importance": importance}
+        self.rules = Rules(arm="fit", seeds=tuple(range(runs)), **own)
+        self.bench = Bench(
             bound=capacity,
             drive=plan.drive,
             keys=key.reshape(runs),
             pool=lambda run: pool_seen(recorder.pool.of_run(run), plan.goal),
             rates=None if hypers is None else np.broadcast_to(np.asarray(hypers.rate), (runs,)),
-            target_sizes=np.full(runs, plan.target_size) if plan.drive is None else None,
-            importance=importance,
+            target_sizes=np.full(runs, plan.target_size),
         )
 
     def next_after(self, done: int, onto: int) -> int:
@@ -188,7 +185,7 @@ class _Stages:
         many = (
             state if is_many else jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, state)
         )
-        look = Look(self.rules, self.capacity, done, int(np.sum(self.steps > done)))
+        look = Look(self.rules, self.bench, self.capacity, done, int(np.sum(self.steps > done)))
         self.runs, self.capacity, many = look.carried_out(self.runs, many, losses)
         return many if is_many else jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, many)
 

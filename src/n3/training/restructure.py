@@ -21,7 +21,7 @@ from n3.surgery.expand import expand
 from n3.surgery.prune import prune
 from n3.training import decisions
 from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, look_steps, most_programs
-from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses
+from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses, pool_of
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
 
 
@@ -146,18 +146,26 @@ class Rules:
     arm: str
     seeds: tuple[int, ...]
     is_classes: bool
+    held: Samples | None = None
+    """The samples that each seed held out, with a first axis of seeds; None: its losses come from elsewhere."""
+    importance: Importance | None = None
+    """A user's importance of units in place of the built-in one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What a look at many runs needs to know of them."""
+
     bound: tuple[int, ...]
     """Units that each hidden layer or group can hold."""
     drive: InformationDrive | None
     keys: Key[jax.Array, " runs"]
     pool: Callable[[int], Pool]
     """Training samples of a run, at which units are measured."""
-    rates: Float[np.ndarray, " runs"] | None = None
+    rates: Float[np.ndarray, " runs"] | None
     """Units by which a step moves a size, at most; None without a drive."""
-    target_sizes: Float[np.ndarray, " runs"] | None = None
-    """Units that a size without a drive may reach, of each run; None: those that it has."""
-    importance: Importance | None = None
-    """A user's importance of units in place of the built-in one."""
+    target_sizes: Float[np.ndarray, " runs"]
+    """Units that a size without a drive may reach."""
 
 
 def train_in_stages(
@@ -168,7 +176,6 @@ def train_in_stages(
     keys: Key[jax.Array, " runs"],
     stops: Int[np.ndarray, " records"],
     rules: Rules,
-    held: Samples,
     devices: Sequence[Device] | None = None,
     progress: Callable[[int], None] = lambda step: None,
 ) -> tuple[Swept, Staged]:
@@ -183,14 +190,21 @@ def train_in_stages(
         keys: One key a run, shape `[runs]`.
         stops: Steps at which to record, strictly increasing; the last ends the runs.
         rules: By what the structure changes.
-        held: The samples that each seed held out, with a first axis of seeds.
         devices: As for `sweep`.
         progress: As for `sweep`.
 
     Returns:
         Final states, in the capacity of the last stage, with the records; and what became of the structure.
     """
-    began, bound = time.perf_counter(), recipe.capacity
+    began = time.perf_counter()
+    bench = Bench(
+        bound=recipe.capacity,
+        drive=recipe.drive,
+        keys=keys,
+        pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem.train)),
+        rates=None if recipe.drive is None else np.asarray(hypers.drive.rate),
+        target_sizes=np.asarray(hypers.target_size),
+    )
     looks = look_steps(int(stops[-1]), rules.config.structure_every)
     *each, _ = np.split(stops[:-1], np.searchsorted(stops[:-1], looks, side="right"))
     runs, parts, programs, capacity, start = [Staging()] * len(keys), [], set(), [], None
@@ -203,8 +217,8 @@ def train_in_stages(
         capacity.append(recipe.capacity)
         if place == len(looks):
             break
-        losses = np.asarray(held_out_losses(swept.state.net, held, recipe.loss))
-        context = Look(rules, recipe.capacity, int(look), len(looks) - 1 - place)
+        losses = np.asarray(held_out_losses(swept.state.net, rules.held, recipe.loss))
+        context = Look(rules, bench, recipe.capacity, int(look), len(looks) - 1 - place)
         runs, units, state = context.carried_out(runs, swept.state, losses)
         recipe, start = replace(recipe, capacity=units), (int(look), state)
     compile_seconds = sum(part.compile_seconds for part in parts)
@@ -219,7 +233,7 @@ def train_in_stages(
         looks=looks,
         capacity=np.array(capacity[: len(looks)]),
         programs=frozenset(programs),
-        most_programs=most_programs(bound),
+        most_programs=most_programs(bench.bound),
     )
     return whole, staged
 
@@ -239,6 +253,7 @@ class Look:
     """One look at the structure of many runs."""
 
     rules: Rules
+    bench: Bench
     capacity: tuple[int, ...]
     """Units of each layer in the program so far."""
     step: int
@@ -264,7 +279,7 @@ class Look:
         capacity = self._capacity(after, is_changed)
         if not any(is_changed) and capacity == self.capacity:
             return runs, capacity, states
-        drive = self.rules.drive
+        drive = self.bench.drive
         sound = {
             row: with_capacity(own, drive, capacity, is_changed=is_changed[row], key=self._keys(row)[1])
             for row, own in enumerate(after)
@@ -285,7 +300,7 @@ class Look:
             if altered.state is not None:
                 action = tried
                 break
-        units = (0,) * len(self.rules.bound) if action == "wait" or altered is None else altered.units
+        units = (0,) * len(self.bench.bound) if action == "wait" or altered is None else altered.units
         decision = Decision(
             step=self.step,
             seed=self.rules.seeds[row],
@@ -304,9 +319,9 @@ class Look:
         config = self.rules.config
         if action == "prune":
             how = {"is_classes": self.rules.is_classes, "importance": self.rules.importance}
-            return pruned(state, self.rules.pool(row), config.prune, **how)
+            return pruned(state, self.bench.pool(row), config.prune, **how)
         if action == "expand":
-            return expanded(state, config, self.rules.bound, key=self._keys(row)[0])
+            return expanded(state, config, self.bench.bound, key=self._keys(row)[0])
         saved = run.saved
         assert saved is not None
         back = replace(state, net=saved.net, moments=saved.moments, diverged_at=saved.diverged_at)
@@ -314,25 +329,24 @@ class Look:
 
     def _keys(self, row: int) -> Key[jax.Array, " two"]:
         """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
-        return jr.split(jr.fold_in(jr.fold_in(self.rules.keys[row], STREAM), self.step))
+        return jr.split(jr.fold_in(jr.fold_in(self.bench.keys[row], STREAM), self.step))
 
     def _capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
         rows = enumerate(zip(states, is_changed, strict=True))
         sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
-        tier = tier_of(max(sight, default=0.0), self.rules.bound, least=LEAST_CAPACITY)
+        tier = tier_of(max(sight, default=0.0), self.bench.bound, least=LEAST_CAPACITY)
         may_shrink = any(is_changed) and self.left > 0
         return tier if may_shrink or max(tier) > max(self.capacity) else self.capacity
 
     def _sight(self, row: int, state: TrainState, is_changed: bool) -> float:
         """Units that a run may need until the next look; without a drive, its target and an expansion."""
-        sizes, rules = np.asarray(state.net.controller.sizes()), self.rules
-        if rules.drive is None or rules.rates is None:
-            target = 0.0 if rules.target_sizes is None else float(rules.target_sizes[row])
-            return max(float(sizes.max()) + max(rules.config.expand, 1), target)
+        sizes, bench, config = np.asarray(state.net.controller.sizes()), self.bench, self.rules.config
+        if bench.drive is None or bench.rates is None:
+            return max(float(sizes.max()) + max(config.expand, 1), float(bench.target_sizes[row]))
         best = sizes if is_changed else np.asarray(state.drive.best)  # as a drive begins
-        after = self.step + (rules.config.structure_every or 0)
-        return float(np.max(rules.drive.sight(sizes, best, np.asarray(rules.rates[row]), self.step, after)))
+        after = self.step + (config.structure_every or 0)
+        return float(np.max(bench.drive.sight(sizes, best, np.asarray(bench.rates[row]), self.step, after)))
 
 
 def _shortened(swept: Swept, count: int) -> Swept:

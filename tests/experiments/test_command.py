@@ -105,8 +105,8 @@ def test_a_folder_that_cannot_be_made_ends_with_code_73(command, tmp_path):
 
 
 def test_runs_that_all_diverged_end_with_code_4_quietly(command, monkeypatch):
+    monkeypatch.setattr("n3.figures", lambda record: {}, raising=False)  # first: it is read through the room
     monkeypatch.setattr("n3.plotting.figures", lambda record: {})
-    monkeypatch.setattr("n3.figures", lambda record: {}, raising=False)
     code, said = command(*SMALL.split(), "--learning-rate", "1e30", "--quiet")
     assert (code, said.err) == (4, "")
     assert "2/2" in said.out

@@ -17,9 +17,10 @@ import n3
 from n3.config.experiment import Experiment, RunConfig
 from n3.experiments import results
 from n3.experiments.arms import recipe_of
-from n3.experiments.results import RunDirectory, join, read, unfold
+from n3.experiments.results import RunDirectory, join, read, record_fits, unfold
 from n3.experiments.run import load_data
 from n3.stats.summary import versions
+from n3.training.history import History
 from trials import tiny
 
 
@@ -162,3 +163,47 @@ def test_a_damaged_network_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"static\.safetensors"):
         n3.load(run.directory)
+
+
+def history(loss, sizes, **changes):
+    """What four runs of a fit might have recorded at two steps."""
+    own = {
+        "step": np.array([50, 100]),
+        "train_loss": np.full((4, 2), 2.0),
+        "validation_loss": loss * np.array([[2.0, 1.0]] * 4),
+        "validation_accuracy": None,
+        "sizes": np.broadcast_to(sizes, (4, 2, 2)).astype(float),
+        "monitor": {"entropy": np.ones((4, 2, 2))},
+        "parameters": np.full(4, 30.0),
+        "layers": (".first", ".second"),
+        "diverged_at": np.array([-1, -1, -1, 70]),
+    }
+    return History(**own | changes)
+
+
+def test_fits_have_the_statistics_and_figures_of_experiments():
+    histories = {"growing": history(0.5, (3.0, 4.0)), "static": history(1.0, (8.0, 8.0))}
+    record = record_fits(histories, task="own", capacity=(8, 8))
+    summary = n3.summarise(record)
+    assert summary["task"] == "own"
+    assert summary["arms"]["growing"]["test_loss"]["median"] == 0.5
+    assert summary["arms"]["growing"]["final_size"]["median"] == 7.0
+    assert summary["arms"]["static"]["diverged_seeds"] == [3]
+    np.testing.assert_allclose(summary["arms"]["static"]["test_metric"]["median"], 1.0)
+    assert summary["comparisons"][0]["wins"] == 3
+    assert "growing / static" in n3.table(summary)
+    assert set(n3.figures(record)) == {"loss", "size", "final-loss", "information"}
+
+
+OF_RUNS = ("train_loss", "validation_loss", "sizes", "parameters")
+
+
+def test_a_single_fit_has_no_statistics():
+    single = replace(
+        history(0.5, 1.0),
+        **{name: np.asarray(getattr(history(0.5, 1.0), name)[0]) for name in OF_RUNS},
+        monitor={},
+    )
+    for refused in (single, history(0.5, 1.0, validation_loss=None)):
+        with pytest.raises(ValueError, match="`histories` must be of many runs each, with validation data"):
+            record_fits({"growing": refused}, task="own", capacity=(8, 8))

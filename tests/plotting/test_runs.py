@@ -364,6 +364,7 @@ HISTORY = History(
     validation_accuracy=None,
     sizes=np.array([[1.0, 2.0], [3.0, 2.5], [4.0, 2.0]]),
     monitor={},
+    parameters=np.array(40.0),
     layers=(".first", ".second"),
     diverged_at=None,
 )

@@ -167,12 +167,12 @@ def information_classes():
 
 
 def two_layers():
-    """Method information with two hidden layers."""
+    """Method information with two hidden layers; seed 1 has a tie that processors break differently."""
     return ran(
         task={"task": "spirals-3", "samples": 150, "test_samples": 75},
         network={"method": "information", "capacity": (8, 8)},
         training={"steps": 120, "learning_rate": 5e-3},
-        run={"arms": ("growing",)},
+        run={"arms": ("growing",), "seeds": (2, 3)},
     )
 
 

@@ -1,6 +1,7 @@
 """Fit: what targets say of the loss, steps by hand, from arrays and from batches, and runs that fail."""
 
 import importlib
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -11,7 +12,8 @@ import optax
 import pytest
 
 import n3
-from n3.config.experiment import InformationConfig
+from n3.config.experiment import InformationConfig, StructureConfig
+from n3.nn import Choice
 from n3.tracing.grow import compact_model, grow
 from n3.training.batches import epoch_rows
 from n3.training.fit import fit
@@ -368,3 +370,70 @@ def test_a_budget_is_met_by_a_users_model():
     found, history = quiet(grown(), (X, LINE), information=settings, steps=2 * STEPS)
     np.testing.assert_allclose(history.sizes[-1], [4.0], atol=1e-6)
     assert compact_model(found).layers[0].out_features == 4
+
+
+class Choosing(eqx.Module):
+    """A model that chooses the activation of its hidden layer."""
+
+    first: eqx.nn.Linear
+    choice: Choice
+    last: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.last(self.choice(self.first(x)))
+
+
+def test_a_users_model_chooses_its_activation():
+    keys = jr.split(KEYS[2])
+    model = Choosing(
+        eqx.nn.Linear(1, 8, key=keys[0]), Choice.among("tanh", "sin"), eqx.nn.Linear(8, 1, key=keys[1])
+    )
+    trained, _ = quiet(model, (X, LINE), steps=50, learning_rate=0.05, annealing=(1.0, 0.1, 0.5))
+    assert trained.choice.temperature == 0.0
+    assert sorted(np.asarray(trained.choice.shares()).tolist()) == [0.0, 1.0]
+    assert np.any(np.asarray(trained.choice.logits) != 0.0)
+
+
+@pytest.mark.parametrize("runs", [0, 2])
+def test_units_are_really_removed_and_added_while_a_users_model_trains(runs):
+    """One unit says nothing and goes at the second look, when the loss is at rest; two come at the third."""
+    key = jr.split(KEYS[1], runs) if runs else KEYS[1]
+    made = eqx.filter_vmap(lambda key: eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=key))(key) if runs else perceptron()
+    model = grow(made, example=X[0], key=key, method="auxiliary")
+    for layer, place in ((0, (..., 3, slice(None))), (1, (..., 3))):
+        weight = lambda m, n=layer: m.model.layers[n].weight  # noqa: E731
+        model = eqx.tree_at(weight, model, weight(model).at[place].set(0.0))
+    structure = StructureConfig(structure_every=25, prune="entropy < 0.1", expand=2, plateau=2.0, margin=9.0)
+    structure = replace(structure, cooldown=0)
+    options = {"steps": 125, "learning_rate": 0.0, "structure": structure, "key": key}
+    trained, history = quiet(model, (X, LINE), (X, LINE), **options)
+    actions = [own.action for own in history.decisions if own.seed == 0]
+    assert actions[:1] == ["wait"]
+    assert "prune" in actions
+    assert len(history.decisions) == max(runs, 1) * len(actions)
+    assert trained.controller.capacity != (8,) or "expand" in actions
+    np.testing.assert_allclose(history.validation_loss[..., 0], history.validation_loss[..., -1], rtol=1e-4)
+
+
+def test_many_runs_end_one_by_one_and_the_rest_goes_on():
+    keys = jr.split(KEYS[1], 2)
+    models = eqx.filter_vmap(lambda key: eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=key))(keys)
+    models = eqx.tree_at(lambda m: m.layers[0].bias, models, models.layers[0].bias.at[1].set(jnp.nan))
+    with pytest.warns(RuntimeWarning, match="the loss of run 1 was nan at step 0"):
+        _, history = quiet(models, (X, LINE), (X, LINE), key=keys)
+    assert history.diverged_at.tolist() == [-1, 0]
+    assert np.isfinite(history.validation_loss[0]).all()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"monitor": ("entropi",)}, "`monitor` must be of entropy, .* got 'entropi'. Did you mean 'entropy'"),
+        ({"importance": lambda a, t: a[0]}, "`importance` goes with method information, or with `monitor`"),
+        ({"structure": StructureConfig(structure_every=5)}, "`structure` goes with .* `validation_data`"),
+        ({"key": KEYS[:2]}, r"`model` must have a first axis of 2 runs in every array"),
+    ],
+)
+def test_settings_of_grown_models_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(grown(method="auxiliary"), (X, LINE), **changes)

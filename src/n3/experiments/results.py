@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
-from n3.config.experiment import Experiment
+from n3.config.experiment import Experiment, NetworkConfig, RunConfig
 from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.mlp import GrowingMLP
@@ -30,6 +30,7 @@ from n3.surgery.compact import compact as compact_network
 from n3.surgery.export import from_bytes, to_bytes, write_file
 from n3.training import decisions
 from n3.training.decisions import ACTIONS, Staged
+from n3.training.history import History
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, init
 from n3.training.sweep import Swept
 
@@ -69,6 +70,53 @@ def _recorded(swept: Swept) -> dict[str, np.ndarray]:
     found["active_parameters"] = np.asarray(_count_parameters(swept.state.net))
     found["diverged_at"] = np.asarray(swept.state.diverged_at)
     return found | ({"choice_share": np.stack(list(shares.values()), -1)} if shares else {})
+
+
+def record_fits(histories: Mapping[str, History], *, task: str, capacity: Sequence[int]) -> RunRecord:
+    """What `n3.fit` recorded of many runs, for the statistics and figures of experiments.
+
+    `summarise`, `table` and `figures` take it; its test samples are the validation data of the fits.
+
+    Args:
+        histories: By arm (`growing`, `static`, ...): of as many runs each, paired by their place, of the same
+            steps and groups, with validation data.
+        task: What the runs learn, for titles.
+        capacity: Units of each group before training.
+
+    Raises:
+        ValueError: If a history is of a single run or has no validation data, or an arm is unknown.
+    """
+    first = next(iter(histories.values()))
+    is_single = any(own.train_loss.ndim == 1 or own.validation_loss is None for own in histories.values())
+    if is_single:
+        raise ValueError("`histories` must be of many runs each, with validation data.")
+    monitor = tuple(first.monitor)
+    experiment = Experiment(
+        network=NetworkConfig(method="information", capacity=tuple(capacity)),
+        run=RunConfig(arms=tuple(histories), seeds=tuple(range(len(first.train_loss))), monitor=monitor),
+    )
+    is_classes = first.validation_accuracy is not None
+    over = {"train_loss": "train_loss", "test_loss": "validation_loss"}
+    variables: dict[str, Any] = {
+        name: (("arm", "seed", "step"), np.stack([getattr(own, field) for own in histories.values()]))
+        for name, field in over.items()
+    }
+    accuracy = [own.validation_accuracy for own in histories.values()]
+    metric = np.stack(accuracy) if is_classes else np.sqrt(np.maximum(variables["test_loss"][1], 0.0))
+    variables["test_metric"] = (("arm", "seed", "step"), metric)
+    of_layers = {"size": [own.sizes for own in histories.values()]}
+    of_layers |= {name: [own.monitor[name] for own in histories.values()] for name in monitor}
+    for name, values in of_layers.items():
+        variables[name] = (("arm", "seed", "step", "layer"), np.stack(values))
+    for name, field in {"active_parameters": "parameters", "diverged_at": "diverged_at"}.items():
+        variables[name] = (("arm", "seed"), np.stack([getattr(own, field) for own in histories.values()]))
+    seconds = np.full(len(histories), np.nan)
+    variables |= {"compile_seconds": ("arm", seconds), "run_seconds": ("arm", seconds)}
+    coords = {"arm": list(histories), "seed": np.arange(len(first.train_loss)), "step": first.step}
+    facts = {"task": task, "kind": "classification" if is_classes else "regression", "device": device_name()}
+    facts |= {"metric": "accuracy" if is_classes else "rmse", "wall_seconds": np.nan}
+    results = xr.Dataset(variables, coords=coords | {"layer": np.arange(len(first.layers))}, attrs=facts)
+    return RunRecord(experiment=experiment, results=results, directory=None)
 
 
 def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) -> Results:

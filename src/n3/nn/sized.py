@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from n3.nn import groups
@@ -88,3 +89,13 @@ def reorder(tree: PyTree, orders: Sequence[Int[Array, " _units"]], last: Int[Arr
         tree,
         is_leaf=lambda node: isinstance(node, AbstractSized),
     )
+
+
+def run_of(models: PyTree, row: int) -> PyTree:
+    """One of many models, or of other trees, whose arrays have a first axis of runs."""
+    return jax.tree.map(lambda leaf: leaf[row] if eqx.is_array(leaf) else leaf, models)
+
+
+def stack_runs(models: Sequence[PyTree]) -> PyTree:
+    """Models of one form as one whose arrays have a first axis of runs."""
+    return jax.tree.map(lambda *own: jnp.stack(own) if eqx.is_array(own[0]) else own[0], *models)

@@ -274,7 +274,7 @@ def figures(record: RunRecord) -> dict[str, Figure]:
         regression with one input, or `regions` for a classification with two.
     """
     results = record.results
-    seen = results.attrs["kind"], results.sizes["input"]
+    seen = results.attrs["kind"], results.sizes.get("input", 0)
     drawn = {
         "loss": (plot_losses, True),
         "size": (plot_sizes, True),

@@ -84,7 +84,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         for a, b in combinations(arms, 2)
     ]
     return {
-        "task": record.experiment.task.task,
+        "task": facts["task"],
         "method": record.experiment.network.method,
         "steps": steps,
         "seeds": results["seed"].values.tolist(),

@@ -189,7 +189,7 @@ def _with_drawn(
 
 
 def _drawn_layers(net: AbstractSized, key: PRNGKeyArray) -> dict[str, Float[Array, "..."]]:
-    """Fresh parameters of every layer that makes units, by their paths: a unit's weights and bias in one draw."""
+    """Fresh parameters of every layer that makes units, by path: a unit's weights and bias in one draw."""
     leaves = {leaf.path: leaf for leaf in net.structure.leaves}
     keys, layers = jr.split(key, len(net.structure.groups)), dict[int, int]()
     is_leaf = lambda node: is_layer(node) or isinstance(node, Dense)  # noqa: E731

@@ -14,7 +14,7 @@ from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, run_of
 from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
 from n3.tracing.trace import activations, find_structure, takes_key
 
@@ -251,7 +251,7 @@ def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Gro
 
 def _grown(model, where, *, example, key, method, initial_size, mask) -> Grown:
     _check_stateless(model)
-    one = model if not key.ndim else jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, model)
+    one = run_of(model, 0) if key.ndim else model
     keys = jr.split(key) if not key.ndim else jax.vmap(jr.split, out_axes=1)(key)
     sample_key = keys[1] if not key.ndim else keys[1, 0]
     inputs = [

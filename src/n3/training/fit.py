@@ -20,7 +20,7 @@ from n3.information.price import prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
 from n3.nn.mlp import Annealing, annealed, has_choice
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, run_of
 from n3.tracing.grow import Grown
 from n3.training.batches import Chunk, Data, FitPool, source_of
 from n3.training.decisions import Decision, look_steps, with_next_loss
@@ -55,7 +55,7 @@ def fit(
     importance: Importance | None = None,
     target_size: float | None = None,
     size_cost: float = 0.1,
-    monitor: tuple[Monitor, ...] = (),
+    monitor: tuple[str, ...] = (),
     annealing: tuple[float, float, float] = (1.0, 0.05, 0.6),
     structure: StructureConfig | None = None,
     quiet: bool = False,
@@ -187,7 +187,7 @@ class _Stages:
         )
         look = Look(self.rules, self.bench, self.capacity, done, int(np.sum(self.steps > done)))
         self.runs, self.capacity, many = look.carried_out(self.runs, many, losses)
-        return many if is_many else jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, many)
+        return many if is_many else run_of(many, 0)
 
     def decisions(self) -> tuple[Decision, ...]:
         """Those of every run at every look, run after run."""
@@ -236,7 +236,7 @@ def _first_run(model: _Model, key: Key[Array, "*runs"]) -> tuple[_Model, int]:
                 f"`model` must have a first axis of {len(key)} runs in every array, as `key` has; "
                 f"{name} has shape {leaf.shape}."
             )
-    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, model), len(key)
+    return run_of(model, 0), len(key)
 
 
 def _called(model: PyTree) -> Callable[..., Any]:

@@ -42,6 +42,8 @@ class History:
     """Effective units of each group; no column for a model that is not grown."""
     monitor: Mapping[str, Float[np.ndarray, "*runs records groups"]]
     """What each group says, in nats, by the name of the measure."""
+    parameters: Float[np.ndarray, "*runs"]
+    """Active parameters at the end: those of the compact model."""
     layers: tuple[str, ...]
     """Path of the first layer of each group."""
     diverged_at: int | Int[np.ndarray, " runs"] | None
@@ -110,6 +112,7 @@ class Recorder:
         self.diverged_at = np.full(max(runs, 1), -1)
         self.steps: list[int] = []
         self.rows: list[dict[str, np.ndarray]] = []
+        self.parameters = np.zeros(0)
         self._losses: list[np.ndarray] = []
 
     @property
@@ -143,6 +146,8 @@ class Recorder:
         own["sizes"] = (
             np.asarray(_sizes(self.plan, model)) if is_sized else np.zeros((*self._axis, 0), np.float32)
         )
+        if is_last or self.is_over:
+            self.parameters = np.asarray(_parameters(self.plan, model))
         if self.plan.monitor:
             own |= {name: np.asarray(each) for name, each in _monitored(self.plan, model, self.pool).items()}
         self.steps.append(done)
@@ -167,6 +172,7 @@ class Recorder:
             validation_accuracy=found.get("validation_accuracy") if has_classes else None,
             sizes=found["sizes"],
             monitor={name: found[name] for name in (self.plan.monitor.names if self.plan.monitor else ())},
+            parameters=self.parameters,
             layers=layers,
             diverged_at=self.diverged_at if self.runs else diverged,
             decisions=decisions,
@@ -204,6 +210,17 @@ def _scored(plan: Plan, model: PyTree, inputs: Array, targets: Array) -> Float[A
 @eqx.filter_jit
 def _sizes(plan: Plan, model: AbstractSized) -> Float[Array, "*runs groups"]:
     return plan.over_runs(lambda own: own.sizes() * own.gates(), model, axes=(0,))
+
+
+@eqx.filter_jit
+def _parameters(plan: Plan, model: PyTree) -> Float[Array, "*runs"]:
+    def of_run(own: PyTree) -> Array:
+        if isinstance(own, AbstractSized):
+            return own.parameter_count(own.sizes())
+        leaves = jax.tree.leaves(eqx.filter(own, eqx.is_inexact_array))
+        return jnp.asarray(float(sum(leaf.size for leaf in leaves)))
+
+    return plan.over_runs(of_run, model, axes=(0,))
 
 
 @eqx.filter_jit

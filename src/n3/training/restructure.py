@@ -16,6 +16,7 @@ from n3.config.experiment import StructureConfig
 from n3.information.measures import Importance, Pool
 from n3.information.sizing import DriveState, InformationDrive
 from n3.nn.losses import Samples
+from n3.nn.sized import run_of, stack_runs
 from n3.surgery.edit import Edit, edited
 from n3.surgery.expand import expand
 from n3.surgery.prune import prune
@@ -270,8 +271,7 @@ class Look:
             states: Their states, with a first axis of runs.
             losses: Loss of each on samples that it is not trained on.
         """
-        host = jax.device_get(states)
-        before = [jax.tree.map(lambda leaf, n=row: jnp.asarray(leaf[n]), host) for row in range(len(runs))]
+        before = [run_of(states, row) for row in range(len(runs))]
         rows = enumerate(zip(runs, before, losses.tolist(), strict=True))
         made = [self._decided(row, *of) for row, of in rows]
         runs, after = [run for run, _ in made], [state for _, state in made]
@@ -287,7 +287,7 @@ class Look:
         }
         like = next(iter(sound.values()))
         every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return runs, capacity, jax.tree.map(lambda *of: jnp.stack(of), *every)
+        return runs, capacity, stack_runs(every)
 
     def _decided(self, row: int, run: Staging, state: TrainState, loss: float) -> tuple[Staging, TrainState]:
         """What a run does, and its state afterwards: the same object where nothing changes."""

@@ -201,3 +201,6 @@ def test_the_readmes_model_of_the_readers_own_becomes_smaller(capsys):
     assert str(shapes) in capsys.readouterr().out
     assert 1 <= shapes[0][0] < 32
     assert 1 <= shapes[1][0] < 32
+    exec(compile(EXAMPLES[2], "README.md", "exec"), names)
+    assert names["history"].sizes.shape[0] == 5
+    assert "Medians over 5 seeds" in capsys.readouterr().out

@@ -94,7 +94,17 @@ MAKERS = {
 }
 INNER = {"images": ".inner", "block": ".up"}
 """Branches of a residual sum: layers that can go whole."""
-each = pytest.mark.parametrize("name", SHAPES)
+HEAVY = ("images", "block")
+"""Slow to compile."""
+
+
+def over(names):
+    """Over models by name, the heavy ones among the slow tests."""
+    marks = {name: pytest.mark.slow if name in HEAVY else () for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=own) for name, own in marks.items()])
+
+
+each = over(SHAPES)
 
 
 @functools.cache
@@ -253,6 +263,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_compacted_models_come_back_in_a_fresh_process(tmp_path):
     for name in SHAPES:
         model = sized(name)
@@ -291,7 +302,7 @@ def arrays_of(model):
     return jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@over(MAKERS)
 def test_a_plain_model_comes_back_as_one_of_its_class(name):
     model, x = plain(name), data(name)[0]
     state = optax.adam(1e-2).init(eqx.filter(model, eqx.is_inexact_array))

@@ -184,9 +184,9 @@ def test_a_state_of_another_network_is_refused():
         compact_state(network("auxiliary", (4,)), state)
 
 
-def test_another_model_is_refused():
-    with pytest.raises(ValueError, match="`net` must be a sized model; got MLP"):
-        compact(eqx.filter_eval_shape(eqx.nn.MLP, 2, 3, 4, 1, key=jr.key(0)))
+def test_a_plain_model_comes_back_as_it_is():
+    plain = eqx.filter_eval_shape(eqx.nn.MLP, 2, 3, 4, 1, key=jr.key(0))
+    assert compact(plain) is plain
 
 
 @pytest.mark.parametrize("kind", KINDS)

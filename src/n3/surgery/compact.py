@@ -64,15 +64,15 @@ def compact(net: eqx.Module) -> Any:
 
     Args:
         net: A `GrowingMLP`; a model that `n3.grow` made, which gives back a model of its own class (see
-            `n3.tracing.grow.compact_model`); or a `CompactMLP`, which comes back as it is.
+            `n3.tracing.grow.compact_model`); or a plain model, such as a `CompactMLP`, which comes back as it is.
 
     Returns:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).
 
     Raises:
-        ValueError: If `net` is another model, or many networks stacked.
+        ValueError: If `net` is many networks stacked, or under a controller from elsewhere.
     """
-    if isinstance(net, CompactMLP):
+    if not isinstance(net, AbstractSized):
         return net
     check_single(net)
     return _laid_out(net, _plan(net)) if isinstance(net, GrowingMLP) else compact_model(net)

@@ -140,7 +140,7 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
         ValueError: If `net` cannot be compacted.
         OSError: If the files cannot be written.
     """
-    plain, of_layers = compact(net) if isinstance(net, AbstractSized) else net, {}
+    plain, of_layers = compact(net), {}
     if isinstance(plain, CompactMLP):
         every = (*plain.layers, plain.readout)
         of_layers = {
@@ -217,7 +217,7 @@ def export(net: eqx.Module, path: str | Path | None = None, *, example: Example 
         ValueError: If `net` cannot be compacted, or an example is missing.
         OSError: If the file cannot be written.
     """
-    plain = compact(net) if isinstance(net, AbstractSized) else net
+    plain = compact(net)
     if isinstance(net, AbstractSized):
         shapes = net.structure.example
     elif isinstance(net, CompactMLP):

@@ -64,7 +64,7 @@ def compact(net: eqx.Module) -> Any:
 
     Args:
         net: A `GrowingMLP`; a model that `n3.grow` made, which gives back a model of its own class (see
-            `n3.tracing.grow.compact_model`); or a plain model, such as a `CompactMLP`, which comes back as it is.
+            `n3.tracing.grow.compact_model`); or a plain model, which comes back as it is.
 
     Returns:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).

@@ -8,14 +8,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from n3.nn.groups import gathered_leaf, masked
+from n3.nn.groups import masked
 from n3.nn.masks import PRESENT
-from n3.nn.mlp import ACTIVATIONS, Dense, GrowingMLP
+from n3.nn.mlp import ACTIVATIONS, GrowingMLP
 from n3.nn.sized import AbstractSized
 from n3.surgery.edit import check_single
-from n3.surgery.optimiser_state import carried
+from n3.surgery.optimiser_state import carried, moved_leaves
 from n3.tracing.grow import Example, compact_model, grown_whole, kept_units
 
 
@@ -75,48 +76,37 @@ def compact(net: eqx.Module) -> Any:
     if not isinstance(net, AbstractSized):
         return net
     check_single(net)
-    return _laid_out(net, _plan(net)) if isinstance(net, GrowingMLP) else compact_model(net)
+    if not isinstance(net, GrowingMLP):
+        return compact_model(net)
+    *layers, readout = (
+        CompactLayer(*_layer(net, part, is_folded=True), part.activation, part.keeps_input)
+        for part in _plan(net)
+    )
+    return CompactMLP(layers=tuple(layers), readout=readout)
 
 
 def compact_state(net: AbstractSized, state: PyTree) -> PyTree:
-    """The optimiser state that belongs to `compact(net)`.
+    """The optimiser state that belongs to `compact(net)`, from one over `net`.
 
     Averages are gathered as they are: exact for the weights of units that take part fully, while those of
     weights that participation is folded into stay on the scale from before. Copies of the parameters are
     folded as the parameters are.
-
-    Args:
-        net: The model before it was compacted.
-        state: An optimiser state over it.
 
     Raises:
         ValueError: If `net` is no single sized model, or `state` is not over it or cannot be carried.
     """
     check_single(net)
     structure = jax.tree.structure(eqx.filter(compact(net), eqx.is_inexact_array))
-    if isinstance(net, GrowingMLP):
-        plan = _plan(net)
+    plan, units = _plan(net) if isinstance(net, GrowingMLP) else [], kept_units(net.participation())
 
-        def gathered(node: PyTree, is_copy: bool) -> PyTree:
-            every = (*node.layers, node.readout)
-            parts = [_layer(every[part.dense], part, is_folded=is_copy) for part in plan]
-            return structure.unflatten([leaf for part in parts for leaf in part])
-    else:
-        units = kept_units(net.participation())
-        leaves = {leaf.path: leaf for leaf in net.structure.leaves}
-        old, form = jax.tree_util.tree_flatten_with_path(eqx.filter(net, eqx.is_inexact_array))
-        paths = [jax.tree_util.keystr(path) for path, _ in old]
-
-        def gathered(node: PyTree, is_copy: bool) -> PyTree:
+    def gathered(node: PyTree, is_copy: bool) -> PyTree:
+        if isinstance(net, GrowingMLP):
+            leaves = [leaf for part in plan for leaf in _layer(node, part, is_folded=is_copy)]
+        else:
             node = masked(node, net.structure, net.participation()) if is_copy else node
-            pairs = zip(paths, form.flatten_up_to(node), strict=True)
-            return structure.unflatten(
-                [
-                    gathered_leaf(leaves[path], own, units) if path in leaves and eqx.is_array(own) else own
-                    for path, own in pairs
-                    if path.startswith(".model")
-                ]
-            )
+            model = moved_leaves(node, net, net, units).model
+            leaves = jax.tree.leaves(model, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode))
+        return structure.unflatten(leaves)
 
     return carried(state, net, gathered)
 
@@ -126,12 +116,12 @@ Close = Callable[[AbstractSized, PyTree], tuple[Any, PyTree]]
 
 
 def opened(model: eqx.Module, state: PyTree, *, example: Example | None) -> tuple[AbstractSized, PyTree, Close]:
-    """A model as surgery takes it: sized, a plain one with every unit taking part.
+    """A model as surgery takes it: sized, a plain one with every unit taking part; and its optimiser state.
 
     Args:
         model: A sized model, which stays as it is; or any Equinox model that `n3.grow` could grow.
-        state: An optimiser state over it, or None.
-        example: One sample of a plain model, or its shape and data type; None: not known.
+        state: An optimiser state over it.
+        example: One sample of a plain model, or its shape and data type.
 
     Returns:
         The sized model and its state, and what makes a plain model and its state of those again.
@@ -183,9 +173,8 @@ def _plan(net: GrowingMLP) -> list[_Part]:
         mask = np.asarray(own, np.float64)
         rows = np.flatnonzero(mask >= PRESENT)
         if gate == 1 or (gate > 0 and rows.size):
-            settings = {"activation": names[layer], "keeps_input": bool(gate < 1)}
-            what = {"rows": rows, "columns": columns, "factors": factors, "size": sizes[layer]}
-            parts.append(_Part(dense=layer, **what, **settings))
+            own = {"activation": names[layer], "keeps_input": bool(gate < 1), "size": sizes[layer]}
+            parts.append(_Part(dense=layer, rows=rows, columns=columns, factors=factors, **own))
         kept, shares = (columns, (1.0 - gate) * factors) if gate < 1 else (columns[:0], factors[:0])
         taken = rows if gate > 0 else rows[:0]
         columns = np.concatenate([kept, taken])
@@ -195,32 +184,17 @@ def _plan(net: GrowingMLP) -> list[_Part]:
     return [*parts, _Part(dense=-1, rows=outputs, columns=columns, factors=factors, gain=gain)]
 
 
-def _laid_out(net: GrowingMLP, plan: list[_Part]) -> CompactMLP:
-    """The parts gathered from a network."""
-    every = (*net.layers, net.readout)
-    *layers, readout = (
-        CompactLayer(
-            *_layer(every[part.dense], part, is_folded=True),
-            activation=part.activation,
-            keeps_input=part.keeps_input,
-        )
-        for part in plan
-    )
-    return CompactMLP(layers=tuple(layers), readout=readout)
-
-
-def _layer(dense: Dense, part: _Part, *, is_folded: bool) -> tuple[Any, ...]:
+def _layer(net: GrowingMLP, part: _Part, *, is_folded: bool) -> tuple[Any, ...]:
     """Weight and bias of a part, or their averages, which nothing is folded into."""
+    dense = net.readout if part.dense < 0 else net.layers[part.dense]
 
-    def taken(leaf: Array, *places: Int[np.ndarray, " _places"]) -> np.ndarray:
-        return np.asarray(leaf, np.float64)[np.ix_(*places)]
+    def taken(leaf: Any, *places: Int[np.ndarray, " _places"]) -> Any:
+        return np.asarray(leaf, np.float64)[np.ix_(*places)] if eqx.is_array(leaf) else leaf
 
-    leaves = [(dense.weight, (part.rows, part.columns)), (dense.bias, (part.rows,))]
+    weight, bias = taken(dense.weight, part.rows, part.columns), taken(dense.bias, part.rows)
     if not is_folded:
-        return tuple(
-            jnp.asarray(taken(own, *at), own.dtype) if eqx.is_array(own) else own for own, at in leaves
-        )
-    weight, bias = (taken(own, *at) for own, at in leaves)
+        pairs = zip((weight, bias), (dense.weight, dense.bias), strict=True)
+        return tuple(jnp.asarray(own, old.dtype) if eqx.is_array(old) else own for own, old in pairs)
     shift = 0.0 if dense.size_weight is None else taken(dense.size_weight, part.rows)
     folded = part.gain * weight * part.factors, part.gain * (bias + part.size * shift)
     return tuple(jnp.asarray(own, dense.weight.dtype) for own in folded)

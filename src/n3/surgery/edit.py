@@ -7,9 +7,9 @@ outputs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -40,6 +40,20 @@ class Edit:
     born: int | tuple[int, ...] = 0
     """New units of each layer that take part fully."""
 
+    @classmethod
+    def of(
+        cls,
+        units: Sequence[Int[np.ndarray, " _units"]],
+        *,
+        layers: Sequence[int] | None = None,
+        is_new: Sequence[Bool[np.ndarray, " _units"]] | None = None,
+        born: int | tuple[int, ...] = 0,
+    ) -> "Edit":
+        """An edit in which all layers stay, and all units that are there have a past, but for what is said."""
+        layers = range(len(units)) if layers is None else layers
+        is_new = [np.zeros(len(own), bool) for own in units] if is_new is None else is_new
+        return cls(layers=tuple(layers), units=tuple(units), is_new=tuple(is_new), born=born)
+
 
 def edited(
     net: Sized, edit: Edit, state: PyTree = None, finish: Callable[[Sized], Sized] = lambda net: net
@@ -51,7 +65,7 @@ def edited(
     Args:
         net: The old network.
         edit: What goes where.
-        state: An optimiser state over the old network, or None.
+        state: An optimiser state over the old network.
         finish: What else becomes of the new network's parameters, and of an optimiser's copies of them.
 
     Returns:
@@ -63,7 +77,6 @@ def edited(
     check_single(net)
     controller, depth = _resized(net.controller, edit), _moved_depth(net, edit)
     layered = _with_layers(net, edit.layers, depth)
-    leaves = {leaf.path: leaf for leaf in layered.structure.leaves}
     made = groups.gathered(layered, layered.structure, edit.units).resized(controller)
     made = finish(_retold(made, net, edit, controller))
     past = [np.where(new, -1, own) for new, own in zip(edit.is_new, edit.units, strict=True)]
@@ -74,18 +87,10 @@ def edited(
         if is_copy:  # as far from the network's own as before
             moved = _like(controller, net.controller, edit)
             own = jax.tree.map(lambda a, b, c: a + b - c, own, controller, moved)
-            deep = (
-                deep
-                if deep is None or net.depth_weight is None
-                else deep + node.depth_weight - net.depth_weight
-            )
-        units = edit.units if is_copy else past
-        node = moved_leaves(
-            _with_layers(node, edit.layers, deep),
-            layered,
-            made,
-            lambda path, leaf: groups.gathered_leaf(leaves[path], leaf, units) if path in leaves else leaf,
-        )
+            if deep is not None and net.depth_weight is not None:
+                deep = deep + node.depth_weight - net.depth_weight
+        node = _with_layers(node, edit.layers, deep)
+        node = moved_leaves(node, layered, made, edit.units if is_copy else past)
         node = eqx.tree_at(lambda n: n.controller, node, own)
         return finish(_retold(node, net, edit, controller)) if is_copy else node
 
@@ -127,13 +132,8 @@ def _retold(made: PyTree, net: AbstractSized, edit: Edit, controller: AbstractCo
 
 def full_units(net: AbstractSized) -> tuple[int, ...]:
     """Units of each group that take part fully, or, where none takes part by its index, all of them."""
-    if isinstance(net.controller, Layerwise):
-        kinds = [type(layer) for layer in net.controller.layers]
-    else:
-        kinds = [type(net.controller)] * len(net.controller.capacity)
-    sizes = [float(size) for size in net.sizes()]
-    rows = zip(kinds, sizes, net.controller.capacity, strict=True)
-    return tuple(units if kind in _UNRANKED else math.floor(size) for kind, size, units in rows)
+    rows = zip(_weights(net.controller), net.sizes(), net.controller.capacity, strict=True)
+    return tuple(units if kind in _UNRANKED else math.floor(float(size)) for (kind, _), size, units in rows)
 
 
 def is_gated(net: AbstractSized) -> bool:
@@ -168,43 +168,41 @@ def _resized(controller: AbstractController, edit: Edit) -> AbstractController:
     weights, old = _weights(controller), controller.capacity
     moved = []
     for layer, units, own in zip(edit.layers, edit.units, born, strict=True):
-        kind = type(controller.layers[layer] if isinstance(controller, Layerwise) else controller)
+        kind, weight = weights[layer]
         change = _change(units, old[layer], own) if layer >= 0 else lambda size: size
-        moved.append(_moved(kind, weights[layer], old[layer], len(units), change))
-    is_shared = isinstance(controller, _SHARED) and all(float(w) == float(moved[0]) for w in moved)
-    return _rebuilt(controller, edit, moved, is_shared=is_shared)
+        moved.append(_moved(kind, weight, old[layer], len(units), change))
+    return _rebuilt(controller, edit, moved, is_shared=all(float(own) == float(moved[0]) for own in moved))
 
 
 def _like(model: AbstractController, moments: AbstractController, edit: Edit) -> AbstractController:
     """The moments of the new controller's weights: those of the weights that they come from."""
     if not jax.tree.leaves(moments):  # masked: the optimiser keeps nothing of it
         return jax.tree.map(lambda _: optax.MaskedNode(), model)
-    weights = _weights(moments)
+    weights = [weight for _, weight in _weights(moments)]
     own = [weights[layer] if layer >= 0 else jnp.zeros_like(weights[0]) for layer in edit.layers]
     return _rebuilt(moments, edit, own, is_shared=type(model) is type(moments))
 
 
-def _weights(controller: AbstractController) -> list[Float[Array, ""]]:
-    """The size weight of each layer."""
+def _weights(controller: AbstractController) -> list[tuple[type, Float[Array, ""]]]:
+    """The kind of controller and the size weight of each layer."""
     if isinstance(controller, Layerwise):
-        return [_weights(layer)[0] for layer in controller.layers]
-    if isinstance(controller, _EACH):
-        return list(jax.tree.leaves(controller)[0])
-    return [cast(controllers.Auxiliary, controller).weight] * len(controller.capacity)
+        return [own for layer in controller.layers for own in _weights(layer)]
+    weight = controller.size if isinstance(controller, controllers.Fixed) else cast(Any, controller).weight
+    each = weight if isinstance(controller, _EACH) else [weight] * len(controller.capacity)
+    return [(type(controller), own) for own in each]
 
 
 def _rebuilt(
     controller: AbstractController, edit: Edit, weights: list[Float[Array, ""]], *, is_shared: bool
 ) -> AbstractController:
-    capacity, mask = tuple(len(units) for units in edit.units), controller.mask
-    if isinstance(controller, _EACH):
-        return type(controller)(jnp.stack(weights), capacity=capacity, mask=mask)
-    if isinstance(controller, _SHARED) and is_shared:
-        return type(controller)(weights[0], capacity=capacity, mask=mask)
+    kind, capacity, mask = type(controller), tuple(map(len, edit.units)), controller.mask
+    if kind in _EACH or (kind in _SHARED and is_shared):
+        return kind(jnp.stack(weights) if kind in _EACH else weights[0], capacity=capacity, mask=mask)
+    kinds = [own for own, _ in _weights(controller)]
     layers = []
     for layer, units, weight in zip(edit.layers, capacity, weights, strict=True):
-        kind = type(controller.layers[layer] if isinstance(controller, Layerwise) else controller)
-        layers.append(kind(weight[None] if kind in _EACH else weight, capacity=(units,), mask=mask))
+        own = weight[None] if kinds[layer] in _EACH else weight
+        layers.append(kinds[layer](own, capacity=(units,), mask=mask))
     return Layerwise(layers=tuple(layers), capacity=capacity, mask=mask)
 
 

@@ -1,6 +1,7 @@
 """Expansion: further units and layers for a model that goes on computing the same function, or nearly so."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
@@ -75,37 +76,35 @@ def expand(
     given, state, close = opened(net, state, example=example)
     added = _checked(given, units, layers, method, scale, key)
     if method == "identity":
-        made = _deepened(given, layers, key, state)
+        edit, finish = _deepened(given, layers, key)
     else:
         if is_gated(given):
             _check_stream(given, added, takes_part=is_born or method != "zero")
         if method == "zero":
-            made = _widened(given, added, is_born or is_plain, key, state)
+            edit, finish = _widened(given, added, is_born or is_plain, key)
         else:
-            made = _split(given, added, scale if method == "mutate" else 0.0, key, state)
-    return close(*made)
+            edit, finish = _split(given, added, scale if method == "mutate" else 0.0, key)
+    return close(*edited(given, edit, state, finish))
+
+
+Finished = tuple[Edit, Callable[[Any], Any]]
 
 
 def _checked(net: AbstractSized, units, layers, method, scale, key) -> tuple[int, ...]:
-    """The units to add to each layer."""
     depth = len(net.group_names)
     added = (units,) * depth if isinstance(units, int) else units
+    known, is_deeper = ", ".join(EXPANSION_METHODS), method == "identity"
     if method not in EXPANSION_METHODS:
-        known = ", ".join(EXPANSION_METHODS)
-        raise ValueError(
-            f"`method` must be one of {known}; got {method!r}.{suggestion(method, EXPANSION_METHODS)}"
-        )
+        near = suggestion(method, EXPANSION_METHODS)
+        raise ValueError(f"`method` must be one of {known}; got {method!r}.{near}")
     if len(added) != depth or min(added) < 0:
-        raise ValueError(
-            f"`units` must be zero or more, one number or one for each of {depth} layers; got {units}."
-        )
+        every = f"zero or more, one number or one for each of {depth} layers"
+        raise ValueError(f"`units` must be {every}; got {units}.")
     if layers < 0:
         raise ValueError(f"`layers` must be zero or more; got {layers}.")
-    if (layers > 0) != (method == "identity") or (max(added) > 0) == (method == "identity"):
-        raise ValueError(
-            f"`method` must be identity to add layers and another to add units; got {method} for "
-            f"`units` {units} and `layers` {layers}."
-        )
+    if (layers > 0) != is_deeper or (max(added) > 0) == is_deeper:
+        got = f"{method} for `units` {units} and `layers` {layers}"
+        raise ValueError(f"`method` must be identity to add layers and another to add units; got {got}.")
     if not (np.isfinite(scale) and scale >= 0):
         raise ValueError(f"`scale` must be zero or more, and finite; got {scale}.")
     if key is None and method != "split":
@@ -124,7 +123,7 @@ def _check_stream(net: AbstractSized, added: tuple[int, ...], *, takes_part: boo
         )
 
 
-def _deepened(net: AbstractSized, layers: int, key, state: PyTree) -> tuple[AbstractSized, PyTree]:
+def _deepened(net: AbstractSized, layers: int, key) -> Finished:
     if not isinstance(net, GrowingMLP):
         raise ValueError(
             "`layers` can be added to a GrowingMLP alone: no other model says where they would go."
@@ -132,20 +131,16 @@ def _deepened(net: AbstractSized, layers: int, key, state: PyTree) -> tuple[Abst
     depth, sizes = len(net.layers), net.controller.capacity
     if len(set(sizes)) > 1:
         raise ValueError(f"`layers` needs hidden layers of equal capacity; got {sizes}.")
-    edit = Edit(
-        layers=(*range(depth), *(-1,) * layers),
-        units=(np.arange(sizes[0]),) * (depth + layers),
-        is_new=(np.zeros(sizes[0], bool),) * (depth + layers),
-    )
+    edit = Edit.of((np.arange(sizes[0]),) * (depth + layers), layers=(*range(depth), *(-1,) * layers))
     has_size = net.layers[0].size_weight is not None
     bound = 1.0 / jnp.sqrt(jnp.asarray(float(sizes[0] + has_size)))
     drawn = [
         Dense(sizes[0], sizes[0], size_input=has_size, bound=bound, key=own) for own in jr.split(key, layers)
     ]
-    return edited(net, edit, state, lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)))
+    return edit, (lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)))
 
 
-def _widened(net: AbstractSized, added, is_born: bool, key, state) -> tuple[AbstractSized, PyTree]:
+def _widened(net: AbstractSized, added, is_born: bool, key) -> Finished:
     full, capacity = full_units(net), net.controller.capacity
     ends = full if is_born else capacity
     units = tuple(
@@ -153,8 +148,8 @@ def _widened(net: AbstractSized, added, is_born: bool, key, state) -> tuple[Abst
         for own, end, extra in zip(capacity, ends, added, strict=True)
     )
     is_new = tuple(own < 0 for own in units)
-    edit = Edit(layers=_all(net), units=units, is_new=is_new, born=added if is_born else 0)
-    return edited(net, edit, state, partial(_with_drawn, is_new=is_new, counts=not is_born, key=key))
+    edit = Edit.of(units, is_new=is_new, born=added if is_born else 0)
+    return edit, partial(_with_drawn, is_new=is_new, counts=not is_born, key=key)
 
 
 def _with_drawn(
@@ -162,13 +157,8 @@ def _with_drawn(
 ) -> AbstractSized:
     """A model whose units without a past have incoming weights, uniform on `1 / sqrt(inputs)`.
 
-    What is no weight of a layer, such as the scale of a norm, is drawn from the other units of its group.
-
-    Args:
-        net: The model; of units without a past all parameters are zero.
-        is_new: Which units have no past, of each group.
-        counts: Whether they count in norms.
-        key: For the weights.
+    What is no weight of a layer, such as the scale of a norm, is drawn from the other units of its group. In
+    norms units without a past count where `counts` says so. Their parameters are all zero in `net`.
     """
     drawn, numbers = _drawn_layers(net, key), {own.path: n for n, own in enumerate(net.structure.leaves)}
 
@@ -224,7 +214,7 @@ def _places_of(leaf: Leaf, chosen: tuple[Bool[np.ndarray, " _units"], ...], *, i
     return np.broadcast_to(found, [layout.size for layout in leaf.layouts])
 
 
-def _split(net: AbstractSized, added, noise: float, key, state) -> tuple[AbstractSized, PyTree]:
+def _split(net: AbstractSized, added, noise: float, key) -> Finished:
     full, units, is_new, factors = full_units(net), [], [], []
     norms = _outgoing(net)
     for layer, extra in enumerate(added):
@@ -235,9 +225,8 @@ def _split(net: AbstractSized, added, noise: float, key, state) -> tuple[Abstrac
         units.append(np.concatenate([np.arange(full[layer]), copies, rest]))
         factors.append(np.concatenate([shares, np.ones(rest.size)]))
         is_new.append(np.isin(np.arange(units[-1].size), full[layer] + np.arange(extra)))
-    edit = Edit(layers=_all(net), units=tuple(units), is_new=tuple(is_new), born=added)
-    finish = partial(_with_shares, factors=factors, is_new=tuple(is_new), noise=noise, key=key)
-    return edited(net, edit, state, finish)
+    edit = Edit.of(units, is_new=is_new, born=added)
+    return edit, partial(_with_shares, factors=factors, is_new=tuple(is_new), noise=noise, key=key)
 
 
 def _with_shares(net: AbstractSized, *, factors, is_new, noise: float, key) -> AbstractSized:
@@ -292,7 +281,3 @@ def _copies(
         source.append(source[most])
         share.append(share[most])
     return np.array(source[len(norms) :], int), np.array(share)
-
-
-def _all(net: AbstractSized) -> tuple[int, ...]:
-    return tuple(range(len(net.group_names)))

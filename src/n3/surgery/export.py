@@ -44,13 +44,9 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def to_bytes(tree: Any) -> bytes:
-    """The arrays of a tree in the safetensors format, each under its path.
+    """The arrays of a tree in the safetensors format, each under its path; reading them executes nothing.
 
-    Args:
-        tree: Any tree; what is not an array is left out, since `from_bytes` takes it from a like tree.
-
-    Returns:
-        Content for a file; reading it executes nothing.
+    What is not an array is left out, since `from_bytes` takes it from a like tree.
     """
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
     named = {jax.tree_util.keystr(path): np.asarray(leaf, order="C") for path, leaf in leaves}
@@ -58,15 +54,12 @@ def to_bytes(tree: Any) -> bytes:
 
 
 def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
-    """The tree that `to_bytes` stored.
+    """The tree that `to_bytes` stored, in which all that is no array is as in `like`.
 
     Args:
         content: What `to_bytes` returned.
         like: A tree of the same structure, with arrays or shapes (`jax.ShapeDtypeStruct`) as leaves.
         source: What to call the content in an error, a file's name for example.
-
-    Returns:
-        The tree, with the stored arrays and the other leaves of `like`.
 
     Raises:
         ValueError: If the content is not safetensors, or a name, shape or type differs from `like`'s.
@@ -83,12 +76,9 @@ def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
         raise ValueError(f"{source} does not hold this network: {odd[0]} is missing or not expected.")
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if stored[name].shape != leaf.shape or stored[name].dtype != leaf.dtype:
-            found, expected = stored[name], leaf
-            raise ValueError(
-                f"{source}: {name} is {found.dtype}{found.shape}; expected {expected.dtype}{expected.shape}."
-            )
-    arrays = jax.tree_util.tree_unflatten(structure, [jax.numpy.asarray(stored[name]) for name in names])
-    return eqx.combine(arrays, others)
+            found = f"{stored[name].dtype}{stored[name].shape}"
+            raise ValueError(f"{source}: {name} is {found}; expected {leaf.dtype}{leaf.shape}.")
+    return eqx.combine(structure.unflatten(jnp.asarray(stored[name]) for name in names), others)
 
 
 FORMAT = "n3 compact network, version 1"
@@ -121,9 +111,8 @@ class Manifest:
         if not len(self.units) == len(self.activations) == len(self.keeps_input) >= 1:
             raise ValueError("`units`, `activations` and `keeps_input` must have one entry for each layer.")
         if min(self.in_size, *self.units) < 0:
-            raise ValueError(
-                f"`in_size` and `units` must be zero or more; got {self.in_size} and {self.units}."
-            )
+            got = f"{self.in_size} and {self.units}"
+            raise ValueError(f"`in_size` and `units` must be zero or more; got {got}.")
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}; got {name!r}.")
@@ -181,10 +170,8 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {kind}.")
     if like is None:
         return from_bytes(content, _like(manifest), source=str(source))
-    counting = norms.participating(like)
-    return norms.simplified(
-        with_true_sizes(from_bytes(content, _stored_shapes(content, counting), source=str(source)))
-    )
+    shaped = _stored_shapes(content, norms.participating(like))
+    return norms.simplified(with_true_sizes(from_bytes(content, shaped, source=str(source))))
 
 
 def _stored_shapes(content: bytes, like: eqx.Module) -> eqx.Module:

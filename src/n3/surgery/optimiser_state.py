@@ -1,14 +1,18 @@
 """Optimiser state: what an optimiser keeps of every parameter follows it through a change of shape."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
+
+from n3.nn.groups import gathered_leaf
+from n3.nn.sized import AbstractSized
 
 MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -79,26 +83,25 @@ def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
     return within(state, "state", False)
 
 
-def moved_leaves(tree: PyTree, before: PyTree, after: PyTree, change: Callable[[str, Array], Array]) -> PyTree:
-    """A tree of a model's form as one of another's: every leaf by its path.
+def moved_leaves(tree: PyTree, before: AbstractSized, after: eqx.Module, units: Sequence[np.ndarray]) -> PyTree:
+    """A tree of the form of one sized model, `before`, in that of another: every leaf by its path.
 
-    Args:
-        tree: The tree.
-        before: The model that it has the form of.
-        after: The model whose form it is to have; paths that it alone has are zeros.
-        change: From a path and the array there to another array.
+    `units` has for each group the old index of the unit at each place; -1: a unit of zeros. Paths that only the
+    new form has are zeros.
     """
+    leaves = {leaf.path: leaf for leaf in before.structure.leaves}
     old, structure = jax.tree_util.tree_flatten_with_path(eqx.filter(before, eqx.is_inexact_array))
     paths = [jax.tree_util.keystr(path) for path, _ in old]
     parts = dict(zip(paths, structure.flatten_up_to(tree), strict=True))
-    new, structure = jax.tree_util.tree_flatten_with_path(eqx.filter(after, eqx.is_inexact_array))
 
-    def leaf(path: str, like: Array) -> PyTree:
-        if path not in parts:
+    def moved(place: Any, like: Array) -> PyTree:
+        path = jax.tree_util.keystr(place)
+        own = parts.get(path)
+        if own is None:
             return jnp.zeros_like(like)
-        return change(path, parts[path]) if eqx.is_array(parts[path]) else parts[path]
+        return gathered_leaf(leaves[path], own, units) if path in leaves and eqx.is_array(own) else own
 
-    return structure.unflatten([leaf(jax.tree_util.keystr(path), like) for path, like in new])
+    return jax.tree_util.tree_map_with_path(moved, eqx.filter(after, eqx.is_inexact_array))
 
 
 def _kept(node: Any, name: str) -> tuple[str, bool | None]:

@@ -104,20 +104,18 @@ def prune(
     rule = parse(criterion) if isinstance(criterion, str) else criterion
     named = rule.names() if isinstance(rule, Criterion) else frozenset()
     names = tuple(name for name, own in MEASURES.items() if not own.is_costly or f"layer.{name}" in named)
-    bench = _Bench(inputs, targets, is_classes, importance, names, _spelled(criterion))
-    if isinstance(rule, Criterion) and rule.names() <= set(LAYER):
-        removed, edit = _without_layers(bench, given, rule)
-    else:
-        removed = _removed_units(bench, given, rule)
-        edit = _without_units(given, removed)
+    spelled = (
+        repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
+    )
+    bench = _Bench(inputs, targets, is_classes, importance, names, spelled)
+    is_of_layers = isinstance(rule, Criterion) and rule.names() <= set(LAYER)
+    removed, edit = (_without_layers if is_of_layers else _without_units)(bench, given, rule)
     made, state = close(*edited(given, edit, state))
     return Pruned(net=made, state=state, removed=tuple(removed))
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every measurement shares."""
-
     inputs: Float[Array, "samples ..."]
     targets: Float[Array, "samples out_size"]
     is_classes: bool
@@ -131,18 +129,11 @@ class _Bench:
     ) -> list[dict[str, np.ndarray]]:
         """The quantities of each unit of each layer, those of its layer among them."""
         found, before = [], 0.0
+        how = {"is_classes": self.is_classes, "names": self.names, "custom": self.importance}
         for active, mask, there in zip(self.activations(net), _masks(net), is_there, strict=True):
             if self.importance is not None:
                 check_importance(self.importance, active.T, self.targets)
-            own = measure_units(
-                active,
-                self.targets.T,
-                mask,
-                jnp.asarray(there, mask.dtype),
-                is_classes=self.is_classes,
-                names=self.names,
-                custom=self.importance,
-            )
+            own = measure_units(active, self.targets.T, mask, jnp.asarray(there, mask.dtype), **how)
             gain, before = own.layer["importance"] - before, own.layer["importance"]
             whole = {f"layer.{name}": each for name, each in (own.layer | {"gain": gain}).items()}
             units = {name: np.asarray(each) for name, each in own.units.items()}
@@ -157,19 +148,14 @@ class _Bench:
                 raise ValueError(f"`net` must have finite activations; {net.group_names[layer]} has not.")
         return every
 
-    def depends(self, net: AbstractSized) -> bool:
-        """Whether the outputs depend on the inputs."""
-        outputs = np.asarray(_outputs(net, self.inputs))
-        return bool(np.any(np.ptp(outputs, axis=0) > 1e-6 * np.abs(outputs).max()))
-
     def refuse_to_empty(self, name: str, reason: str) -> None:
         """Raise what says that a layer would have no unit left."""
         raise ValueError(f"`criterion` {self.spelled} would empty {name}: {reason}.")
 
 
-def _removed_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector) -> list[Removal]:
+def _without_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector) -> tuple[list[Removal], Edit]:
     """The units that go, stream after stream; a layer without depth gates is a stream of its own."""
-    removed = []
+    removed, stays = [], [np.ones(units, bool) for units in net.controller.capacity]
     is_there = [np.asarray(mask) > 0 for mask in _masks(net)]
     every = range(len(is_there))
     streams = [tuple(every)] if is_gated(net) else [(n,) for n in every]
@@ -179,10 +165,10 @@ def _removed_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector
             for layer in stream:
                 if is_there[layer].any() and is_there[layer].sum() == is_there[layer][unit]:
                     bench.refuse_to_empty(net.group_names[layer], "it holds for all units that take part")
-                is_there[layer][unit] = False
+                is_there[layer][unit] = stays[layer][unit] = False
             where = stream[0] if len(stream) == 1 and not is_gated(net) else None
             removed.append(Removal(layer=where, unit=unit, values=MappingProxyType(values), reason=reason))
-    return removed
+    return removed, Edit.of([np.flatnonzero(own) for own in stays])
 
 
 Judged = Iterator[tuple[int, dict[str, float], str]]
@@ -192,17 +178,17 @@ def _by_text(bench: _Bench, net, rule: Criterion, is_there, stream) -> Judged:
     """Unit after unit, the least important of those that meet the criterion in every layer that has them."""
     while True:
         tables = bench.values(_muted(net, is_there), is_there)
-        best = None
+        found = []
         for unit in range(is_there[stream[0]].size):
             rows = [tables[n] for n in stream if is_there[n][unit]]
             own = [{name: float(column[unit]) for name, column in row.items()} for row in rows]
-            if own and all(rule.holds(each) for each in own):
-                least = sum(each["importance"] for each in own)
-                most = max(own, key=lambda each: each["importance"])
-                best = min(best or (least, unit, most), (least, unit, most), key=lambda found: found[:2])
-        if best is None:
+            if own and all(map(rule.holds, own)):
+                importance = [each["importance"] for each in own]
+                found.append((sum(importance), unit, own[int(np.argmax(importance))]))
+        if not found:
             return
-        yield best[1], best[2], rule.reason(best[2])
+        _, unit, values = min(found, key=lambda each: each[:2])
+        yield unit, values, rule.reason(values)
 
 
 def _by_function(bench: _Bench, net, rule: Selector, is_there, stream) -> Judged:
@@ -232,14 +218,12 @@ def _without_layers(bench: _Bench, net: AbstractSized, rule: Criterion) -> tuple
     removed, left, capacity = [], list(range(len(net.group_names))), net.controller.capacity
     while True:
         if is_gated(net):
-            names, edit = left, _edit(net, [np.arange(units) for units in capacity], left)
+            names, edit = left, Edit.of([np.arange(capacity[n]) for n in left], layers=left)
             now = edited(net, edit)[0]
             is_there = [np.asarray(mask) > 0 for mask in _masks(now)]
         else:
             names = range(len(capacity))
-            edit = _edit(
-                net, [np.arange(own) if n in left else np.full(1, -1) for n, own in enumerate(capacity)]
-            )
+            edit = Edit.of([np.arange(own) if n in left else np.full(1, -1) for n, own in enumerate(capacity)])
             is_there = [(np.asarray(mask) > 0) & (n in left) for n, mask in enumerate(_masks(net))]
             now = _muted(net, is_there)
         tables, gates = bench.values(now, is_there), np.asarray(now.gates())
@@ -261,21 +245,9 @@ def _can_go(bench: _Bench, net: AbstractSized, layer: int, is_there: list[Bool[n
     """Whether a layer is behind a depth gate, or the outputs depend on the inputs without it."""
     if is_gated(net):
         return layer > 0
-    return bench.depends(_muted(net, [own & (n != layer) for n, own in enumerate(is_there)]))
-
-
-def _without_units(net: AbstractSized, removed: list[Removal]) -> Edit:
-    def kept(layer: int, capacity: int):
-        gone = [one.unit for one in removed if one.layer in (layer, None)]
-        return np.setdiff1d(np.arange(capacity), np.array(gone, int))
-
-    return _edit(net, [kept(layer, capacity) for layer, capacity in enumerate(net.controller.capacity)])
-
-
-def _edit(net: AbstractSized, units: list, layers: list[int] | None = None) -> Edit:
-    layers = list(range(len(net.group_names))) if layers is None else layers
-    kept = tuple(units[layer] for layer in layers)
-    return Edit(layers=tuple(layers), units=kept, is_new=tuple(np.zeros(len(own), bool) for own in kept))
+    muted = _muted(net, [own & (n != layer) for n, own in enumerate(is_there)])
+    outputs = np.asarray(_outputs(muted, bench.inputs))
+    return bool(np.any(np.ptp(outputs, axis=0) > 1e-6 * np.abs(outputs).max()))
 
 
 def _muted(net: AbstractSized, is_there: list[Bool[np.ndarray, " _units"]]) -> AbstractSized:
@@ -289,9 +261,7 @@ def _masks(net: AbstractSized) -> list[Float[Array, " _units"]]:
     return [own * gate for own, gate in zip(net.participation(), net.gates(), strict=True)]
 
 
-@eqx.filter_jit
-def _activations(net: AbstractSized, inputs: Float[Array, "samples ..."]):
-    return net.activations(inputs)
+_activations = eqx.filter_jit(lambda net, inputs: net.activations(inputs))
 
 
 @eqx.filter_jit
@@ -300,10 +270,6 @@ def _outputs(net: AbstractSized, inputs: Float[Array, "samples ..."]) -> Float[A
     keys = {"key": jax.random.key(0)} if takes_key(model) else {}
     outputs = jax.vmap(lambda one: model(one, **keys))(inputs)
     return jnp.concatenate([own.reshape(len(inputs), -1) for own in jax.tree.leaves(outputs)], axis=1)
-
-
-def _spelled(criterion: str | Selector) -> str:
-    return repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
 
 
 def _checked(

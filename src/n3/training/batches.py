@@ -1,7 +1,8 @@
 """Batches: the samples of every step, from arrays or from anything that can be gone through again and again."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain, count, groupby, islice
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -17,13 +18,9 @@ from n3.nn.losses import Samples
 def shuffle_epoch(
     order: Int[Array, " samples"], count: Int[Array, ""], batch: int, *, key: PRNGKeyArray
 ) -> Int[Array, " samples"]:
-    """The order of the samples at a step: a fresh one where an epoch begins.
+    """The order of the samples after `count` steps: a fresh one where an epoch begins.
 
-    Args:
-        order: The order so far.
-        count: Steps taken so far.
-        batch: Samples in a step; those beyond whole batches are left out of an epoch.
-        key: Decides, with the epoch's number, the order.
+    Samples beyond whole batches are left out of an epoch. The key and the epoch's number decide the order.
     """
     samples = order.shape[0]
     epoch, within = jnp.divmod(count, samples // batch)
@@ -31,7 +28,7 @@ def shuffle_epoch(
 
 
 def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int, samples: Samples) -> Samples:
-    """The samples of a step, of equal shares; arguments as those of `shuffle_epoch`."""
+    """The samples of the step after `count` steps, of equal shares."""
     within = jnp.mod(count, order.shape[0] // batch)
     rows = jax.lax.dynamic_slice_in_dim(order, within * batch, batch)
     return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(batch, 1.0 / batch))
@@ -49,48 +46,27 @@ class ArrayLike(Protocol):
 Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
 """Inputs and targets, samples first, or an iterable of batches of both."""
 Check = Callable[[Any], None]
-EMPTY = "`train_data` must yield batches; got none."
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-class Chunk(eqx.Module):
-    """Some steps: step `i` takes the samples `rows[i]`."""
-
-    inputs: Array
-    targets: Array
-    rows: Int[Array, "*runs steps batch"]
-
-    @property
-    def steps(self) -> int:
-        """How many."""
-        return self.rows.shape[-2]
-
-    @property
-    def axis(self) -> int | None:
-        """0 where every run has rows of its own, None where all share them."""
-        return 0 if self.rows.ndim == 3 else None
-
-
-class FitPool(eqx.Module):
-    """Samples at which units are measured: those of each run, or the same of all."""
+class Selection(eqx.Module):
+    """Samples by their rows: some steps, `rows[step]` each, or a pool at which units are measured."""
 
     inputs: Array
     targets: Array
-    rows: Int[Array, "*runs samples"]
+    rows: Int[Array, "..."]
+    runs: int = eqx.field(static=True, default=0)
+    """Runs that have rows of their own, along a first axis; 0: all share them."""
 
     @property
     def axis(self) -> int | None:
-        """0 where every run has rows of its own, None where all share them."""
-        return 0 if self.rows.ndim == 2 else None
+        """Axis of the runs, if any."""
+        return 0 if self.runs else None
 
-    @property
-    def runs(self) -> int:
-        """Runs that have rows of their own; 0: all share them."""
-        return self.rows.shape[0] if self.axis == 0 else 0
-
-    def of_run(self, run: int) -> "FitPool":
+    def of_run(self, run: int) -> "Selection":
         """The samples of one run alone."""
-        rows = self.rows[run] if self.axis == 0 else self.rows
-        return FitPool(self.inputs[rows], self.targets[rows], jnp.arange(len(rows)))
+        rows = self.rows[run] if self.runs else self.rows
+        return Selection(self.inputs[rows], self.targets[rows], jnp.arange(len(rows)))
 
 
 class ArraySource:
@@ -103,29 +79,27 @@ class ArraySource:
         self.inputs, self.targets = jnp.asarray(inputs), jnp.asarray(targets)
         self.batch, self.key = min(batch, len(inputs)), key
         self.samples = len(inputs) // self.batch * self.batch
-        self._rows = self._order()
+        self._rows = chain.from_iterable(np.moveaxis(self._epoch(epoch), -2, 0) for epoch in count())
 
-    def _order(self) -> Iterator[Int[np.ndarray, "*runs batch"]]:
-        epoch = 0
-        while True:
-            rows = epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
-            yield from np.moveaxis(rows, -2, 0)
-            epoch += 1
+    def _epoch(self, epoch: int) -> Int[np.ndarray, "*runs batches batch"]:
+        return epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
+
+    def _selected(self, rows: Int[np.ndarray, "..."]) -> Selection:
+        return Selection(
+            self.inputs, self.targets, jnp.asarray(rows), runs=self.key.size if self.key.ndim else 0
+        )
 
     def require(self, check: Check) -> None:
         """See that the targets pass a check, which raises where they do not."""
         check(self.targets)
 
-    def chunks(self, steps: int) -> list[Chunk]:
+    def chunks(self, steps: int) -> list[Selection]:
         """The next steps."""
-        rows = np.stack([next(self._rows) for _ in range(steps)], axis=-2)
-        return [Chunk(self.inputs, self.targets, jnp.asarray(rows))]
+        return [self._selected(np.stack(list(islice(self._rows, steps)), axis=-2))]
 
-    def pool(self, samples: int) -> FitPool:
+    def pool(self, samples: int) -> Selection:
         """The samples that come first, as many as asked for or an epoch has."""
-        rows = epoch_rows(self.key, 0, len(self.inputs), batch=self.batch)
-        rows = rows.reshape(*rows.shape[:-2], -1)[..., :samples]
-        return FitPool(self.inputs, self.targets, jnp.asarray(rows))
+        return self._selected(self._epoch(0).reshape(*self.key.shape, -1)[..., :samples])
 
 
 class IterableSource:
@@ -137,68 +111,51 @@ class IterableSource:
             raise ValueError(
                 "`train_data` must be iterable again and again; got an iterator, which ends for good."
             )
-        self._next = self._endless()
-        self._samples: int | None = None
-        self._check: Check | None = None
+        self._next = chain.from_iterable(self._once() for _ in count())
+        self._check: Check = lambda targets: None
+
+    def _once(self) -> Iterator[Pair]:
+        is_empty = True
+        for pair in self.batches:
+            is_empty = False
+            yield checked(pair, name="train_data")
+        if is_empty:
+            raise ValueError("`train_data` must yield batches; got none.")
 
     def require(self, check: Check) -> None:
         """See that the targets of every batch pass a check, which raises where they do not."""
         self._check = check
 
-    def _endless(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        while True:
-            count = 0
-            for pair in self.batches:
-                count += 1
-                yield checked(pair, name="train_data")
-            if count == 0:
-                raise ValueError(EMPTY)
-
-    def chunks(self, steps: int) -> list[Chunk]:
+    def chunks(self, steps: int) -> list[Selection]:
         """The next steps, cut where the shape of a batch changes."""
-        runs: list[list[tuple[np.ndarray, np.ndarray]]] = []
-        for _ in range(steps):
-            pair = next(self._next)
-            if self._check is not None:
-                self._check(pair[1])
-            if runs and _shapes(runs[-1][0]) == _shapes(pair):
-                runs[-1].append(pair)
-            else:
-                runs.append([pair])
-        return [_joined_arrays(run) for run in runs]
+        pairs: list[Pair] = []
+        for pair in islice(self._next, steps):
+            self._check(pair[1])
+            pairs.append(pair)
+        shapes = lambda pair: [(side.shape, side.dtype) for side in pair]  # noqa: E731
+        return [_joined_arrays(list(alike)) for _, alike in groupby(pairs, key=shapes)]
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Samples of an epoch, or of as many batches as there are steps: found by going through them once."""
-        if self._samples is None:
-            pairs = zip(range(self.steps), self.batches, strict=False)
-            self._samples = sum(len(np.asarray(inputs)) for _, (inputs, _targets) in pairs)
-        return self._samples
+        return sum(len(np.asarray(inputs)) for inputs, _ in islice(self.batches, self.steps))
 
-    def pool(self, samples: int) -> FitPool:
+    def pool(self, samples: int) -> Selection:
         """The samples that come first, as many as asked for or an epoch has."""
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        for pair in self.batches:
-            found.append(checked(pair, name="train_data"))
+        found: list[Pair] = []
+        for pair in self._once():
+            found.append(pair)
             if sum(len(inputs) for inputs, _ in found) >= samples:
                 break
-        if not found:
-            raise ValueError(EMPTY)
         shapes = {tuple(side.shape[1:] for side in pair) for pair in found}
         if len(shapes) > 1:
             raise ValueError(f"`train_data` must have samples of one shape; got {sorted(shapes)}.")
-        inputs, targets = (np.concatenate(side)[:samples] for side in zip(*found, strict=True))
-        return FitPool(jnp.asarray(inputs), jnp.asarray(targets), jnp.arange(len(inputs)))
+        inputs, targets = (jnp.asarray(np.concatenate(side)[:samples]) for side in zip(*found, strict=True))
+        return Selection(inputs, targets, jnp.arange(len(inputs)))
 
 
 def source_of(data: Data, *, batch: int, steps: int, key: Key[Array, "*runs"]) -> ArraySource | IterableSource:
-    """Batches of training data.
-
-    Args:
-        data: A pair of arrays, or an iterable of batches.
-        batch: Samples in a step, for arrays; an iterable decides for itself.
-        steps: Steps of the run.
-        key: For the order of arrays, or a key for each run.
+    """Batches of training data: of `batch` samples for arrays, while an iterable decides for itself.
 
     Raises:
         ValueError: If the data are empty, not finite, do not fit together, or cannot be iterated again.
@@ -229,7 +186,7 @@ def _permutations(key, epoch, samples):
     return jax.vmap(own)(key) if key.ndim else own(key)
 
 
-def checked(pair: Any, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+def checked(pair: Any, *, name: str) -> Pair:
     """Inputs and targets as arrays of as many samples, finite.
 
     Raises:
@@ -247,10 +204,6 @@ def checked(pair: Any, *, name: str) -> tuple[np.ndarray, np.ndarray]:
     return inputs, targets
 
 
-def _shapes(pair):
-    return tuple((side.shape, side.dtype) for side in pair)
-
-
-def _joined_arrays(run: list[tuple[np.ndarray, np.ndarray]]) -> Chunk:
+def _joined_arrays(run: list[Pair]) -> Selection:
     inputs, targets = (jax.device_put(np.concatenate(side)) for side in zip(*run, strict=True))
-    return Chunk(inputs, targets, jnp.arange(len(inputs)).reshape(len(run), -1))
+    return Selection(inputs, targets, jnp.arange(len(inputs)).reshape(len(run), -1))

@@ -53,12 +53,9 @@ class Track:
         return replace(self, losses=(*self.losses, loss), looks=self.looks + 1)
 
     def done(self, action: Action, units: tuple[int, ...], cooldown: int) -> "Track":
-        """The track after a decision.
+        """The track after a decision and its change of the units of each hidden layer.
 
-        Args:
-            action: What was decided.
-            units: Change of the units of each hidden layer.
-            cooldown: Looks that a change is on trial, beside the one at which the next may be made.
+        A change is on trial for `cooldown` looks, beside the one at which the next may be made.
         """
         match action:
             case "wait":

@@ -1,8 +1,8 @@
 """Fit: training of a sized model, or any Equinox model, on arrays or on batches from anywhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -20,15 +20,14 @@ from n3.information.price import prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
 from n3.nn.mlp import Annealing, annealed, has_choice
-from n3.nn.sized import AbstractSized, run_of
+from n3.nn.sized import AbstractSized, run_of, stack_runs
 from n3.tracing.grow import Grown
-from n3.training.batches import Chunk, Data, FitPool, source_of
-from n3.training.decisions import Decision, look_steps, with_next_loss
+from n3.training.batches import Data, Selection, source_of
 from n3.training.history import History, LearningRateSchedule, Plan, Recorder, evaluate, pool_seen
 from n3.training.output_loss import LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.progress import Progress
-from n3.training.restructure import Bench, Look, Rules, Staging
-from n3.training.step import TrainState, descended
+from n3.training.restructure import Rules, Stages
+from n3.training.step import TrainState, descended, informed
 
 _Model = TypeVar("_Model", bound=eqx.Module)
 RECORDS = 50
@@ -105,7 +104,7 @@ def fit(
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
     pool = source.pool(POOL if is_informed or monitor or structure else 1)
     first = pool.of_run(0)
-    goal = output_loss_of(_called(one), first.inputs, first.targets, loss)
+    goal = output_loss_of(one.model if isinstance(one, Grown) else one, first.inputs, first.targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     if importance is not None and isinstance(one, AbstractSized):
         check_importance(importance, one.activations(first.inputs)[0].T, goal.columns(first.targets).T)
@@ -127,7 +126,7 @@ def fit(
     recorder = Recorder(plan, validation_data, pool, every=-(-steps // RECORDS), runs=runs)
     staging = None
     if structure is not None and isinstance(one, AbstractSized):
-        staging = _Stages(plan, structure, one.controller.capacity, key, recorder, hypers, importance)
+        staging = _stages_of(plan, structure, one.controller.capacity, key, recorder, hypers, importance)
     with Progress("fit", steps, max(runs, 1), quiet) as report:
         net = _train(plan, _begin(plan, model, dropout_key), source, hypers, recorder, staging, report)
     layers = one.group_names if isinstance(one, AbstractSized) else ()
@@ -141,82 +140,64 @@ def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, st
         if drive and drive.is_due(done):
             state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done))
         onto = min(done + (drive.every if drive else CHUNK), plan.steps)
-        onto = onto if stages is None else stages.next_after(done, onto)
+        onto = onto if stages is None else min(onto, int(stages.looks[stages.looks > done][0]))
         for chunk in source.chunks(onto - done):
             state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done))
             recorder.add(done, jax.device_get(losses))
-            done += chunk.steps
+            done += losses.shape[-1]
         recorder.record(done, state.net, is_last=done == plan.steps)
-        state = state if stages is None else stages.looked(done, state)
+        if stages is not None and done in stages.looks:
+            state = _restructured(stages, done, state, recorder)
         report(done)
     return state.net
 
 
-class _Stages:
-    """The structure of the runs while they train: units really removed and added between compiled chunks."""
+def _stages_of(plan: Plan, structure, capacity, key, recorder: Recorder, hypers, importance) -> Stages:
+    """The structure of the runs, which the validation loss judges."""
+    runs, pool, how = max(recorder.runs, 1), recorder.pool, {"is_classes": plan.goal.is_classes}
+    return Stages(
+        rules=Rules(config=structure, arm="fit", seeds=tuple(range(runs)), importance=importance, **how),
+        bound=capacity,
+        drive=plan.drive,
+        hypers=hypers,
+        keys=key.reshape(runs),
+        pool=lambda run: pool_seen(pool, plan.goal, pool.rows[run] if pool.runs else pool.rows),
+        target_sizes=np.full(runs, plan.target_size),
+        steps=plan.steps,
+    )
 
-    def __init__(
-        self, plan: Plan, config: StructureConfig, capacity, key, recorder: Recorder, hypers, importance
-    ):
-        self.plan, self.recorder, runs = plan, recorder, max(recorder.runs, 1)
-        self.steps = look_steps(plan.steps, config.structure_every)
-        self.capacity, self.runs = capacity, [Staging()] * runs
-        own = {"config": config, "is_classes": plan.goal.is_classes, "importance": importance}
-        self.rules = Rules(arm="fit", seeds=tuple(range(runs)), **own)
-        self.bench = Bench(
-            bound=capacity,
-            drive=plan.drive,
-            keys=key.reshape(runs),
-            pool=lambda run: pool_seen(recorder.pool.of_run(run), plan.goal),
-            rates=None if hypers is None else np.broadcast_to(np.asarray(hypers.rate), (runs,)),
-            target_sizes=np.full(runs, plan.target_size),
-        )
 
-    def next_after(self, done: int, onto: int) -> int:
-        """The next step to stop at: `onto`, or a look before it."""
-        return min(onto, int(self.steps[np.searchsorted(self.steps, done, side="right")]))
-
-    def looked(self, done: int, state: TrainState) -> TrainState:
-        """The runs after a look, where one is due."""
-        if done not in self.steps:
-            return state
-        is_many = self.recorder.runs > 0
-        losses = np.atleast_1d(evaluate(self.plan, state.net, self.recorder.validation_data)[0])
-        many = (
-            state if is_many else jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, state)
-        )
-        look = Look(self.rules, self.bench, self.capacity, done, int(np.sum(self.steps > done)))
-        self.runs, self.capacity, many = look.carried_out(self.runs, many, losses)
-        return many if is_many else run_of(many, 0)
-
-    def decisions(self) -> tuple[Decision, ...]:
-        """Those of every run at every look, run after run."""
-        return tuple(own for run in self.runs for own in with_next_loss(run.log))
+def _restructured(stages: Stages, done: int, state: TrainState, recorder: Recorder) -> TrainState:
+    """The runs, or the single one, after a look at their structure."""
+    losses = np.atleast_1d(evaluate(recorder.plan, state.net, recorder.validation_data)[0])
+    if recorder.runs:
+        return stages.look(done, state, losses)
+    return run_of(stages.look(done, stack_runs([state]), losses), 0)
 
 
 def _check_settings(
     model, validation_data, information, target_size, monitor, importance, structure, *, is_informed
 ) -> None:
     """Refuse what cannot be read again, and settings that would do nothing."""
+    is_sized = isinstance(model, AbstractSized)
     if isinstance(validation_data, Iterator):
         raise ValueError("`validation_data` is an iterator and can be read only once; pass a DataLoader.")
     if information is not None and not is_informed:
         raise ValueError("`information` goes with models grown by method information alone: leave it out.")
     if information is not None and information.path:
         raise ValueError(f"`price` must be one price in `fit`; got {information.price!r}.")
-    if target_size is not None and (is_informed or not isinstance(model, AbstractSized)):
+    if target_size is not None and (is_informed or not is_sized):
         raise ValueError("`target_size` goes with models grown by another method: leave it out.")
-    if structure is not None and (not isinstance(model, AbstractSized) or validation_data is None):
+    if structure is not None and (not is_sized or validation_data is None):
         raise ValueError("`structure` goes with grown models and `validation_data`, which judges every change.")
-    if monitor and not isinstance(model, AbstractSized):
+    if monitor and not is_sized:
         raise ValueError("`monitor` measures the units of grown models: grow the model, or leave it out.")
     if importance is not None and not is_informed and "importance" not in monitor:
-        raise ValueError(
-            "`importance` goes with method information, or with `monitor` of importance: leave it out."
-        )
+        rest = "or with `monitor` of importance: leave it out."
+        raise ValueError(f"`importance` goes with method information, {rest}")
+    known = get_args(Monitor)
     for name in monitor:
-        if name not in get_args(Monitor):
-            known = get_args(Monitor)
+        if name not in known:
             near = validation.suggestion(name, known)
             raise ValueError(f"`monitor` must be of {', '.join(known)}; got {name!r}.{near}")
 
@@ -239,17 +220,12 @@ def _first_run(model: _Model, key: Key[Array, "*runs"]) -> tuple[_Model, int]:
     return run_of(model, 0), len(key)
 
 
-def _called(model: PyTree) -> Callable[..., Any]:
-    """What takes a sample: the user's own model, which may take a key."""
-    return model.model if isinstance(model, Grown) else model
-
-
-def _drive_hypers(settings: InformationConfig, pool: FitPool, goal: OutputLoss, samples: int) -> DriveHypers:
+def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:
     """The drive's numbers, of every run where they have samples of their own."""
     numbers = {"samples": samples, "outputs": max(goal.outputs - goal.is_classes, 1)}
     prices = [prices_of(settings, pool.of_run(run).inputs, **numbers) for run in range(pool.runs or 1)]
     hypers = DriveHypers.of(settings, prices, prior=0.0)
-    return hypers if pool.runs else jax.tree.map(lambda leaf: leaf[0], hypers)
+    return hypers if pool.runs else run_of(hypers)
 
 
 def _runs_in_block(model: PyTree, batch: int, runs: int) -> int:
@@ -278,10 +254,8 @@ def _begin(plan: Plan, model: PyTree, keys: Key[Array, "*runs"]) -> TrainState:
 
 @eqx.filter_jit
 def _advance(
-    plan: Plan, state: TrainState, chunk: Chunk, hypers: DriveHypers | None, start: Int[Array, ""]
+    plan: Plan, state: TrainState, chunk: Selection, hypers: DriveHypers | None, start: Int[Array, ""]
 ) -> tuple[TrainState, Float[Array, "*runs steps"]]:
-    """Some steps, and the loss of each."""
-
     def of_run(own: TrainState, rows: Int[Array, "steps batch"], hypers: DriveHypers | None):
         carry, rest = eqx.partition(own, eqx.is_array)
 
@@ -310,22 +284,18 @@ def _step(plan: Plan, state: TrainState, inputs, targets, hypers, count) -> tupl
         return loss + plan.size_cost * penalty, loss
 
     (_, loss), gradient = objective(state.net)
-    temperature = None
-    if plan.annealing is not None:
-        fall = Annealing(*map(jnp.asarray, plan.annealing))
-        temperature = fall.temperature(count + 1, jnp.asarray(float(plan.steps)))
+    fall = plan.annealing and Annealing(*map(jnp.asarray, plan.annealing))
+    temperature = fall and fall.temperature(count + 1, jnp.asarray(float(plan.steps)))
     settings = {"rule": plan.rule, "drive": plan.drive, "hypers": hypers, "temperature": temperature}
     return descended(state, gradient, loss, count, **settings), loss
 
 
 @eqx.filter_jit
 def _after_look(
-    plan: Plan, state: TrainState, pool: FitPool, hypers: DriveHypers, count: Int[Array, ""]
+    plan: Plan, state: TrainState, pool: Selection, hypers: DriveHypers, count: Int[Array, ""]
 ) -> TrainState:
     def of_run(own: TrainState, rows: Int[Array, " samples"], hypers: DriveHypers) -> TrainState:
-        seen = pool_seen(FitPool(pool.inputs, pool.targets, rows), plan.goal)
-        found = plan.drive.look(own.net, own.moments, own.drive, hypers, seen, count)
-        return eqx.tree_at(lambda s: (s.net, s.moments, s.drive), own, found)
+        return informed(own, plan.drive, hypers, pool_seen(pool, plan.goal, rows), count)
 
     return plan.over_runs(of_run, state, pool.rows, hypers, axes=(0, pool.axis, _axis_of(hypers)))
 
@@ -335,7 +305,6 @@ def _axis_of(hypers: DriveHypers | None) -> int | None:
 
 
 def _target_size(model: PyTree, target_size: float | None) -> float:
-    """The target of the penalty, in units."""
     if not isinstance(model, AbstractSized):
         return 0.0
     first = float(model.controller.capacity[0])

@@ -16,7 +16,7 @@ from n3.information.measures import LayerMonitor, Pool
 from n3.information.sizing import InformationDrive
 from n3.nn.sized import AbstractSized
 from n3.tracing.grow import Grown
-from n3.training.batches import Data, FitPool, checked, is_arrays
+from n3.training.batches import Data, Selection, checked, is_arrays
 from n3.training.decisions import Decision
 from n3.training.output_loss import OutputLoss, check_targets
 from n3.training.step import optimiser
@@ -75,40 +75,29 @@ class Plan:
     def over_runs(self, function: Callable[..., Any], *arguments: PyTree, axes: tuple[int | None, ...]) -> Any:
         """What a function of one run's arguments returns, of one run or of each of many.
 
-        Args:
-            function: From trees to a tree, of which the arrays count.
-            arguments: Its arguments.
-            axes: For each argument 0 where its arrays have a first axis of runs, else None.
+        Only arrays of what it returns may differ. `axes` has for each argument 0 where its arrays have a first
+        axis of runs, else None.
         """
         if self.block is None:
             return function(*arguments)
-        own = [one for one, axis in zip(arguments, axes, strict=True) if axis == 0]
+        own = [one if axis == 0 else None for one, axis in zip(arguments, axes, strict=True)]
         arrays, rest = eqx.partition(own, eqx.is_array)
 
         def of_run(leaves: list[PyTree]) -> PyTree:
-            each = iter(eqx.combine(leaves, rest))
-            return function(
-                *(next(each) if axis == 0 else one for one, axis in zip(arguments, axes, strict=True))
-            )
+            each = zip(eqx.combine(leaves, rest), arguments, axes, strict=True)
+            return function(*(mine if axis == 0 else shared for mine, shared, axis in each))
 
         shapes = eqx.filter_eval_shape(of_run, jax.tree.map(lambda leaf: leaf[0], arrays))
-        found = jax.lax.map(
-            lambda leaves: eqx.filter(of_run(leaves), eqx.is_array), arrays, batch_size=self.block
-        )
-        return eqx.combine(found, shapes)
+        arrays_of = lambda leaves: eqx.filter(of_run(leaves), eqx.is_array)  # noqa: E731
+        return eqx.combine(jax.lax.map(arrays_of, arrays, batch_size=self.block), shapes)
 
 
 class Recorder:
     """Gathers what a `History` holds while runs go on."""
 
-    def __init__(self, plan: Plan, validation_data: Data | None, pool: FitPool, *, every: int, runs: int):
-        self.plan, self.validation_data, self.pool, self.every, self.runs = (
-            plan,
-            validation_data,
-            pool,
-            every,
-            runs,
-        )
+    def __init__(self, plan: Plan, validation_data: Data | None, pool: Selection, *, every: int, runs: int):
+        self.plan, self.validation_data, self.pool = plan, validation_data, pool
+        self.every, self.runs, self._axis = every, runs, (runs,) if runs else ()
         self.diverged_at = np.full(max(runs, 1), -1)
         self.steps: list[int] = []
         self.rows: list[dict[str, np.ndarray]] = []
@@ -139,30 +128,21 @@ class Recorder:
         losses = np.mean(np.concatenate(self._losses, axis=1), axis=1)
         own = {"train_loss": losses if self.runs else losses[0]}
         if self.validation_data is not None:
-            own["validation_loss"], own["validation_accuracy"] = evaluate(
-                self.plan, model, self.validation_data
-            )
-        is_sized = isinstance(model, AbstractSized)
-        own["sizes"] = (
-            np.asarray(_sizes(self.plan, model)) if is_sized else np.zeros((*self._axis, 0), np.float32)
-        )
+            scores = evaluate(self.plan, model, self.validation_data)
+            own["validation_loss"], own["validation_accuracy"] = scores
+        own["sizes"] = np.zeros((*self._axis, 0), np.float32)
+        if isinstance(model, AbstractSized):
+            own |= jax.device_get(_measured(self.plan, model, self.pool))
         if is_last or self.is_over:
             self.parameters = np.asarray(_parameters(self.plan, model))
-        if self.plan.monitor:
-            own |= {name: np.asarray(each) for name, each in _monitored(self.plan, model, self.pool).items()}
         self.steps.append(done)
         self.rows.append(own)
         self._losses = []
 
-    @property
-    def _axis(self) -> tuple[int, ...]:
-        return (self.runs,) if self.runs else ()
-
     def history(self, layers: tuple[str, ...], decisions: tuple[Decision, ...]) -> History:
         """All records, of groups that begin with these layers, and what became of their structure."""
-        found = {
-            name: np.stack([row[name] for row in self.rows], axis=len(self._axis)) for name in self.rows[0]
-        }
+        place = len(self._axis)
+        found = {name: np.stack([row[name] for row in self.rows], axis=place) for name in self.rows[0]}
         has_classes = self.plan.goal.loss == "cross-entropy"
         diverged = None if self.diverged_at[0] < 0 else int(self.diverged_at[0])
         return History(
@@ -208,8 +188,12 @@ def _scored(plan: Plan, model: PyTree, inputs: Array, targets: Array) -> Float[A
 
 
 @eqx.filter_jit
-def _sizes(plan: Plan, model: AbstractSized) -> Float[Array, "*runs groups"]:
-    return plan.over_runs(lambda own: own.sizes() * own.gates(), model, axes=(0,))
+def _measured(plan: Plan, model: AbstractSized, pool: Selection) -> dict[str, Float[Array, "*runs groups"]]:
+    def of_run(own: AbstractSized, rows: Int[Array, " samples"]) -> dict[str, Array]:
+        found = plan.monitor(own, pool_seen(pool, plan.goal, rows)) if plan.monitor else {}
+        return {"sizes": own.sizes() * own.gates()} | found
+
+    return plan.over_runs(of_run, model, pool.rows, axes=(0, pool.axis))
 
 
 @eqx.filter_jit
@@ -223,17 +207,6 @@ def _parameters(plan: Plan, model: PyTree) -> Float[Array, "*runs"]:
     return plan.over_runs(of_run, model, axes=(0,))
 
 
-@eqx.filter_jit
-def _monitored(plan: Plan, model: AbstractSized, pool: FitPool) -> dict[str, Float[Array, "*runs groups"]]:
-    monitor = plan.monitor
-    assert monitor is not None
-
-    def seen(own: AbstractSized, rows: Int[Array, " samples"]) -> dict[str, Array]:
-        return monitor(own, pool_seen(FitPool(pool.inputs, pool.targets, rows), plan.goal))
-
-    return plan.over_runs(seen, model, pool.rows, axes=(0, pool.axis))
-
-
-def pool_seen(pool: FitPool, goal: OutputLoss) -> Pool:
-    """The samples of one run, as measures take them."""
-    return Pool(pool.inputs[pool.rows], goal.columns(pool.targets[pool.rows]))
+def pool_seen(pool: Selection, goal: OutputLoss, rows: Int[Array, " samples"]) -> Pool:
+    """The samples of one run, by its rows, as measures take them."""
+    return Pool(pool.inputs[rows], goal.columns(pool.targets[rows]))

@@ -67,13 +67,10 @@ class OutputLoss:
 def output_loss_of(
     model: Callable[..., Any], inputs: Array, targets: Array, loss: str | LossOfOne | None
 ) -> OutputLoss:
-    """The goal that some samples suggest: classes where targets are whole numbers.
+    """The goal that the inputs and targets of some samples suggest: classes where targets are whole numbers.
 
-    Args:
-        model: The model that the user wrote, which is asked whether it takes a key.
-        inputs: Inputs of some samples.
-        targets: Their targets.
-        loss: A name in `n3.nn.LOSSES`, a function of one sample's output and target, or None: by targets.
+    The model is the one that the user wrote, which is asked whether it takes a key. The loss is a name in
+    `n3.nn.LOSSES`, a function of one sample's output and target, or None: by targets.
 
     Raises:
         ValueError: If the loss is unknown, or the targets do not fit it and the model's outputs.

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Key, PRNGKeyArray
 
 from n3.config.experiment import StructureConfig
 from n3.information.measures import Importance, Pool
-from n3.information.sizing import DriveState, InformationDrive
+from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import Samples
 from n3.nn.sized import run_of, stack_runs
 from n3.surgery.edit import Edit, edited
@@ -26,7 +26,7 @@ from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losse
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Altered:
     """What became of an attempt to change a run."""
 
@@ -38,50 +38,34 @@ class Altered:
 
 
 def pruned(
-    state: TrainState,
-    pool: Pool,
-    criterion: str,
-    *,
-    is_classes: bool,
-    importance: Importance | None = None,
+    state: TrainState, pool: Pool, criterion: str, *, is_classes: bool, importance: Importance | None = None
 ) -> Altered:
     """The run without the units that meet a criterion, as `n3.prune`; none where that would empty a layer."""
     depth = len(state.net.controller.capacity)
-    how = {"is_classes": is_classes, "importance": importance, "state": state.moments}
+    nothing, how = (0,) * depth, {"is_classes": is_classes, "importance": importance, "state": state.moments}
     try:
         found = prune(state.net, criterion, (pool.inputs, pool.targets.T), **how)
     except ValueError as error:
-        return Altered(state=None, units=(0,) * depth, reason=f"not pruned: {error}")
+        return Altered(None, nothing, f"not pruned: {error}")
     if not found.removed:
-        return Altered(state=None, units=(0,) * depth, reason=f"no unit with {criterion}")
+        return Altered(None, nothing, f"no unit with {criterion}")
     gone = tuple(-sum(own.layer == layer for own in found.removed) for layer in range(depth))
     why = ", ".join(f"unit {own.unit} of layer {own.layer}: {own.reason}" for own in found.removed)
-    return Altered(state=replace(state, net=found.net, moments=found.state), units=gone, reason=why)
+    return Altered(replace(state, net=found.net, moments=found.state), gone, why)
 
 
 def expanded(state: TrainState, config: StructureConfig, bound: Sequence[int], *, key: PRNGKeyArray) -> Altered:
-    """The run with further units that take part at once, as `n3.expand`.
-
-    Args:
-        state: The run.
-        config: How many units, and of what kind.
-        bound: Units that each hidden layer can hold.
-        key: For methods that draw.
-    """
+    """The run with further units that take part at once, as `n3.expand`; no layer holds more than its bound."""
     taken = np.ceil(np.asarray(state.net.controller.sizes())).astype(int).tolist()
     units = tuple(min(config.expand, most - own) for most, own in zip(bound, taken, strict=True))
     if not max(units):
-        return Altered(
-            state=None, units=units, reason="no room to expand" if config.expand else "never expands"
-        )
+        return Altered(None, units, "no room to expand" if config.expand else "never expands")
     how = {"method": config.expand_method, "is_born": config.expand_method == "zero", "state": state.moments}
     try:
         net, moments = expand(state.net, units=units, key=key, **how)
     except ValueError as error:
-        return Altered(state=None, units=(0,) * len(units), reason=f"not expanded: {error}")
-    return Altered(
-        state=replace(state, net=net, moments=moments), units=units, reason=f"added by {config.expand_method}"
-    )
+        return Altered(None, (0,) * len(units), f"not expanded: {error}")
+    return Altered(replace(state, net=net, moments=moments), units, f"added by {config.expand_method}")
 
 
 def with_capacity(
@@ -94,20 +78,14 @@ def with_capacity(
 ) -> TrainState:
     """The run in a program's capacity: the same function, of which no unit that takes part is left out.
 
-    Args:
-        state: The run.
-        drive: Its drive; None: it has none.
-        capacity: Units of each hidden layer, no fewer than take part. Others are unborn, and come or go.
-        is_changed: Whether the run was altered: its drive then begins anew, but for the budget's price.
-        key: For the weights of new units.
+    Others are unborn, and come or go; the key draws the weights of those that come. The drive of a run that was
+    altered (`is_changed`) begins anew, but for the budget's price.
     """
     net, own = state.net, state.net.controller.capacity
     gradient = None if is_changed or state.drive is None else state.drive.gradient
     carried, kept = (state.moments, gradient), tuple(map(min, own, capacity))
     if kept != own:
-        units, is_new = tuple(map(np.arange, kept)), tuple(np.zeros(count, bool) for count in kept)
-        edit = Edit(layers=tuple(range(len(kept))), units=units, is_new=is_new)
-        net, carried = edited(net, edit, carried)
+        net, carried = edited(net, Edit.of(list(map(np.arange, kept))), carried)
     if kept != capacity:
         added = tuple(most - count for most, count in zip(capacity, kept, strict=True))
         net, carried = expand(net, units=added, key=key, state=carried)
@@ -120,7 +98,7 @@ def with_capacity(
     else:
         old, pairs = state.drive, zip(state.drive.masks, capacity, strict=True)
         masks = tuple(jnp.pad(mask, (0, count))[:count] for mask, count in pairs)
-        begun = DriveState(gradient, old.best, masks, old.log_price, old.prices, old.depth)
+        begun = replace(old, gradient=gradient, masks=masks)
     return replace(made, drive=begun)
 
 
@@ -153,20 +131,116 @@ class Rules:
     """A user's importance of units in place of the built-in one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What a look at many runs needs to know of them."""
+@dataclass(frozen=True)
+class _Run:
+    track: Track = field(default_factory=Track)
+    saved: TrainState | None = None
+    """The run before its last change."""
+    log: tuple[Decision, ...] = ()
 
+
+@dataclass(kw_only=True)
+class Stages:
+    """Many runs whose structure may change at looks, between compiled stages."""
+
+    rules: Rules
     bound: tuple[int, ...]
     """Units that each hidden layer or group can hold."""
     drive: InformationDrive | None
+    hypers: DriveHypers | None
     keys: Key[jax.Array, " runs"]
     pool: Callable[[int], Pool]
     """Training samples of a run, at which units are measured."""
-    rates: Float[np.ndarray, " runs"] | None
-    """Units by which a step moves a size, at most; None without a drive."""
     target_sizes: Float[np.ndarray, " runs"]
     """Units that a size without a drive may reach."""
+    steps: int
+
+    def __post_init__(self) -> None:
+        self.config, self.capacity = self.rules.config, self.bound
+        self.looks = look_steps(self.steps, self.config.structure_every)
+        self.runs = [_Run()] * len(self.keys)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Those of every run at every look, run after run."""
+        return tuple(own for run in self.runs for own in decisions.with_next_loss(run.log))
+
+    def look(self, step: int, states: TrainState, losses: Float[np.ndarray, " runs"]) -> TrainState:
+        """The states with which the runs go on, in the capacity that they then need (`capacity`).
+
+        Args:
+            step: Steps taken so far.
+            states: Of all runs, along a first axis.
+            losses: Loss of each on samples that it is not trained on.
+        """
+        self.step, self.left = step, int(np.sum(self.looks > step))
+        before = [run_of(states, row) for row in range(len(self.runs))]
+        after = [self._decided(row, before[row], loss) for row, loss in enumerate(losses.tolist())]
+        is_changed = [own is not old for own, old in zip(after, before, strict=True)]
+        was, self.capacity = self.capacity, self._next_capacity(after, is_changed)
+        if not any(is_changed) and self.capacity == was:
+            return states
+        sound = {
+            row: with_capacity(
+                own, self.drive, self.capacity, is_changed=is_changed[row], key=self._keys(row)[1]
+            )
+            for row, own in enumerate(after)
+            if has_finite_sizes(own)
+        }
+        like = next(iter(sound.values()))
+        every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
+        return stack_runs(every)
+
+    def _decided(self, row: int, state: TrainState, loss: float) -> TrainState:
+        """A run after its decision, which is noted: the same object where nothing changes."""
+        run = self.runs[row]
+        track = run.track.seen(loss)
+        tries, reason = decisions.decide(track, self.config, left=self.left)
+        action, reasons, units, after = "wait", [reason], (0,) * len(self.bound), state
+        for tried in (tried for tried in tries if tried != "wait"):
+            altered = self._altered(tried, row, state)
+            reasons.append(altered.reason)
+            if altered.state is not None:
+                action, units, after = tried, altered.units, altered.state
+                break
+        made = {"action": action, "units": units, "reason": "; ".join(reasons), "before": loss}
+        decision = Decision(step=self.step, seed=self.rules.seeds[row], arm=self.rules.arm, **made)
+        track = track.done(action, units, self.config.cooldown)
+        saved = None if track.before is None else run.saved if action == "wait" else state
+        self.runs[row] = _Run(track, saved, (*run.log, decision))
+        return after
+
+    def _altered(self, action: Action, row: int, state: TrainState) -> Altered:
+        if action == "prune":
+            how = {"is_classes": self.rules.is_classes, "importance": self.rules.importance}
+            return pruned(state, self.pool(row), self.config.prune, **how)
+        if action == "expand":
+            return expanded(state, self.config, self.bound, key=self._keys(row)[0])
+        run = self.runs[row]
+        assert run.saved is not None
+        back = {name: getattr(run.saved, name) for name in ("net", "moments", "diverged_at")}
+        return Altered(replace(state, **back), tuple(-units for units in run.track.units), "undone")
+
+    def _keys(self, row: int) -> Key[jax.Array, " two"]:
+        """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
+        return jr.split(jr.fold_in(jr.fold_in(self.keys[row], STREAM), self.step))
+
+    def _next_capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
+        """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
+        rows = enumerate(zip(states, is_changed, strict=True))
+        sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
+        tier = tier_of(max(sight, default=0.0), self.bound, least=LEAST_CAPACITY)
+        may_shrink = any(is_changed) and self.left > 0
+        return tier if may_shrink or max(tier) > max(self.capacity) else self.capacity
+
+    def _sight(self, row: int, state: TrainState, is_changed: bool) -> float:
+        """Units that a run may need until the next look; without a drive, its target and an expansion."""
+        sizes = np.asarray(state.net.controller.sizes())
+        if self.drive is None or self.hypers is None:
+            return max(float(sizes.max()) + max(self.config.expand, 1), float(self.target_sizes[row]))
+        best = sizes if is_changed else np.asarray(state.drive.best)  # as a drive begins
+        rate = np.asarray(np.broadcast_to(self.hypers.rate, len(self.runs))[row])
+        after = self.step + (self.config.structure_every or 0)
+        return float(np.max(self.drive.sight(sizes, best, rate, self.step, after)))
 
 
 def train_in_stages(
@@ -182,173 +256,48 @@ def train_in_stages(
 ) -> tuple[Swept, Staged]:
     """Train the runs of an arm and change their structure on the way.
 
-    A run that changes nothing is what `sweep` makes of it.
-
-    Args:
-        recipe: The program; its capacity is the most that a layer can hold.
-        hypers: The numbers; every leaf has a first axis of runs.
-        problem: The samples; every leaf has a first axis of runs.
-        keys: One key a run, shape `[runs]`.
-        stops: Steps at which to record, strictly increasing; the last ends the runs.
-        rules: By what the structure changes.
-        devices: As for `sweep`.
-        progress: As for `sweep`.
+    A run that changes nothing is what `sweep` makes of it, and the arguments are those of `sweep`; the recipe's
+    capacity is the most that a layer can hold, and the stops increase strictly.
 
     Returns:
         Final states, in the capacity of the last stage, with the records; and what became of the structure.
     """
     began = time.perf_counter()
-    bench = Bench(
+    stages = Stages(
+        rules=rules,
         bound=recipe.capacity,
         drive=recipe.drive,
+        hypers=hypers.drive,
         keys=keys,
         pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem.train)),
-        rates=None if recipe.drive is None else np.asarray(hypers.drive.rate),
         target_sizes=np.asarray(hypers.target_size),
+        steps=int(stops[-1]),
     )
-    looks = look_steps(int(stops[-1]), rules.config.structure_every)
+    looks, records, programs, start, compile_seconds = stages.looks, [], [], None, 0.0
     *each, _ = np.split(stops[:-1], np.searchsorted(stops[:-1], looks, side="right"))
-    runs, parts, programs, capacity, start = [Staging()] * len(keys), [], set(), [], None
-    for place, (own, look) in enumerate(zip([*each, stops[-1:]], [*looks, looks[-1]], strict=True)):
+    for own, look in zip([*each, stops[-1:]], [*looks, looks[-1]], strict=True):
         filled = np.pad(own, (0, 1 + max(map(len, each)) - len(own)), constant_values=look)  # one shape
         options = {"devices": devices, "progress": progress, "start": start, "is_tiered": False}
         swept = sweep(recipe, hypers, problem, keys=keys, stops=filled, **options)
-        parts.append(_shortened(swept, len(own)))
-        programs.add(recipe)
-        capacity.append(recipe.capacity)
-        if place == len(looks):
+        records.append(jax.tree.map(lambda leaf, own=own: leaf[:, : len(own)], swept.records))
+        programs.append(recipe)
+        compile_seconds += swept.compile_seconds
+        if len(programs) > len(looks):
             break
         losses = np.asarray(held_out_losses(swept.state.net, rules.held, recipe.loss))
-        context = Look(rules, bench, recipe.capacity, int(look), len(looks) - 1 - place)
-        runs, units, state = context.carried_out(runs, swept.state, losses)
-        recipe, start = replace(recipe, capacity=units), (int(look), state)
-    compile_seconds = sum(part.compile_seconds for part in parts)
+        start = int(look), stages.look(int(look), swept.state, losses)
+        recipe = replace(recipe, capacity=stages.capacity)
     whole = Swept(
-        state=parts[-1].state,
-        records=jax.tree.map(lambda *of: np.concatenate(of, axis=1), *(part.records for part in parts)),
+        state=swept.state,
+        records=jax.tree.map(lambda *of: np.concatenate(of, axis=1), *records),
         compile_seconds=compile_seconds,
         run_seconds=time.perf_counter() - began - compile_seconds,
     )
     staged = Staged(
-        decisions=tuple(own for run in runs for own in decisions.with_next_loss(run.log)),
+        decisions=stages.decisions(),
         looks=looks,
-        capacity=np.array(capacity[: len(looks)]),
+        capacity=np.array([program.capacity for program in programs[:-1]]),
         programs=frozenset(programs),
-        most_programs=most_programs(bench.bound),
+        most_programs=most_programs(stages.bound),
     )
     return whole, staged
-
-
-@dataclass(frozen=True)
-class Staging:
-    """A run between two looks."""
-
-    track: Track = field(default_factory=Track)
-    saved: TrainState | None = None
-    """The run before its last change."""
-    log: tuple[Decision, ...] = ()
-
-
-@dataclass(frozen=True)
-class Look:
-    """One look at the structure of many runs."""
-
-    rules: Rules
-    bench: Bench
-    capacity: tuple[int, ...]
-    """Units of each layer in the program so far."""
-    step: int
-    left: int
-    """Looks that come after this one."""
-
-    def carried_out(
-        self, runs: Sequence[Staging], states: TrainState, losses: Float[np.ndarray, " runs"]
-    ) -> tuple[list[Staging], tuple[int, ...], TrainState]:
-        """The runs after their decisions, and the capacity and the states with which they go on.
-
-        Args:
-            runs: Each run so far.
-            states: Their states, with a first axis of runs.
-            losses: Loss of each on samples that it is not trained on.
-        """
-        before = [run_of(states, row) for row in range(len(runs))]
-        rows = enumerate(zip(runs, before, losses.tolist(), strict=True))
-        made = [self._decided(row, *of) for row, of in rows]
-        runs, after = [run for run, _ in made], [state for _, state in made]
-        is_changed = [own is not old for own, old in zip(after, before, strict=True)]
-        capacity = self._capacity(after, is_changed)
-        if not any(is_changed) and capacity == self.capacity:
-            return runs, capacity, states
-        drive = self.bench.drive
-        sound = {
-            row: with_capacity(own, drive, capacity, is_changed=is_changed[row], key=self._keys(row)[1])
-            for row, own in enumerate(after)
-            if has_finite_sizes(own)
-        }
-        like = next(iter(sound.values()))
-        every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return runs, capacity, stack_runs(every)
-
-    def _decided(self, row: int, run: Staging, state: TrainState, loss: float) -> tuple[Staging, TrainState]:
-        """What a run does, and its state afterwards: the same object where nothing changes."""
-        track, config = run.track.seen(loss), self.rules.config
-        tries, reason = decisions.decide(track, config, left=self.left)
-        action, reasons, altered = "wait", [reason], None
-        for tried in (tried for tried in tries if tried != "wait"):
-            altered = self._altered(tried, row, run, state)
-            reasons.append(altered.reason)
-            if altered.state is not None:
-                action = tried
-                break
-        units = (0,) * len(self.bench.bound) if action == "wait" or altered is None else altered.units
-        decision = Decision(
-            step=self.step,
-            seed=self.rules.seeds[row],
-            arm=self.rules.arm,
-            action=action,
-            units=units,
-            reason="; ".join(reasons),
-            before=loss,
-        )
-        track = track.done(action, units, config.cooldown)
-        saved = None if track.before is None else run.saved if action == "wait" else state
-        after = state if altered is None or altered.state is None else altered.state
-        return Staging(track, saved, (*run.log, decision)), after
-
-    def _altered(self, action: Action, row: int, run: Staging, state: TrainState) -> Altered:
-        config = self.rules.config
-        if action == "prune":
-            how = {"is_classes": self.rules.is_classes, "importance": self.rules.importance}
-            return pruned(state, self.bench.pool(row), config.prune, **how)
-        if action == "expand":
-            return expanded(state, config, self.bench.bound, key=self._keys(row)[0])
-        saved = run.saved
-        assert saved is not None
-        back = replace(state, net=saved.net, moments=saved.moments, diverged_at=saved.diverged_at)
-        return Altered(state=back, units=tuple(-units for units in run.track.units), reason="undone")
-
-    def _keys(self, row: int) -> Key[jax.Array, " two"]:
-        """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
-        return jr.split(jr.fold_in(jr.fold_in(self.bench.keys[row], STREAM), self.step))
-
-    def _capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
-        """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
-        rows = enumerate(zip(states, is_changed, strict=True))
-        sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
-        tier = tier_of(max(sight, default=0.0), self.bench.bound, least=LEAST_CAPACITY)
-        may_shrink = any(is_changed) and self.left > 0
-        return tier if may_shrink or max(tier) > max(self.capacity) else self.capacity
-
-    def _sight(self, row: int, state: TrainState, is_changed: bool) -> float:
-        """Units that a run may need until the next look; without a drive, its target and an expansion."""
-        sizes, bench, config = np.asarray(state.net.controller.sizes()), self.bench, self.rules.config
-        if bench.drive is None or bench.rates is None:
-            return max(float(sizes.max()) + max(config.expand, 1), float(bench.target_sizes[row]))
-        best = sizes if is_changed else np.asarray(state.drive.best)  # as a drive begins
-        after = self.step + (config.structure_every or 0)
-        return float(np.max(bench.drive.sight(sizes, best, np.asarray(bench.rates[row]), self.step, after)))
-
-
-def _shortened(swept: Swept, count: int) -> Swept:
-    """The first records of every run."""
-    return replace(swept, records=jax.tree.map(lambda leaf: leaf[:, :count], swept.records))

@@ -105,7 +105,7 @@ class TrainState(eqx.Module):
     """The model: a `GrowingMLP`, or in `fit` any."""
     moments: optax.OptState
     order: Int[Array, " samples"] | None
-    """Order of the training samples in the present epoch; empty or None where a step does not need it."""
+    """Order of the training samples in the present epoch; None where a step does not need it."""
     key: PRNGKeyArray
     diverged_at: Int[Array, ""]
     """Step after which the loss was first NaN or infinite; -1 while it is finite."""
@@ -113,16 +113,10 @@ class TrainState(eqx.Module):
 
 
 def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray) -> TrainState:
-    """A run before its first step.
+    """A run before its first step; of the problem only the shapes matter.
 
-    Args:
-        recipe: The program.
-        hypers: The numbers.
-        problem: The samples; only their shapes matter here.
-        key: Decides the weights, the controller's jitter and the order of the samples.
-
-    Returns:
-        The state at step 0. Runs with the same key and shapes start from the same drawn weights.
+    The key decides the weights, the controller's jitter and the order of the samples. Runs with the same key
+    and shapes start from the same drawn weights.
     """
     net_key, controller_key, order_key = jr.split(key, 3)
     controller = make_controller(
@@ -149,28 +143,23 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         net = with_rescaled_size_input(net, hypers.target_size)
     if hypers.annealing is not None:
         net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
-    samples = problem.train.shares.shape[0] if recipe.batch is not None else 0
+    order = None if recipe.batch is None else jnp.arange(problem.train.shares.shape[0])
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
-    return TrainState(net, moments, jnp.arange(samples), order_key, jnp.full((), -1, jnp.int32), drive)
+    return TrainState(net, moments, order, order_key, jnp.full((), -1, jnp.int32), drive)
 
 
 def step(
     recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Int[Array, ""]
 ) -> TrainState:
-    """One step of the optimiser.
+    """The run after one more step of the optimiser.
 
-    Args:
-        recipe: The program.
-        state: The run so far.
-        hypers: The numbers.
-        problem: The samples.
-        count: Steps taken so far; the same for all runs of a sweep, so that epochs turn together.
-
-    Returns:
-        The run after the step.
+    `count`, the steps taken so far, is the same for all runs of a sweep, so that epochs turn together.
     """
-    state, batch = _after_look(recipe, state, hypers, problem, count), problem.train
+    batch, drive = problem.train, recipe.drive
+    if drive is not None:
+        look = lambda own: informed(own, drive, hypers.drive, pool_of(problem.train), count)  # noqa: E731
+        state = jax.lax.cond(drive.is_due(count), look, lambda own: own, state)
     if recipe.batch is not None:
         order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
@@ -183,7 +172,7 @@ def step(
         loss,
         count,
         rule=optimiser(recipe.optimiser, hypers.learning_rate),
-        drive=recipe.drive,
+        drive=drive,
         hypers=hypers.drive,
         factor=0.5 * (1.0 + jnp.cos(shape)) if is_falling else None,
         temperature=hypers.annealing and hypers.annealing.temperature(count + 1, hypers.horizon),
@@ -202,18 +191,9 @@ def descended(
     factor: Float[Array, ""] | None = None,
     temperature: Float[Array, ""] | None = None,
 ) -> TrainState:
-    """A run after a step of its optimiser and its drive, whatever its model.
+    """A run of any model after a step: `count` steps before it, by the objective's value and gradient.
 
-    Args:
-        state: The run before.
-        gradient: Of the objective.
-        loss: The objective.
-        count: Steps taken so far.
-        rule: The optimiser.
-        drive: What of the drive fixes the program; None: no drive.
-        hypers: The drive's numbers.
-        factor: On the optimiser's updates; None: one.
-        temperature: Of choices of activations after the step; None: as it is.
+    The optimiser's updates are times `factor`; `temperature` is that of choices of activations after the step.
     """
     gradient = drive.added(gradient, state.net, state.drive) if drive else gradient
     with jax.numpy_dtype_promotion("standard"):
@@ -235,15 +215,9 @@ def advance(
     start: Int[Array, ""],
     stops: Int[Array, " records"],
 ) -> tuple[TrainState, StepRecord]:
-    """Train on to each of some steps and record the run there: the unit that is compiled.
+    """Train on from step `start` to each stop and record the run there: the unit that is compiled.
 
-    Args:
-        recipe: The program.
-        hypers: The numbers.
-        problem: The samples.
-        state: The run at step `start`.
-        start: Steps taken so far.
-        stops: Steps at which to record, non-decreasing, none before `start`.
+    The stops are steps that do not decrease, none before the start.
 
     Returns:
         The run at the last stop, and its records stacked along a first axis.
@@ -269,12 +243,8 @@ def train(
 ) -> tuple[TrainState, StepRecord]:
     """One whole run: `init` and `advance`.
 
-    Args:
-        recipe: The program.
-        hypers: The numbers.
-        problem: The samples.
-        key: Decides everything random about the run.
-        stops: Steps at which to record, non-decreasing; the last ends the run.
+    The key decides everything random about it. `stops` are the steps at which to record, non-decreasing; the
+    last ends the run.
 
     Returns:
         The final state (its `net` is the trained network), and the records stacked along a first axis.
@@ -286,8 +256,8 @@ def train(
 def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem) -> StepRecord:
     """The record of a run as it stands: losses over all training and all test samples."""
     train_loss = over_tiles(partial(task_loss, state.net, loss=recipe.loss), problem.train, tile=recipe.tile)
-    goals = {"target_size": hypers.target_size, "target_depth": hypers.target_depth}
-    penalties = losses.penalties(state.net, hypers.weights, task=train_loss, loss=recipe.loss, **goals)
+    goals = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
+    penalties = losses.penalties(state.net, hypers.weights, task=train_loss, **goals)
     drawn, terms = 0.0, {}
     if recipe.drive:
         drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem.train))
@@ -343,16 +313,12 @@ def _gradient(
     return loss + own, jax.tree.map(jnp.add, gradient, pull)
 
 
-def _after_look(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count) -> TrainState:
-    """The state after a look at the information, where the cadence asks for one."""
-    if recipe.drive is None:
-        return state
-
-    def look(s: TrainState) -> TrainState:
-        own = recipe.drive.look(s.net, s.moments, s.drive, hypers.drive, pool_of(problem.train), count)
-        return eqx.tree_at(lambda t: (t.net, t.moments, t.drive), s, own)
-
-    return jax.lax.cond(recipe.drive.is_due(count), look, lambda s: s, state)
+def informed(
+    state: TrainState, drive: InformationDrive, hypers: DriveHypers, pool: Pool, count: Int[Array, ""]
+) -> TrainState:
+    """A run after its drive has looked at the information that units hold."""
+    found = drive.look(state.net, state.moments, state.drive, hypers, pool, count)
+    return eqx.tree_at(lambda own: (own.net, own.moments, own.drive), state, found)
 
 
 def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, ""]:
@@ -361,11 +327,5 @@ def _first_divergence(before, is_finite: Bool[Array, ""], count) -> Int[Array, "
 
 @eqx.filter_jit
 def held_out_losses(nets: GrowingMLP, samples: Samples, loss: str) -> Float[Array, " seeds"]:
-    """Task loss of each seed's network over the samples that it held out.
-
-    Args:
-        nets: Networks with a first axis of seeds.
-        samples: The samples of each seed, stacked alike.
-        loss: The task's loss, as in `Recipe`.
-    """
+    """Task loss of each seed's network over the samples that it held out, both with a first axis of seeds."""
     return eqx.filter_vmap(lambda net, own: task_loss(net, own, loss))(nets, samples)

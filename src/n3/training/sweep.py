@@ -29,10 +29,7 @@ LEAST_TIER = 32
 def tier_of(sight: float, capacity: Sequence[int], *, least: int) -> tuple[int, ...]:
     """Units to train with in each layer: the least power of two, from `least` on, that holds all in sight.
 
-    Args:
-        sight: Units in sight, in the layer and the run that see most.
-        capacity: Units allocated in each hidden layer, which bound the tier.
-        least: A power of two.
+    That is of the layer and the run that see most. The units allocated in each layer bound the tier.
     """
     tier = least
     while tier < min(sight, max(capacity)):
@@ -41,22 +38,15 @@ def tier_of(sight: float, capacity: Sequence[int], *, least: int) -> tuple[int, 
 
 
 def narrowed(state: PyTree, like: PyTree) -> PyTree:
-    """The first units of a state.
+    """The first units of a state, in the structure of another and the shapes of its leaves.
 
-    Args:
-        state: The whole.
-        like: A state of fewer units: its structure, and the shapes of its leaves.
-
-    Returns:
-        A state of that structure. Leaves whose shape changes come back as NumPy arrays.
+    Leaves whose shape changes come back as NumPy arrays.
     """
 
-    def corner(leaf: Array | np.ndarray, shape: tuple[int, ...]) -> Array | np.ndarray:
-        return leaf if leaf.shape == shape else np.asarray(leaf)[tuple(map(slice, shape))]
+    def corner(leaf: Array | np.ndarray, like: Any) -> Array | np.ndarray:
+        return leaf if leaf.shape == like.shape else np.asarray(leaf)[tuple(map(slice, like.shape))]
 
-    leaves, smaller = jax.tree.leaves(state), jax.tree.leaves(like)
-    cuts = [corner(leaf, own.shape) for leaf, own in zip(leaves, smaller, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(like), cuts)
+    return _fitted(corner, state, like)
 
 
 def widened(part: PyTree, whole: PyTree) -> PyTree:
@@ -69,9 +59,13 @@ def widened(part: PyTree, whole: PyTree) -> PyTree:
         new[tuple(map(slice, own.shape))] = own
         return new
 
-    leaves, all_leaves = jax.tree.leaves(part), jax.tree.leaves(whole)
-    news = [filled(own, leaf) for own, leaf in zip(leaves, all_leaves, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(whole), news)
+    return _fitted(filled, part, whole)
+
+
+def _fitted(function: Callable[[Any, Any], Any], tree: PyTree, like: PyTree) -> PyTree:
+    """A function of the leaves of two trees that differ in static fields, in the structure of the second."""
+    leaves, structure = jax.tree.flatten(like)
+    return structure.unflatten(map(function, jax.tree.leaves(tree), leaves))
 
 
 CACHE_BYTES = 160 * 1024
@@ -115,13 +109,14 @@ def sweep(
     """Train many runs side by side, in one compilation whatever their numbers.
 
     Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
-    the sizes reach a power of two, from the largest of all runs.
+    the sizes reach a power of two, from the largest of all runs. Every leaf of the numbers and the samples has
+    a first axis of runs.
 
     Args:
         recipe: The program, the same for all runs.
-        hypers: The numbers; every leaf has a first axis of runs.
-        problem: The samples; every leaf has a first axis of runs.
-        keys: One key a run, shape `[runs]`.
+        hypers: The numbers.
+        problem: The samples.
+        keys: One key a run.
         stops: Steps at which to record, non-decreasing; the last ends the runs.
         block: Runs computed at once on a device; None: as many as the cache holds on CPU, all on others.
         devices: Devices to share the runs; None: all that JAX has.
@@ -144,7 +139,8 @@ def sweep(
     per_device = -(-runs // mesh.size)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     if on_cpu:
-        recipe = replace(recipe, tile=min(recipe.tile, _tile(recipe)))
+        most = TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size))
+        recipe = replace(recipe, tile=min(recipe.tile, max(1, most)))
     block = block or runs_in_block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
     padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
@@ -156,7 +152,9 @@ def sweep(
     compile_seconds = time.perf_counter() - began
 
     state, tier, onward, history = whole, (), None, []
-    is_tiered = is_tiered and _is_tiered(recipe, runs * samples * int(stops[-1]))
+    work, drive = runs * samples * int(stops[-1]) * max(recipe.capacity), recipe.drive
+    # a user's importance may compare all units
+    is_tiered &= drive is not None and drive.custom is None and work >= TIERED
     checks = _checks(recipe, stops) if is_tiered else stops
     for chunk in rows_of_stops(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
         onto = int(chunk[-1])
@@ -187,29 +185,19 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
     """The two compiled stages, `init` and `advance`, over runs in blocks on every device of the mesh."""
     over, each = PartitionSpec("runs"), PartitionSpec()
 
-    def blocked(function: Callable):
-        def of_device(*arguments):
-            cut = jax.tree.map(lambda a: a.reshape(a.shape[0] // block, block, *a.shape[1:]), arguments)
-            done = jax.lax.map(lambda rows: jax.vmap(function)(*rows), cut)
-            return jax.tree.map(lambda a: a.reshape(a.shape[0] * block, *a.shape[2:]), done)
-
-        return of_device
-
     def begin(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]):
-        return blocked(lambda h, p, k: init(recipe, h, p, key=k))(hypers, problem, keys)
+        each_run = lambda own: init(recipe, *own[:2], key=own[2])  # noqa: E731
+        return jax.lax.map(each_run, (hypers, problem, keys), batch_size=block)
 
     def onward(state: TrainState, hypers: Hypers, problem: Problem, start: Array, stops: Array):
-        return blocked(lambda s, h, p: advance(recipe, s, h, p, start, stops))(state, hypers, problem)
+        each_run = lambda own: advance(recipe, *own, start, stops)  # noqa: E731
+        return jax.lax.map(each_run, (state, hypers, problem), batch_size=block)
 
     sharded = partial(jax.shard_map, mesh=mesh, out_specs=over, check_vma=False)
     return (
         jax.jit(sharded(begin, in_specs=(over, over, over))),
         jax.jit(sharded(onward, in_specs=(over, over, over, each, each)), donate_argnums=0),
     )
-
-
-def _tile(recipe: Recipe) -> int:
-    return max(1, TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size)))
 
 
 def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
@@ -226,11 +214,6 @@ def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarra
     """The stops, and those at which the host looks whether the tier still holds the units in sight."""
     last = min(recipe.drive.until, int(stops[-1]))
     return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
-
-
-def _is_tiered(recipe: Recipe, work: int) -> bool:
-    """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
-    return recipe.drive is not None and recipe.drive.custom is None and work * max(recipe.capacity) >= TIERED
 
 
 def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:
@@ -251,13 +234,7 @@ def rows_of_stops(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int
 
 
 def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree shared out by runs, as programs return it: an empty leaf lies on every device."""
-
-    def placed(leaf: Array | np.ndarray) -> Array:
-        own = PartitionSpec("runs") if leaf.size else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, own))
-
-    return jax.tree.map(placed, tree)
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("runs")))
 
 
 def _padded(leaf: Array, total: int) -> Array:

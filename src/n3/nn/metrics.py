@@ -36,16 +36,9 @@ def rmse(
     shares: Float[Array, " samples"],
     unit: Float[Array, " out_size"],
 ) -> Float[Array, ""]:
-    """Root of the mean squared error, in the target's own unit.
+    """Root of the mean squared error over samples, by their shares, and over outputs, in the target's own unit.
 
-    Args:
-        outputs: Outputs of the network, scaled.
-        targets: Targets, scaled alike.
-        shares: Share of each sample in the mean.
-        unit: The target's own units in one scaled unit, of each output.
-
-    Returns:
-        0 or more; the squares are averaged over outputs as well.
+    Outputs and targets are scaled alike; `unit` is the target's own units in one scaled unit, of each output.
     """
     squares = jnp.sum(((outputs - targets) * unit[:, None]) ** 2 * shares[None], axis=1)
     return jnp.sqrt(jnp.mean(squares))

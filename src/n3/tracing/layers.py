@@ -13,9 +13,8 @@ from n3.nn.norms import ParticipatingNorm
 
 
 def _sizes_of_linear(layer: eqx.nn.Linear) -> dict[str, Any]:
-    out, into = layer.weight.shape
-    sizes = {"out_features": out, "in_features": into}
-    return {name: size for name, size in sizes.items() if getattr(layer, name) != "scalar"}
+    sizes = zip(("out_features", "in_features"), layer.weight.shape, strict=True)
+    return {name: size for name, size in sizes if getattr(layer, name) != "scalar"}
 
 
 def _sizes_of_convolution(layer: eqx.nn.Conv | eqx.nn.ConvTranspose) -> dict[str, Any]:
@@ -49,16 +48,13 @@ def layers_in(model: PyTree) -> dict[str, eqx.Module]:
 def with_true_sizes(model: PyTree) -> PyTree:
     """The model with every layer and norm told the sizes of its arrays."""
 
-    def is_sized(node: PyTree) -> bool:
-        return is_layer(node) or isinstance(node, ParticipatingNorm)
-
     def resized(node: PyTree) -> PyTree:
         if isinstance(node, ParticipatingNorm):
             return ParticipatingNorm(_with_fields(node.norm, _sizes_of_norm(node)), node.share)
         kind = next((kind for kind in LAYERS if isinstance(node, kind)), None)
         return node if kind is None else _with_fields(node, LAYERS[kind](node))
 
-    return jax.tree.map(resized, model, is_leaf=is_sized)
+    return jax.tree.map(resized, model, is_leaf=lambda n: is_layer(n) or isinstance(n, ParticipatingNorm))
 
 
 def _sizes_of_norm(node: ParticipatingNorm) -> dict[str, Any]:

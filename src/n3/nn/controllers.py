@@ -52,7 +52,7 @@ class _AbstractUnscaled(_AbstractWeighted):
 
 
 class _AbstractBounded(_AbstractUnscaled):
-    """Both kinds' penalty is `(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
+    """The penalty is `(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
 
     def penalty(self, target_size):
         return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
@@ -260,13 +260,8 @@ def make_controller(
 ) -> AbstractController:
     """A controller by its name in `CONTROLLERS`, one for the network or one for each hidden layer.
 
-    Args:
-        kind: Name in `CONTROLLERS`.
-        capacity: Units allocated in each hidden layer.
-        is_layerwise: Whether each layer has a controller of that kind to itself.
-        initial_size: Units of each layer at the start.
-        mask: Name in `masks.MASKS`.
-        key: For the controllers that start with a jitter.
+    It starts at `initial_size` units of each layer; its mask is a name in `masks.MASKS`; the key is for the
+    kinds that start with a jitter.
 
     Raises:
         ValueError: If there is no such controller.

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from n3.nn.mlp import GrowingMLP
 
-type_of_loss = Callable[
-    [Float[Array, "out_size samples"], Float[Array, "out_size samples"]], Float[Array, " samples"]
-]
+Rows, PerSample = Float[Array, "out_size samples"], Float[Array, " samples"]
+type_of_loss = Callable[[Rows, Rows], PerSample]
 
 
 class Samples(eqx.Module):
@@ -44,16 +43,12 @@ class LossTerms(eqx.Module):
     """What `objective` was given beside these, such as the `n3.information.InformationTerms` of every layer."""
 
 
-def squared_error(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Float[Array, " samples"]:
+def squared_error(outputs: Rows, targets: Rows) -> PerSample:
     """Squared error of each sample, mean over outputs, in squared units of the (scaled) target."""
     return jnp.mean((outputs - targets) ** 2, axis=0)
 
 
-def cross_entropy(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Float[Array, " samples"]:
+def cross_entropy(outputs: Rows, targets: Rows) -> PerSample:
     """Cross-entropy `-ln p(class)` of each sample, in nats, 0 or more.
 
     One row holds the logit of class 1 of two, and targets 0 or 1; more rows a logit for each class, and targets
@@ -172,13 +167,12 @@ def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile:
     tiles = -(-total // tile)
     width = -(-total // tiles)
 
-    def cut(leaf: Array):
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)], mode="edge")
+    def cut(leaf: Array, mode: str = "edge"):
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)], mode=mode)
         return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
 
-    shares = jnp.pad(samples.shares, [(0, tiles * width - total)])  # what fills a tile counts nothing
-    pieces = jax.tree.map(cut, samples)
-    pieces = eqx.tree_at(lambda s: s.shares, pieces, shares.reshape(tiles, width))
+    shares = cut(samples.shares, "constant")  # what fills a tile counts nothing
+    pieces = Samples(cut(samples.inputs), cut(samples.targets), shares)
     zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
 
     def add(running: PyTree, piece: Samples):

@@ -337,14 +337,10 @@ def _affine_of_many(weight, bias, hidden):
     return weight @ hidden + bias[:, None]
 
 
-def _affine_forward(weight, bias, hidden):
-    return _affine_of_many(weight, bias, hidden), (weight, hidden)
-
-
 def _affine_backward(saved, cotangent):
     weight, hidden = saved
     ones = jnp.ones(hidden.shape[1], hidden.dtype)
     return cotangent @ hidden.T, cotangent @ ones, weight.T @ cotangent
 
 
-_affine_of_many.defvjp(_affine_forward, _affine_backward)
+_affine_of_many.defvjp(lambda w, b, hidden: (_affine_of_many(w, b, hidden), (w, hidden)), _affine_backward)

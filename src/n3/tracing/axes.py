@@ -37,21 +37,20 @@ class Dimension:
 
     def atoms(self) -> "list[Dimension]":
         """What the axis is made of, down to dimensions without parts; nothing for a length of 1."""
-        root = self.root
-        own = [root] if root.size > 1 else []
-        return [atom for part in root.parts for atom in part.atoms()] if root.parts else own
+        return [own for own in self._cut(False, True) if own.size > 1]
 
     def factors(self) -> "list[Dimension]":
         """What the axis is a product of, the slowest index first; a sum counts as one factor."""
-        root = self.root
-        if root.parts and not root.is_sum:
-            return [factor for part in root.parts for factor in part.factors()]
-        return [root] if root.size > 1 else []
+        return [own for own in self._cut(False) if own.size > 1]
 
     def terms(self) -> "list[Dimension]":
         """What the axis is a concatenation of; a product counts as one term."""
+        return self._cut(True)
+
+    def _cut(self, *kinds: bool) -> "list[Dimension]":
         root = self.root
-        return [term for part in root.parts for term in part.terms()] if root.is_sum else [root]
+        is_cut = root.parts and root.is_sum in kinds
+        return [own for part in root.parts for own in part._cut(*kinds)] if is_cut else [root]
 
     def consist_of(self, parts: "Sequence[Dimension]", *, is_sum: bool) -> None:
         """Say that this one, so far without parts, is the product or the sum of some."""

@@ -273,7 +273,6 @@ def compact_model(grown: Grown[_Model]) -> _Model:
 
 
 def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
-    """Paths of the layers that `where` picks."""
     picked = where(model)
     picked = picked if isinstance(picked, (tuple, list)) else [picked]
     paths = {id(layer): path for path, layer in layers_in(model).items()}

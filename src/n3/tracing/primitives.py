@@ -1,6 +1,8 @@
 """Primitives: how each operation of a program carries the axes of its operands to its results."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from operator import mul
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -33,18 +35,11 @@ def _reshape(equation, values, sums):
 
 def _blocks(before: list[int], after: list[int]):
     """Runs of axes, by their indices before and after, that a reshape turns into each other."""
-    left, right = ([(i, n) for i, n in enumerate(sizes) if n > 1] for sizes in (before, after))
-    while left:
-        (old, size_before), (new, size_after) = left.pop(0), right.pop(0)
-        olds, news = [old], [new]
-        while size_before != size_after:
-            if size_before < size_after:
-                old, factor = left.pop(0)
-                olds, size_before = [*olds, old], size_before * factor
-            else:
-                new, factor = right.pop(0)
-                news, size_after = [*news, new], size_after * factor
-        yield olds, news
+    products = [list(accumulate(sizes, mul)) for sizes in (before, after)]
+    ends = sorted({1}.union(set(products[0]).intersection(products[1])))
+    for start, end in pairwise(ends):
+        sides = zip((before, after), products, strict=True)
+        yield [[i for i, n in enumerate(own) if n > 1 and start < product[i] <= end] for own, product in sides]
 
 
 def _tile(equation, values, sums):

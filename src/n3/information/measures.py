@@ -189,10 +189,15 @@ def information_terms(
     Of a layer with gate `g`, masks `m`, and `I`, `TC` and `KL` as in `n3.information.gaussian`:
     `-alpha g (H - psi (H - I))`, `rho g TC` and `gamma g KL(m, before)`; what units cost is not descended.
 
-    The divergence is taken from the masks `before`; None: from the present ones. Importance and redundancy have
-    a gradient in the masks, and with `features` in the features as well. With a user's importance of each unit,
-    `alpha g` times their sum, each times its participation, takes the place of the built-in one, in the user's
-    unit and without `psi`.
+    Args:
+        net: The network.
+        pool: Samples.
+        weights: Weights of the terms.
+        before: Masks of every layer from which the divergence is taken; None: the present ones.
+        is_classes: Whether the targets are classes.
+        features: Whether importance and redundancy have a gradient in the features as well as in the masks.
+        custom: A user's importance of each unit: `alpha g` times their sum, each times its participation, takes
+            the place of the built-in one, in the user's unit and without `psi`.
     """
     targets, masks = pool.targets, net.participation()
     entropy = gaussian.entropy(targets, is_classes=is_classes)

@@ -166,10 +166,9 @@ class InformationDrive:
 
     def start(self, net: AbstractSized) -> DriveState:
         """The state before the first look: no gradient."""
-        weight, masks = _weight(net), net.participation()
-        return DriveState(
-            _no_gradient(net), weight, masks, jnp.zeros(()), jnp.zeros_like(weight), net.depth_weight
-        )
+        size, zero = _weight(net), jnp.zeros(())
+        free = jnp.zeros_like(size)
+        return DriveState(_no_gradient(net), size, net.participation(), zero, free, net.depth_weight)
 
     def is_due(self, count: Int[Array, ""] | int) -> Bool[Array, ""] | bool:
         """Whether the step after `count` steps begins with a look."""

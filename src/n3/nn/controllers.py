@@ -41,14 +41,14 @@ class AbstractController(eqx.Module):
 
 
 class _AbstractWeighted(AbstractController):
-    weight: Float[Array, "*depth"]
+    weight: Float[Array, ""]
     capacity: tuple[int, ...] = eqx.field(static=True)
     mask: str = eqx.field(static=True, default="sine")
 
 
 class _AbstractUnscaled(_AbstractWeighted):
     def gain(self):
-        return jnp.ones((), self.weight.dtype)
+        return jnp.ones_like(self.weight)
 
 
 class _AbstractBounded(_AbstractUnscaled):
@@ -134,8 +134,12 @@ class Warmup(_AbstractWeighted):
         return (self.weight - 1.0) ** 2
 
 
-class Information(_AbstractUnscaled):
+class Information(AbstractController):
     """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.information`)."""
+
+    weight: Float[Array, " depth"]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
 
     def sizes(self) -> Float[Array, " depth"]:
         """The weights, cut to `[0, capacity]`."""
@@ -144,6 +148,10 @@ class Information(_AbstractUnscaled):
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's weight."""
         return _ramps(self.weight, self)
+
+    def gain(self) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.weight[0])
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """Zero: there is no target."""

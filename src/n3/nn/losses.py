@@ -118,11 +118,11 @@ def description(net: GrowingMLP) -> Float[Array, ""]:
     References:
         MacKay, "Bayesian interpolation" (1992), with all weights taken as well determined.
     """
-    nats = [
-        0.5 * number * jnp.where(square < 1.0, square, 1.0 + jnp.log(jnp.maximum(square, 1.0)))
-        for square, number in net.mean_squares()
-    ]
-    return jnp.sum(jnp.stack(nats))
+
+    def nats(square: Float[Array, ""], number: Float[Array, ""]) -> Float[Array, ""]:
+        return 0.5 * number * jnp.where(square < 1.0, square, 1.0 + jnp.log(jnp.maximum(square, 1.0)))
+
+    return jnp.sum(jnp.stack([nats(*pair) for pair in net.mean_squares()]))
 
 
 def objective(

@@ -179,7 +179,7 @@ def unknown(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Val
     return [fixed(shape, text, is_data=reads_input(values)) for shape in shapes]
 
 
-def fixed(shape: Sequence[int], text: str, *, is_data: bool = False) -> Value:
+def fixed(shape: Sequence[int], text: str, *, is_data: bool = False, is_input: bool = False) -> Value:
     """An array whose axes cannot become shorter, for the reason that `text` gives."""
-    axes = tuple(Dimension(size, notes={text: False}) for size in shape)
+    axes = tuple(Dimension(size, notes={text: is_input}, role="input" if is_input else "") for size in shape)
     return Value(axes, (Gates(),) * len(axes), is_data)

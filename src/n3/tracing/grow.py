@@ -228,7 +228,7 @@ def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Gro
 
 def _grown(model, where, *, example, key, method, initial_size=None, mask="sine") -> Grown:
     _check_stateless(model)
-    one = jax.tree.map(lambda leaf: leaf[0] if key.ndim and eqx.is_array(leaf) else leaf, model)
+    one = model if not key.ndim else jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, model)
     keys = jax.vmap(jr.split, out_axes=1)(key) if key.ndim else jr.split(key)
     example = example if isinstance(example, tuple) else (example,)
     inputs = [own if isinstance(own, jax.ShapeDtypeStruct) else jnp.asarray(own) for own in example]

@@ -113,10 +113,11 @@ def find_structure(
     """
     program, _ = traced(model, example)
     known, sums = _parameters(model), list[Sum]()
+    seen = {"is_data": True, "is_input": True}
     note = "they belong to a constant that the program holds"
     results = walk(
         program,
-        [*known.values(), *(_input(one.shape) for one in example)],
+        [*known.values(), *(fixed(own.shape, "they are the model's input", **seen) for own in example)],
         visit=lambda equation, values: carry(equation, values, sums),
         constant=lambda array: fixed(np.shape(array), note),
     )
@@ -144,12 +145,6 @@ def _parameters(model: PyTree) -> dict[str, Value]:
         axes = tuple(Dimension(size) for size in array.shape)
         known[name] = Value(axes, tuple(Gates({(name, axis)}) for axis in range(array.ndim)))
     return known
-
-
-def _input(shape: Sequence[int]) -> Value:
-    text = {"they are the model's input": True}
-    axes = tuple(Dimension(size, notes=text, role="input") for size in shape)
-    return Value(axes, (Gates(),) * len(axes), is_data=True)
 
 
 def _readers(known: Parameters, sums: Sequence[Sum]) -> Readers:

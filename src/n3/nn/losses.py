@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from n3.nn.mlp import GrowingMLP
 
-Rows, PerSample = Float[Array, "out_size samples"], Float[Array, " samples"]
+Rows = Float[Array, "out_size samples"]
+PerSample = Float[Array, " samples"]
 type_of_loss = Callable[[Rows, Rows], PerSample]
 
 

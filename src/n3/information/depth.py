@@ -53,13 +53,8 @@ def values(
 ) -> Float[Array, " depth"]:
     """What a network of 1, 2, ... layers is worth, nats per sample.
 
-    Args:
-        worths: Information of the first `0 ... capacity` units of each layer about the target, nats.
-        sizes: Units of each layer, whole numbers.
-        price: Nats per unit.
-        parameter_price: Nats per parameter of a unit.
-        inputs: Effective inputs of the network.
-        outputs: Outputs of the network.
+    `worths` has the information of the first `0 ... capacity` units of each layer, in nats; `sizes` are whole
+    numbers of units. A unit costs `price`, each of its parameters `parameter_price`; the inputs are effective.
     """
     before = jnp.append(inputs, sizes[:-1])
     own = price + parameter_price * (1.0 + before)

@@ -42,7 +42,7 @@ class Channel(eqx.Module):
 
 
 class LayerInformation(eqx.Module):
-    """Every quantity of a layer by name, in nats but for `effective_units`."""
+    """Every quantity of a layer by name, in nats but for `effective_units` and each unit's share, `degrees`."""
 
     importance: Float[Array, ""]
     corrected_importance: Float[Array, ""]
@@ -52,6 +52,9 @@ class LayerInformation(eqx.Module):
     redundancy: Float[Array, " units"]
     total_correlation: Float[Array, ""]
     effective_units: Float[Array, ""]
+    degrees: Float[Array, " units"]
+    entropies: Float[Array, " units"]
+    """`ln(S_jj / nu_j) / 2`: 0 for a unit that is constant or takes no part."""
 
 
 def _product(left, right):
@@ -169,7 +172,9 @@ def information_gain(
     return probe_information(channel, activations, targets) if is_classes else gaussian_information(channel)
 
 
-def importance(information: Scalar, entropy: Scalar, *, psi: Number = 1.0) -> Scalar:
+def importance(
+    information: Float[Array, "*shape"], entropy: Scalar, *, psi: Number = 1.0
+) -> Float[Array, "*shape"]:
     """`H - psi (H - I)`, at most `H`: affine in the information, so `psi` (see `PSI`) changes no ranking."""
     return entropy - psi * (entropy - information)
 
@@ -204,7 +209,11 @@ def total_correlation(channel: Channel) -> Scalar:
 
 def effective_units(channel: Channel) -> Scalar:
     """Degrees of freedom `df = sum (1 - nu_j P_jj)`, in `[0, units]`; 8 features of 8 copies each read 8."""
-    return jnp.sum(1.0 - channel.noise * jnp.sum(channel.whitening**2, axis=0))
+    return jnp.sum(_degrees(channel))
+
+
+def _degrees(channel):
+    return 1.0 - channel.noise * jnp.sum(channel.whitening**2, axis=0)
 
 
 def ordered_gain(statistics: LayerStatistics, noise: PerUnit, *, resolution: float = RESOLUTION) -> PerUnit:
@@ -258,6 +267,8 @@ def layer_information(
         redundancy=redundancy(channel),
         total_correlation=total_correlation(channel),
         effective_units=degrees,
+        degrees=_degrees(channel),
+        entropies=0.5 * jnp.log(jnp.diagonal(channel.covariance) / noise),
     )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from n3.information import gaussian, nearest_neighbours
+from n3.information.gaussian import Activations, PerUnit, Scalar, Targets
+from n3.nn.metrics import predicted_class
 from n3.nn.sized import AbstractSized
 
 Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_size"]], Float[Array, " units"]]
@@ -31,49 +33,21 @@ class Pool(eqx.Module):
 class LayerView:
     """One hidden layer as measures see it, at the resolution of monitoring; each quantity is computed once."""
 
-    active: Float[Array, "units samples"]
+    active: Activations
     """Activations before the mask; zero for units that are taken as absent."""
-    targets: Float[Array, "out_size samples"]
-    mask: Float[Array, " units"]
+    targets: Targets
+    mask: PerUnit
     is_classes: bool
-
-    @cached_property
-    def noise(self) -> Float[Array, " units"]:
-        """Noise of each unit's participation."""
-        return gaussian.channel_noise(self.mask, floor=gaussian.MONITORING_FLOOR)
 
     @cached_property
     def information(self) -> gaussian.LayerInformation:
         """What units and layer say, in nats."""
-        seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
-        return gaussian.layer_information(
-            self.active, self.targets, self.mask, is_classes=self.is_classes, **seen
-        )
+        return _monitored(self.active, self.targets, self.mask, is_classes=self.is_classes)
 
-    @cached_property
-    def moments(self) -> gaussian.LayerStatistics:
-        """Second moments of units and target."""
-        return gaussian.statistics(self.active, self.targets, is_classes=self.is_classes)
-
-    @cached_property
-    def channel(self) -> gaussian.Channel:
-        """The layer through its noise."""
-        return gaussian.open_channel(self.moments, self.noise, resolution=gaussian.MONITORING_RESOLUTION)
-
-    @cached_property
-    def entropies(self) -> Float[Array, " units"]:
-        """`ln(S_jj / noise_j) / 2` of each unit."""
-        return 0.5 * jnp.log(jnp.diagonal(self.channel.covariance) / self.noise)
-
-    @cached_property
-    def degrees(self) -> Float[Array, " units"]:
-        """Degrees of freedom of each unit."""
-        return 1.0 - self.noise * jnp.sum(self.channel.whitening**2, axis=0)
-
-    def corrected(self, own: Float[Array, " units"], others: Float[Array, " units"]) -> Float[Array, " units"]:
+    def corrected(self, own: PerUnit, others: PerUnit) -> PerUnit:
         """A unit's information less the bias of the degrees of freedom that it adds to those of others."""
-        outputs, samples = self.moments.cross.shape[1] - self.is_classes, self.moments.samples
-        with_it = gaussian.corrected(own, others + self.degrees, samples, outputs)
+        outputs, samples = max(self.targets.shape[0] - self.is_classes, 1), self.targets.shape[1]
+        with_it = gaussian.corrected(own, others + self.information.degrees, samples, outputs)
         return with_it - gaussian.corrected(jnp.zeros_like(own), others, samples, outputs)
 
 
@@ -90,15 +64,17 @@ class LayerMeasure:
 MEASURES: Mapping[str, LayerMeasure] = MappingProxyType(
     {
         "importance": LayerMeasure(
-            unit=lambda of: of.corrected(of.information.conditional, jnp.sum(of.degrees) - of.degrees),
+            unit=lambda of: of.corrected(
+                of.information.conditional, of.information.effective_units - of.information.degrees
+            ),
             layer=lambda of: of.information.corrected_importance,
         ),
         "marginal": LayerMeasure(
-            unit=lambda of: of.corrected(of.information.marginal, jnp.zeros_like(of.degrees))
+            unit=lambda of: of.corrected(of.information.marginal, jnp.zeros_like(of.mask))
         ),
         "entropy": LayerMeasure(
-            unit=lambda of: of.entropies,
-            layer=lambda of: jnp.sum(of.entropies) - of.information.total_correlation,
+            unit=lambda of: of.information.entropies,
+            layer=lambda of: jnp.sum(of.information.entropies) - of.information.total_correlation,
         ),
         "redundancy": LayerMeasure(
             unit=lambda of: of.information.redundancy, layer=lambda of: of.information.total_correlation
@@ -131,26 +107,20 @@ class Measured(eqx.Module):
 
 
 def measure_units(
-    active: Float[Array, "units samples"],
-    targets: Float[Array, "out_size samples"],
-    mask: Float[Array, " units"],
-    is_there: Float[Array, " units"],
+    active: Activations,
+    targets: Targets,
+    mask: PerUnit,
+    is_there: PerUnit,
     *,
     is_classes: bool,
     names: tuple[str, ...] | None = None,
     custom: Importance | None = None,
 ) -> Measured:
-    """Measures of one hidden layer.
+    """Measures of one hidden layer, by names in `MEASURES` (None: all that are not costly).
 
-    Args:
-        active: Activations before the mask.
-        targets: Targets of the same samples.
-        mask: Participation of each unit.
-        is_there: 1 for the units to be judged together, 0 for those taken as absent.
-        is_classes: Whether the targets are classes.
-        names: Names in `MEASURES`; None: all that are not costly.
-        custom: A user's importance of each unit in place of the built-in one, times its participation; the
-            layer's is then the sum.
+    The activations are from before the mask; `is_there` is 1 for the units to be judged together, 0 for those
+    taken as absent. A user's importance of each unit, times its participation, takes the place of the built-in
+    one; the layer's is then the sum.
     """
     names = tuple(name for name, own in MEASURES.items() if not own.is_costly) if names is None else names
     found = _measured(active, targets, mask, is_there, is_classes=is_classes, names=names)
@@ -158,6 +128,11 @@ def measure_units(
         return found
     own = custom(active.T, targets.T) * mask * is_there
     return Measured({**found.units, "importance": own}, {**found.layer, "importance": jnp.sum(own)})
+
+
+def _monitored(active, targets, mask, *, is_classes: bool) -> gaussian.LayerInformation:
+    seen = {"floor": gaussian.MONITORING_FLOOR, "resolution": gaussian.MONITORING_RESOLUTION}
+    return gaussian.layer_information(active, targets, mask, is_classes=is_classes, **seen)
 
 
 @eqx.filter_jit
@@ -196,8 +171,7 @@ class InformationTerms(eqx.Module):
 
     def named(self) -> dict[str, Float[Array, "*records layers"]]:
         """The terms by the names that they are recorded under."""
-        names = InformationTerms.__dataclass_fields__
-        return {f"{name}_term": getattr(self, name) for name in names}
+        return {f"{name}_term": own for name, own in vars(self).items()}
 
 
 def information_terms(
@@ -234,10 +208,9 @@ def information_terms(
         known = gaussian.gaussian_information(channel)
         known = jnp.minimum(known, entropy) if is_classes else known  # no more than there is to know
         gain = gaussian.importance(known, entropy, psi=weights.psi)
-        known = gain if custom is None else jnp.sum(custom(seen.T, targets.T) * own)
-        total = gaussian.total_correlation(channel)
+        gain = gain if custom is None else jnp.sum(custom(seen.T, targets.T) * own)
         moved = gaussian.structural_divergence(own, past)
-        rows.append(jnp.stack([-known, total, moved]) * gate)
+        rows.append(jnp.stack([-gain, gaussian.total_correlation(channel), moved]) * gate)
     each = weights.importance, weights.redundancy, weights.structure
     return InformationTerms(*(own * row for own, row in zip(each, jnp.stack(rows, axis=1), strict=True)))
 
@@ -245,12 +218,7 @@ def information_terms(
 def check_importance(
     custom: Importance, activations: Float[Array, "samples units"], targets: Float[Array, "samples out_size"]
 ) -> None:
-    """Call a user's importance once, before anything is compiled.
-
-    Args:
-        custom: The function.
-        activations: Activations of some layer.
-        targets: Targets of the same samples.
+    """Call a user's importance once, before anything is compiled, on some layer's activations.
 
     Raises:
         ValueError: If it does not return one finite number of 0 or more for each unit.
@@ -265,11 +233,7 @@ def check_importance(
 
 
 def masked_channel(
-    active: Float[Array, "units samples"],
-    targets: Float[Array, "out_size samples"],
-    mask: Float[Array, " units"],
-    *,
-    is_classes: bool,
+    active: Activations, targets: Targets, mask: PerUnit, *, is_classes: bool
 ) -> gaussian.Channel:
     """A layer seen through the noise of its mask, as training sees it."""
     moments = gaussian.statistics(active, targets, is_classes=is_classes)
@@ -304,32 +268,19 @@ class LayerMonitor:
     user's unit and without `psi`."""
 
     def __call__(self, net: AbstractSized, pool: Pool) -> dict[str, Float[Array, " layers"]]:
-        """Nats of each hidden layer, by name.
-
-        Args:
-            net: The network.
-            pool: What it is looked at on, more than three samples for `gap`.
-        """
-        pairs = zip(net.activations(pool.inputs), net.participation(), strict=True)
-        each = [self._of_layer(active, mask, pool.targets) for active, mask in pairs]
-        return {name: jnp.stack([layer[name] for layer in each]) for name in self.names}
-
-    def _of_layer(self, active, mask, targets) -> dict[str, Float[Array, ""]]:
+        """Nats of each hidden layer, by name, at some samples: more than three for `gap`."""
         settings = {"is_classes": self.is_classes, "names": self.names, "custom": self.custom}
-        found = measure_units(active, targets, mask, jnp.ones_like(mask), **settings).layer
+        pairs = zip(net.activations(pool.inputs), net.participation(), strict=True)
+        each = [measure_units(own, pool.targets, mask, jnp.ones_like(mask), **settings) for own, mask in pairs]
+        found = {name: jnp.stack([own.layer[name] for own in each]) for name in self.names}
         if self.custom is not None or "importance" not in self.names:
             return found
-        bound = gaussian.entropy(targets, is_classes=self.is_classes, resolution=gaussian.MONITORING_RESOLUTION)
+        seen = {"is_classes": self.is_classes, "resolution": gaussian.MONITORING_RESOLUTION}
+        bound = gaussian.entropy(pool.targets, **seen)
         return found | {"importance": gaussian.importance(found["importance"], bound, psi=self.psi)}
 
 
-def gap(
-    active: Float[Array, "units samples"],
-    targets: Float[Array, "out_size samples"],
-    mask: Float[Array, " units"],
-    *,
-    is_classes: bool,
-) -> Float[Array, ""]:
+def gap(active: Activations, targets: Targets, mask: PerUnit, *, is_classes: bool) -> Scalar:
     """What a layer says of the target by nearest neighbours, less what it says by the Gaussian estimate.
 
     Both see the same three directions of the masked layer. First the linear read-out (of several numbers or
@@ -337,14 +288,8 @@ def gap(
     nothing is held against it that it sees elsewhere. Then the leading principal directions, which do not
     depend on the target and show what it does not see. Several numbers count by their two leading directions.
     The noise of the training estimate (variances `information.FLOOR` and `information.RESOLUTION`) is drawn
-    on, for ties and noiseless relations. What lies in none of these directions, neither sees.
-
-    Args:
-        active: Activations before the mask.
-        targets: Targets of the same samples: numbers; or classes, as one-hot rows or one row of 0 and 1. The
-            first 512 of a fixed shuffle are used.
-        mask: Participation of each unit, in `[0, 1]`.
-        is_classes: Whether the targets are classes.
+    on, for ties and noiseless relations. What lies in none of these directions, neither sees. Activations are
+    from before the mask; the first 512 samples of a fixed shuffle are used.
 
     Returns:
         Nats: about 0 where second moments tell all, more where they do not; below 0 near a noiseless linear
@@ -363,28 +308,17 @@ def gap(
         numbers = _leading(gaussian.standardise(targets), READ_OUT)
         targets = _noisy(numbers, gaussian.RESOLUTION, key=target_key)
     units = _noisy(_directions(active, targets, mask, is_classes), gaussian.FLOOR, key=unit_key)
-    linear = gaussian.layer_information(
-        units,
-        targets,
-        jnp.ones_like(units[:, 0]),
-        is_classes=is_classes,
-        floor=gaussian.MONITORING_FLOOR,
-        resolution=gaussian.MONITORING_RESOLUTION,
-    ).corrected_importance
+    linear = _monitored(units, targets, jnp.ones_like(units[:, 0]), is_classes=is_classes).corrected_importance
     if not is_classes:
         return nearest_neighbours.kraskov(units, targets) - linear
-    labels = targets[0].astype(int) if targets.shape[0] == 1 else jnp.argmax(targets, axis=0)
-    return nearest_neighbours.ross(units, labels) - linear
+    return nearest_neighbours.ross(units, predicted_class(targets)) - linear
 
 
 def blindness(gaps: Mapping[str, Float[np.ndarray, "seeds layers"]]) -> str | None:
     """A sentence that names the arms and layers of which the Gaussian estimate misses more than `BLIND`.
 
-    Args:
-        gaps: Gaps of each arm at its last step, nats; runs that are not finite do not count.
-
-    Returns:
-        One line with the median gap over the seeds of each such layer, or None where there is no such layer.
+    It says the median over the seeds, but for runs that are not finite, of each arm's gaps at its last step, in
+    nats; None where there is no such layer.
     """
     found = []
     for arm, values in gaps.items():
@@ -399,8 +333,7 @@ def blindness(gaps: Mapping[str, Float[np.ndarray, "seeds layers"]]) -> str | No
 def _directions(active, targets, mask, is_classes: bool) -> Float[Array, "directions samples"]:
     """Read-out and leading principal directions of a masked layer: three, where it has as many units."""
     units = gaussian.standardise(active)
-    moments = gaussian.statistics(active, targets, is_classes=is_classes)
-    weights = gaussian.open_channel(moments, gaussian.channel_noise(mask)).weights
+    weights = masked_channel(active, targets, mask, is_classes=is_classes).weights
     fitted = jnp.matmul(weights.T, units, precision="highest")
     read_out = _leading(fitted, min(READ_OUT, fitted.shape[0] - is_classes))
     others = _leading(mask[:, None] * units, nearest_neighbours.MAX_DIMENSIONS - read_out.shape[0])

@@ -89,10 +89,7 @@ def _check(neighbours, samples, **dimensions: int):
 
 
 def _distances(x: Float[Array, "dims samples"]) -> Float[Array, "samples samples"]:
-    distances = jnp.zeros((x.shape[1], x.shape[1]), x.dtype)
-    for row in x:
-        distances = jnp.maximum(distances, jnp.abs(row[:, None] - row[None, :]))
-    return distances
+    return jnp.max(jnp.abs(x[:, :, None] - x[:, None, :]), axis=0)
 
 
 def _nearest(distances: Float[Array, "samples samples"], number: int) -> Float[Array, "samples number"]:

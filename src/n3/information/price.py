@@ -32,10 +32,10 @@ def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs
     By description length each parameter costs `ln(n) / (4 n)`, half the usual charge, which
     `scripts/study_sizing.py` chose: the prior charges for weights too. By chi-square a unit costs the 95 %
     quantile over `2 n`, with a degree of freedom for each output: the gain that a unit without any information
-    reaches in one case of twenty.
+    reaches in one case of twenty. Of a path of prices no price follows.
 
     Args:
-        settings: Hold the price and its scale; of a path of prices no price follows.
+        settings: Hold the price and its scale.
         inputs: Inputs of some samples, samples first.
         samples: Training samples `n`.
         outputs: Targets, or classes less one.
@@ -59,13 +59,7 @@ def degrees_of(data: Dataset) -> int:
 def ascend_price(
     log_price: Float[Array, ""], parameters: Float[Array, ""], budget: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Dual ascent: the price rises by the share in which the parameters exceed the budget.
-
-    Args:
-        log_price: Logarithm of the factor on the price, as it stands.
-        parameters: Active parameters of the model.
-        budget: Active parameters to be met; 0: the price stays.
-    """
+    """Dual ascent: the price rises by the share in which active parameters exceed the budget; 0: it stays."""
     excess = jnp.clip(parameters / jnp.maximum(budget, 1.0) - 1.0, -LARGEST_STEP, LARGEST_STEP)
     return jnp.where(budget > 0, log_price + excess, log_price)
 
@@ -76,17 +70,14 @@ def sizes_within_budget(
     capacity: Float[Array, " groups"],
     count: Callable[[Float[Array, " groups"]], Float[Array, ""]],
 ) -> Float[Array, " groups"]:
-    """The sizes in the same proportion, in whole units, whose parameters are nearest to the budget.
+    """The sizes in the same proportion, in whole units, whose active parameters are nearest to the budget.
 
-    Args:
-        best: Units that the price asks for; none counts as one.
-        budget: Active parameters; 0: the sizes stay.
-        capacity: Units allocated, which no size exceeds.
-        count: Active parameters at given sizes, rising in each.
+    A best size of none counts as one, and no size exceeds the capacity. With budget 0 the sizes stay. `count`
+    says the parameters at given sizes, and rises in each.
     """
     shares = jnp.maximum(best, 1.0)
 
-    def halved(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+    def halved(ends, _):
         low, high = ends
         middle = 0.5 * (low + high)
         is_over = count(jnp.minimum(middle * shares, capacity)) > budget

@@ -47,14 +47,8 @@ def with_frontier_gradient(
 ) -> Sized:
     """A gradient with that of the information of the units in sight, for those that take no part yet alone.
 
-    Args:
-        gradient: What to add to.
-        net: The model.
-        pool: Training samples.
-        look_ahead: Units in sight beyond those that take part.
-        weight: Weight of the information of all units in sight, loss units per nat.
-        prior: Weight of the description of their weights, beside that information.
-        is_classes: Whether the targets are classes.
+    `look_ahead` units beyond those that take part are in sight. The information of all in sight weighs
+    `weight`, in loss units per nat, and beside it the description of their weights `prior`.
     """
     born = jnp.floor(net.controller.sizes())
     units = [jnp.arange(mask.size, dtype=born.dtype) for mask in net.participation()]
@@ -93,13 +87,10 @@ class DriveHypers(eqx.Module):
     rate: Float[Array, "*runs"]
     """Units by which a step moves the size, at most: the learning rate of its plain gradient descent."""
     importance: Float[Array, "*runs"]
-    """Weight `alpha` of the information of all masked units, whose gradient goes to the masks."""
     psi: Float[Array, "*runs"]
-    """Price of what stays uncertain in that information: the gradient is so many times as large."""
     redundancy: Float[Array, "*runs"]
-    """Weight `rho` of the total correlation of the masked units."""
     structure: Float[Array, "*runs"]
-    """Weight `gamma` of the divergence of the masks from what they were at the last look."""
+    """With the three above what `TermWeights` says; masks diverge from what they were at the last look."""
 
     @classmethod
     def of(cls, settings: InformationConfig, prices: Sequence[Prices], *, prior: float) -> "DriveHypers":
@@ -108,13 +99,10 @@ class DriveHypers(eqx.Module):
         numbers = {
             "log_start": math.log(settings.price_start),
             "budget": float(settings.budget or 0),
-            "birth": settings.birth,
             "prior": prior,
             "rate": settings.size_rate,
-            "importance": settings.importance,
             "psi": float(gaussian.PSI.get(settings.psi, settings.psi)),
-            "redundancy": settings.redundancy,
-            "structure": settings.structure,
+            **{name: getattr(settings, name) for name in ("birth", "importance", "redundancy", "structure")},
         }
         rows = {name: jnp.full(len(prices), value, jnp.float32) for name, value in numbers.items()}
         return cls(price=unit, parameter_price=parameter, inputs=inputs, **rows)
@@ -166,25 +154,21 @@ class InformationDrive:
         cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: Importance | None
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
+        names = "every", "look_ahead", "reorder", "redundancy_aware", "correct", "features"
         return cls(
             is_classes=is_classes,
-            every=settings.every,
-            look_ahead=settings.look_ahead,
-            reorder=settings.reorder,
             until=math.ceil(settings.settle * steps),
             birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
-            redundancy_aware=settings.redundancy_aware,
-            correct=settings.correct,
             terms=any((settings.importance, settings.redundancy, settings.structure)),
-            features=settings.features,
             custom=custom,
+            **{name: getattr(settings, name) for name in names},
         )
 
     def start(self, net: AbstractSized) -> DriveState:
         """The state before the first look: no gradient."""
-        none, unpriced = _no_gradient(net), jnp.zeros(())
-        free = jnp.zeros_like(_weight(net))
-        return DriveState(none, _weight(net), net.participation(), unpriced, free, net.depth_weight)
+        size, zero = _weight(net), jnp.zeros(())
+        free = jnp.zeros_like(size)
+        return DriveState(_no_gradient(net), size, net.participation(), zero, free, net.depth_weight)
 
     def is_due(self, count: Int[Array, ""] | int) -> Bool[Array, ""] | bool:
         """Whether the step after `count` steps begins with a look."""
@@ -199,18 +183,9 @@ class InformationDrive:
         pool: Pool,
         count: Int[Array, ""],
     ) -> tuple[AbstractSized, PyTree, DriveState]:
-        """Reorder the units, and find the gradient that holds until the next look.
+        """The same function as a network in greedy order, its moments, and the gradient until the next look.
 
-        Args:
-            net: The network.
-            moments: The optimiser's moments, permuted as the network is.
-            state: What the last look left.
-            hypers: The numbers.
-            pool: Training samples.
-            count: Steps taken so far, the same for all runs.
-
-        Returns:
-            The same function as a network in greedy order, its moments, and the state.
+        The optimiser's moments are permuted as the network is; `count` steps, the same for all runs, are taken.
         """
         is_live, sizes = count < self.until, net.controller.sizes()
         log_price = ascend_price(state.log_price, net.parameter_count(sizes), hypers.budget)
@@ -223,16 +198,15 @@ class InformationDrive:
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
         start = hypers.log_start * jnp.clip(1.0 - count.astype(sizes.dtype) / max(self.until, 1), 0.0, 1.0)
         parameters = net.unit_parameters(sizes, hypers.inputs)
-        prices = (hypers.price + hypers.parameter_price * parameters) * jnp.exp(log_price + start)
+        factor = jnp.exp(log_price + start)
+        prices = (hypers.price + hypers.parameter_price * parameters) * factor
         best = jnp.stack([self.best_size(*of) for of in zip(sizes, worths, prices, strict=True)])
         best = jnp.where(depth.is_in_sight(gates), best, sizes)
         deep = state.depth
         if deep is not None:
-            factor = jnp.exp(log_price + start)
             numbers = hypers.price * factor, hypers.parameter_price * factor, hypers.inputs
             values = depth.values(worths, best, *numbers, pool.targets.shape[0])
-            is_due = is_live & (count >= self.birth_until)
-            deep = jnp.where(is_due, depth.best_depth(values, gates), deep)
+            deep = jnp.where(is_live & (count >= self.birth_until), depth.best_depth(values, gates), deep)
         best = jnp.where(
             is_live, sizes_within_budget(best, hypers.budget, capacity, net.parameter_count), state.best
         )
@@ -242,32 +216,21 @@ class InformationDrive:
     def best_size(
         self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
     ) -> Float[Array, ""]:
-        """`N*`: the number of units in sight that is worth most after its price.
+        """`N*`: the number of units in sight that is worth most after its price, in nats per unit.
 
-        Args:
-            size: Effective units `N`.
-            worth: Information of the first `0 ... capacity` units, nats.
-            price: Nats per unit.
+        The worth, in nats, is the information of the first `0 ... capacity` units.
         """
         units = jnp.arange(worth.size, dtype=worth.dtype)
         is_seen = units <= jnp.ceil(size) + self.look_ahead
         return jnp.argmax(jnp.where(is_seen, worth - price * units, -jnp.inf)).astype(size.dtype)
 
     def worth_of(
-        self,
-        active: Float[Array, "units samples"],
-        targets: Float[Array, "out_size samples"],
-        size: Float[Array, ""],
+        self, active: gaussian.Activations, targets: gaussian.Targets, size: Float[Array, ""]
     ) -> tuple[Int[Array, " units"], Float[Array, " choices"]]:
         """The order of a layer's units, and what the first `0 ... units` of them say of the target.
 
-        Args:
-            active: Activations before the mask.
-            targets: Targets of the same samples.
-            size: Effective units; those that take part fully may change places.
-
-        Returns:
-            Old index of the unit at each place, and nats, bias taken off, beginning with 0.
+        Of the units, whose activations are from before the mask, those that take part fully may change places.
+        The order is the old index of the unit at each place; nats, bias taken off, begin with 0.
         """
         units, samples = active.shape
         is_full = jnp.arange(units, dtype=size.dtype) + 1.0 <= jnp.where(self.reorder, size, 0.0)
@@ -324,32 +287,17 @@ class InformationDrive:
         information of all numbers of units in sight.
         """
         cost = state.prices * net.controller.sizes() * net.gates()
-        zero = jnp.zeros_like(cost)
-        own = (
-            self._terms(net, state.masks, hypers, pool)
-            if self.terms
-            else measures.InformationTerms(*[zero] * 3)
-        )
+        nothing = measures.InformationTerms(*[jnp.zeros_like(cost)] * 3)
+        own = self._terms(net, state.masks, hypers, pool) if self.terms else nothing
         return own.total(), own.named() | {"price_term": cost}
 
     def _terms(self, net, masks, hypers: DriveHypers, pool: Pool) -> measures.InformationTerms:
-        weights = measures.TermWeights(
-            importance=hypers.importance,
-            psi=hypers.psi,
-            redundancy=hypers.redundancy,
-            structure=hypers.structure,
-        )
+        names = measures.TermWeights.__dataclass_fields__
+        weights = measures.TermWeights(**{name: getattr(hypers, name) for name in names})
         settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
         return measures.information_terms(net, pool, weights, before=masks, **settings)
 
-    def _gradient(
-        self,
-        net: AbstractSized,
-        masks: tuple[Float[Array, " _capacity"], ...],
-        hypers: DriveHypers,
-        pool: Pool,
-        count: Int[Array, ""],
-    ) -> AbstractSized:
+    def _gradient(self, net, masks, hypers: DriveHypers, pool: Pool, count: Int[Array, ""]) -> AbstractSized:
         """Gradient of the information terms, and of the birth term for the units not yet born alone."""
         gradient = _no_gradient(net)
         if self.terms:

@@ -1,10 +1,9 @@
 """Controllers: how a trainable size weight becomes the participation of every hidden unit."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -41,16 +40,30 @@ class AbstractController(eqx.Module):
         """Squared distance of the size weight from its value at `target_size` units; 0 or more."""
 
 
-class Auxiliary(AbstractController):
+class _AbstractWeighted(AbstractController):
+    weight: Float[Array, ""]
+    capacity: tuple[int, ...] = eqx.field(static=True)
+    mask: str = eqx.field(static=True, default="sine")
+
+
+class _AbstractUnscaled(_AbstractWeighted):
+    def gain(self):
+        return jnp.ones_like(self.weight)
+
+
+class _AbstractBounded(_AbstractUnscaled):
+    """The penalty is `(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
+
+    def penalty(self, target_size):
+        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
+
+
+class Auxiliary(_AbstractUnscaled):
     """The size is the weight itself: `N = w`, trained by the task and by `(w - target)**2`.
 
     References:
         arXiv 2501.18012, the auxiliary-weight algorithm.
     """
-
-    weight: Float[Array, ""]
-    capacity: tuple[int, ...] = eqx.field(static=True)
-    mask: str = eqx.field(static=True, default="sine")
 
     def sizes(self) -> Float[Array, " depth"]:
         """The weight, cut to `[0, capacity]` of each layer."""
@@ -60,25 +73,17 @@ class Auxiliary(AbstractController):
         """The ramp at the weight, in every layer."""
         return tuple(masks.participation(self.weight, units, self.mask) for units in self.capacity)
 
-    def gain(self) -> Float[Array, ""]:
-        """One."""
-        return jnp.ones_like(self.weight)
-
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """`(w - target_size)**2`, in squared units."""
         return (self.weight - target_size) ** 2
 
 
-class Controller(AbstractController):
+class Controller(_AbstractBounded):
     """A bounded size: `N = H sin(pi c / 2)**2`, trained by the task and by `(c - c_target)**2`.
 
     References:
         arXiv 2501.18012, the controller-mask algorithm, as described there.
     """
-
-    weight: Float[Array, ""]
-    capacity: tuple[int, ...] = eqx.field(static=True)
-    mask: str = eqx.field(static=True, default="sine")
 
     def sizes(self) -> Float[Array, " depth"]:
         """The same share of each layer's capacity."""
@@ -86,27 +91,15 @@ class Controller(AbstractController):
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
-        return _ramps(self.sizes(), self.capacity, self.mask)
-
-    def gain(self) -> Float[Array, ""]:
-        """One."""
-        return jnp.ones_like(self.weight)
-
-    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
-        """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
-        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
+        return _ramps(self.sizes(), self)
 
 
-class Released(AbstractController):
-    """One scalar gain `sin(pi c / 2)**2` on the whole layer, trained by the penalty alone.
+class Released(_AbstractBounded):
+    """One scalar gain `sin(pi c / 2)**2` on the whole layer, trained by the penalty `(c - c_target)**2` alone.
 
     All units are always active and the task's gradient never reaches `c`: this is what the code published with
     the paper computes, kept for comparison.
     """
-
-    weight: Float[Array, ""]
-    capacity: tuple[int, ...] = eqx.field(static=True)
-    mask: str = eqx.field(static=True, default="sine")
 
     def sizes(self) -> Float[Array, " depth"]:
         """The gain times each layer's capacity."""
@@ -116,25 +109,13 @@ class Released(AbstractController):
         """The gain, for every unit alike."""
         return tuple(jnp.full(units, _open_loop(self.weight)) for units in self.capacity)
 
-    def gain(self) -> Float[Array, ""]:
-        """One: the gain acts on the hidden layers."""
-        return jnp.ones_like(self.weight)
 
-    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
-        """`(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
-        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
-
-
-class Warmup(AbstractController):
+class Warmup(_AbstractWeighted):
     """All units take part from the start; the network's output is scaled by `sin(pi t / 2)**2`.
 
     The time `t` goes from 0 to 1 under the penalty alone, `(t - 1)**2`: with the growing arm's optimiser and
     cost it follows that arm's schedule in open loop, so it separates growth from a slow start.
     """
-
-    weight: Float[Array, ""]
-    capacity: tuple[int, ...] = eqx.field(static=True)
-    mask: str = eqx.field(static=True, default="sine")
 
     def sizes(self) -> Float[Array, " depth"]:
         """The capacity of each layer."""
@@ -150,7 +131,6 @@ class Warmup(AbstractController):
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """`(t - 1)**2`, whatever the target size."""
-        del target_size
         return (self.weight - 1.0) ** 2
 
 
@@ -167,7 +147,7 @@ class Information(AbstractController):
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's weight."""
-        return _ramps(self.weight, self.capacity, self.mask)
+        return _ramps(self.weight, self)
 
     def gain(self) -> Float[Array, ""]:
         """One."""
@@ -175,7 +155,6 @@ class Information(AbstractController):
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """Zero: there is no target."""
-        del target_size
         return jnp.zeros_like(self.weight[0])
 
 
@@ -192,7 +171,7 @@ class Fixed(AbstractController):
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
-        return _ramps(self.sizes(), self.capacity, self.mask)
+        return _ramps(self.sizes(), self)
 
     def gain(self) -> Float[Array, ""]:
         """One."""
@@ -200,7 +179,6 @@ class Fixed(AbstractController):
 
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """Zero."""
-        del target_size
         return jnp.zeros_like(self.size[0])
 
 
@@ -228,47 +206,27 @@ class Layerwise(AbstractController):
         return jnp.sum(jnp.stack([layer.penalty(target_size) for layer in self.layers]))
 
 
-@runtime_checkable
-class Maker(Protocol):
-    """The contract of `CONTROLLERS`: builds a controller whose layers start at given sizes."""
+Maker = Callable[..., AbstractController]
+"""From `capacity` and the keywords `initial_size`, `key` and `mask` to a controller that starts at these sizes.
 
-    def __call__(
-        self,
-        capacity: tuple[int, ...],
-        *,
-        initial_size: Float[Array, " depth"],
-        key: PRNGKeyArray,
-        mask: str = "sine",
-    ) -> AbstractController:
-        """A controller of layers of `capacity` units, each starting at `initial_size`, in `[0, capacity]`.
-
-        A controller with one weight for all takes the first; the key is for the bounded kinds' jitter.
-        """
-        ...
+A controller with one weight for all layers takes the first size; the key is for the bounded kinds' jitter.
+"""
 
 
-def _auxiliary(capacity, *, initial_size, key, mask="sine"):
-    del key
-    return Auxiliary(weight=initial_size[0], capacity=capacity, mask=mask)
+def _unjittered(capacity, *, initial_size, key, mask="sine", kind):
+    return kind(initial_size[0] if kind is Auxiliary else initial_size, capacity, mask)
 
 
-def _per_layer(capacity, *, initial_size, key, mask="sine", kind):
-    del key
-    return kind(initial_size, capacity=capacity, mask=mask)
-
-
-def _bounded(capacity, *, initial_size, key, mask="sine", kind):
+def _jittered(capacity, *, initial_size, key, mask="sine", kind):
     first = masks.output_for_share(initial_size[0] / capacity[0])
-    return kind(weight=first + JITTER * jr.normal(key, dtype=first.dtype), capacity=capacity, mask=mask)
+    return kind(first + JITTER * jr.normal(key, dtype=first.dtype), capacity, mask)
 
 
 def _layers(capacity, *, initial_size, key, mask="sine", kind):
     parts = zip(capacity, initial_size[:, None], jr.split(key, len(capacity)), strict=True)
-    layers = tuple(
-        CONTROLLERS[kind]((units,), initial_size=size, key=layer_key, mask=mask)
-        for units, size, layer_key in parts
-    )
-    return Layerwise(layers=layers, capacity=capacity, mask=mask)
+    make = partial(CONTROLLERS[kind], mask=mask)
+    layers = tuple(make((units,), initial_size=size, key=layer_key) for units, size, layer_key in parts)
+    return Layerwise(layers, capacity, mask)
 
 
 def layerwise(kind: str) -> Maker:
@@ -278,12 +236,12 @@ def layerwise(kind: str) -> Maker:
 
 CONTROLLERS: Mapping[str, Maker] = MappingProxyType(
     {
-        "auxiliary": _auxiliary,
-        "controller": partial(_bounded, kind=Controller),
-        "released": partial(_bounded, kind=Released),
-        "warmup": partial(_bounded, kind=Warmup),
-        "information": partial(_per_layer, kind=Information),
-        "fixed": partial(_per_layer, kind=Fixed),
+        "auxiliary": partial(_unjittered, kind=Auxiliary),
+        "controller": partial(_jittered, kind=Controller),
+        "released": partial(_jittered, kind=Released),
+        "warmup": partial(_jittered, kind=Warmup),
+        "information": partial(_unjittered, kind=Information),
+        "fixed": partial(_unjittered, kind=Fixed),
         "layerwise": layerwise("auxiliary"),
     }
 )
@@ -294,10 +252,9 @@ def _open_loop(weight: Float[Array, ""]) -> Float[Array, ""]:
     return masks.capacity_share(jax.lax.stop_gradient(weight))
 
 
-def _ramps(
-    sizes: Float[Array, " depth"], capacity: tuple[int, ...], mask: str
-) -> tuple[Float[Array, " _capacity"], ...]:
-    return tuple(masks.participation(sizes[layer], units, mask) for layer, units in enumerate(capacity))
+def _ramps(sizes: Float[Array, " depth"], own: AbstractController) -> tuple[Float[Array, " _capacity"], ...]:
+    units = enumerate(own.capacity)
+    return tuple(masks.participation(sizes[layer], number, own.mask) for layer, number in units)
 
 
 def make_controller(
@@ -311,13 +268,8 @@ def make_controller(
 ) -> AbstractController:
     """A controller by its name in `CONTROLLERS`, one for the network or one for each hidden layer.
 
-    Args:
-        kind: Name in `CONTROLLERS`.
-        capacity: Units allocated in each hidden layer.
-        is_layerwise: Whether each layer has a controller of that kind to itself.
-        initial_size: Units of each layer at the start.
-        mask: Name in `masks.MASKS`.
-        key: For the controllers that start with a jitter.
+    It starts at `initial_size` units of each layer; its mask is a name in `masks.MASKS`; the key is for the
+    kinds that start with a jitter.
 
     Raises:
         ValueError: If there is no such controller.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import jax
@@ -38,12 +39,7 @@ class Layout:
         if not self.parts:
             return leaf(self)
         values = [part.fold(leaf, product, total) for part in self.parts]
-        if self.is_sum:
-            return total(values)
-        result = values[0]
-        for value in values[1:]:
-            result = product(result, value)
-        return result
+        return total(values) if self.is_sum else reduce(product, values)
 
     def groups(self) -> Iterator[int]:
         """Groups whose units lie along the axis."""
@@ -152,10 +148,7 @@ def masked(model: PyTree, structure: Structure, participation: Participation) ->
 def gathered(tree: PyTree, structure: Structure, units: Sequence[Int[np.ndarray, " _units"]]) -> PyTree:
     """A model, or its moments, with other units in its groups; on the host, where no shape is compiled for.
 
-    Args:
-        tree: The model, or a tree of the same form that may lack some of its leaves.
-        structure: Of the model.
-        units: For each group the old index of the unit at each place; -1: a unit of zeros.
+    `units` has for each group the old index of the unit at each place; -1: a unit of zeros.
     """
     return over_leaves(tree, structure, lambda leaf, array: gathered_leaf(leaf, array, units))
 
@@ -172,10 +165,7 @@ def gathered_leaf(leaf: Leaf, array: Array, units: Sequence[Int[np.ndarray, " _u
 def permuted(tree: PyTree, structure: Structure, orders: Sequence[Int[Array, " _units"]]) -> PyTree:
     """A model, or its moments, with the units of its groups in another order: the same function.
 
-    Args:
-        tree: The model, or a tree of the same form that may lack some of its leaves.
-        structure: Of the model.
-        orders: For each group the old index of the unit at each place.
+    `orders` has for each group the old index of the unit at each place.
     """
     chosen = dict(enumerate(orders))
 
@@ -206,13 +196,9 @@ def made_by(gradient: PyTree, structure: Structure, shares: Participation) -> Py
 def parameter_count(
     structure: Structure, sizes: Float[Array, " groups"], inputs: Float[Array, ""] | None = None
 ) -> Float[Array, ""]:
-    """Parameters of all that belongs to groups, each, or what is strongly correlated counted once.
+    """Parameters of all that belongs to groups of given sizes; with effective `inputs`, the effective ones.
 
-    Args:
-        structure: Of a model.
-        sizes: Effective units of each group.
-        inputs: Effective inputs of the model, where effective parameters count: of `n` positions of an image or
-            a kernel then `sqrt(n)`. None: every parameter counts.
+    Of `n` positions of an image or a kernel, strongly correlated, `sqrt(n)` count then.
     """
 
     def count(part: Layout) -> Array | float:
@@ -272,10 +258,11 @@ def _places(
         places = [xp.where(own >= 0, start + own, -1) for start, (own, _) in zip(starts, parts, strict=False)]
         return xp.concatenate(places), int(starts[-1])
 
+    def own(part):
+        return units.get(part.group, np.arange(part.size)), part.size
+
     xp = np if all(isinstance(units[group], np.ndarray) for group in layout.groups()) else jnp
-    return layout.fold(lambda part: (units.get(part.group, np.arange(part.size)), part.size), joined, chained)[
-        0
-    ]
+    return layout.fold(own, joined, chained)[0]
 
 
 def on_axis(values: Array | np.ndarray, axis: int, rank: int) -> Array | np.ndarray:
@@ -286,13 +273,9 @@ def on_axis(values: Array | np.ndarray, axis: int, rank: int) -> Array | np.ndar
 def over_leaves(
     tree: PyTree, structure: Structure, change: Callable[[Leaf, Array], Array], *, source: PyTree = None
 ) -> PyTree:
-    """A tree with the leaves of a structure changed: from those of another tree, or from its own.
+    """A model, or a tree of its form that may lack leaves, with the leaves of a structure changed.
 
-    Args:
-        tree: A model, or a tree of the same form that may lack some of its leaves.
-        structure: Of the model.
-        change: From what is known of a leaf and its array to another array.
-        source: Where the arrays come from; None: the tree.
+    The arrays to change come from `source`, another such tree; None: from the tree itself.
     """
     leaves = {leaf.path: leaf for leaf in structure.leaves}
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PyTree
 
 from n3.nn.mlp import GrowingMLP
 
-type_of_loss = Callable[
-    [Float[Array, "out_size samples"], Float[Array, "out_size samples"]], Float[Array, " samples"]
-]
+Rows = Float[Array, "out_size samples"]
+PerSample = Float[Array, " samples"]
+type_of_loss = Callable[[Rows, Rows], PerSample]
 
 
 class Samples(eqx.Module):
@@ -44,24 +44,16 @@ class LossTerms(eqx.Module):
     """What `objective` was given beside these, such as the `n3.information.InformationTerms` of every layer."""
 
 
-def squared_error(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Float[Array, " samples"]:
+def squared_error(outputs: Rows, targets: Rows) -> PerSample:
     """Squared error of each sample, mean over outputs, in squared units of the (scaled) target."""
     return jnp.mean((outputs - targets) ** 2, axis=0)
 
 
-def cross_entropy(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Float[Array, " samples"]:
-    """Cross-entropy of each sample, in nats.
+def cross_entropy(outputs: Rows, targets: Rows) -> PerSample:
+    """Cross-entropy `-ln p(class)` of each sample, in nats, 0 or more.
 
-    Args:
-        outputs: One row: the logit of class 1 of two. More rows: a logit for each class.
-        targets: One row: 0 or 1. More rows: the class as one-hot.
-
-    Returns:
-        `-ln p(class)` of each sample, 0 or more.
+    One row holds the logit of class 1 of two, and targets 0 or 1; more rows a logit for each class, and targets
+    as one-hot.
     """
     if outputs.shape[0] == 1:
         return jax.nn.softplus(outputs[0]) - targets[0] * outputs[0]
@@ -77,13 +69,7 @@ LOSSES: Mapping[str, type_of_loss] = MappingProxyType(
 def task_loss(net: GrowingMLP, samples: Samples, loss: str | type_of_loss) -> Float[Array, ""]:
     """The task's loss, summed over samples by their shares (the mean where they sum to one).
 
-    Args:
-        net: The network.
-        samples: What to evaluate it on.
-        loss: A name in `LOSSES`, or a function of outputs and targets that returns each sample's loss.
-
-    Returns:
-        Squared units of the scaled target, nats, or the unit of the given function.
+    In squared units of the scaled target, in nats, or in the unit of the given function.
 
     Raises:
         ValueError: If `LOSSES` has no such name.
@@ -103,19 +89,11 @@ def penalties(
     task: Float[Array, ""],
     loss: str | type_of_loss,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """The weighted penalties on size, on depth and on the weights.
+    """The weighted penalties on size, on depth and on the weights; no gradient is taken of the task's loss.
 
     The weights' description counts in the unit of the task's loss. A cross-entropy is in nats already. The nats
     of a squared error `E`, the mean over `q` outputs, are `q ln(E) / 2`, the noise being unknown, with the
     gradient `q / 2E`: there the description is multiplied by `2E / q`, and presses the less the better the fit.
-
-    Args:
-        net: The network.
-        weights: Loss units per squared unit of size, and per squared layer.
-        target_size: Units at which the size penalty vanishes.
-        target_depth: Layers at which the depth penalty vanishes.
-        task: The task's loss as it stands; no gradient is taken of it.
-        loss: Task loss, as in `task_loss`.
 
     Returns:
         `weights.size * controller.penalty(target_size)`; `weights.depth * (D - target_depth)**2`, zero without
@@ -163,7 +141,7 @@ def objective(
     Args:
         net: The network.
         samples: Samples whose shares sum to one.
-        weights: Weights of the penalties.
+        weights: Weights of the penalties, loss units per squared unit of size and per squared layer.
         loss: Task loss, as in `task_loss`.
         target_size: Units at which the size penalty vanishes.
         target_depth: Layers at which the depth penalty vanishes.
@@ -183,26 +161,19 @@ def objective(
 
 
 def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile: int) -> PyTree:
-    """Sum of `function` over tiles of the samples, the last filled up with samples of no share.
-
-    Args:
-        function: Returns arrays that add up over samples, such as a loss weighted by shares, or its gradient.
-        samples: What to cut.
-        tile: Samples in a tile, at most.
-    """
+    """Sum of `function`, which adds up over samples, over tiles of `tile` at most, the last filled up."""
     total = samples.shares.shape[0]
     if total <= tile:
         return function(samples)
     tiles = -(-total // tile)
     width = -(-total // tiles)
 
-    def cut(leaf: Array):
-        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)], mode="edge")
+    def cut(leaf: Array, mode: str = "edge"):
+        padded = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, tiles * width - total)], mode=mode)
         return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], tiles, width), -2, 0)
 
-    shares = jnp.pad(samples.shares, [(0, tiles * width - total)])  # what fills a tile counts nothing
-    pieces = jax.tree.map(cut, samples)
-    pieces = eqx.tree_at(lambda s: s.shares, pieces, shares.reshape(tiles, width))
+    shares = cut(samples.shares, "constant")  # what fills a tile counts nothing
+    pieces = Samples(cut(samples.inputs), cut(samples.targets), shares)
     zero = jax.tree.map(jnp.zeros_like, eqx.filter_eval_shape(function, jax.tree.map(lambda a: a[0], pieces)))
 
     def add(running: PyTree, piece: Samples):

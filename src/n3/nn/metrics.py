@@ -3,60 +3,41 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from n3.nn.losses import PerSample, Rows
 from n3.nn.mlp import GrowingMLP
 
 ACTIVE = 1e-3
 """Participation from which a unit counts as active."""
 
 
-def hits(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Float[Array, " samples"]:
+def hits(outputs: Rows, targets: Rows) -> PerSample:
     """1 for each sample whose class is predicted, else 0; logits and classes as in `losses.cross_entropy`."""
-    return (predicted_class(outputs) == _class(targets)).astype(outputs.dtype)
+    return (predicted_class(outputs) == predicted_class(targets)).astype(outputs.dtype)
 
 
-def predicted_class(outputs: Float[Array, "out_size samples"]) -> Int[Array, " samples"]:
-    """The class with the largest logit; of one logit, class 1 where it is positive."""
+def predicted_class(outputs: Rows) -> Int[Array, " samples"]:
+    """The class with the largest logit, or of one-hot rows; of a single row, class 1 where it is positive."""
     return (outputs[0] > 0).astype(int) if outputs.shape[0] == 1 else jnp.argmax(outputs, axis=0)
 
 
-def accuracy(
-    outputs: Float[Array, "out_size samples"],
-    targets: Float[Array, "out_size samples"],
-    shares: Float[Array, " samples"],
-) -> Float[Array, ""]:
+def accuracy(outputs: Rows, targets: Rows, shares: PerSample) -> Float[Array, ""]:
     """Share of samples whose class is predicted, in `[0, 1]` where the shares sum to one."""
     return jnp.sum(hits(outputs, targets) * shares)
 
 
-def rmse(
-    outputs: Float[Array, "out_size samples"],
-    targets: Float[Array, "out_size samples"],
-    shares: Float[Array, " samples"],
-    unit: Float[Array, " out_size"],
-) -> Float[Array, ""]:
-    """Root of the mean squared error, in the target's own unit.
+def rmse(outputs: Rows, targets: Rows, shares: PerSample, unit: Float[Array, " out_size"]) -> Float[Array, ""]:
+    """Root of the mean squared error over samples, by their shares, and over outputs, in the target's own unit.
 
-    Args:
-        outputs: Outputs of the network, scaled.
-        targets: Targets, scaled alike.
-        shares: Share of each sample in the mean.
-        unit: The target's own units in one scaled unit, of each output.
-
-    Returns:
-        0 or more; the squares are averaged over outputs as well.
+    Outputs and targets are scaled alike; `unit` is the target's own units in one scaled unit, of each output.
     """
     squares = jnp.sum(((outputs - targets) * unit[:, None]) ** 2 * shares[None], axis=1)
     return jnp.sqrt(jnp.mean(squares))
 
 
-def confusion_matrix(
-    outputs: Float[Array, "out_size samples"], targets: Float[Array, "out_size samples"]
-) -> Int[Array, "classes classes"]:
+def confusion_matrix(outputs: Rows, targets: Rows) -> Int[Array, "classes classes"]:
     """Counts of samples by true class (row) and predicted class (column)."""
     classes = max(2, outputs.shape[0])
-    cells = classes * _class(targets) + predicted_class(outputs)
+    cells = classes * predicted_class(targets) + predicted_class(outputs)
     return jnp.bincount(cells, length=classes**2).reshape(classes, classes)
 
 
@@ -97,7 +78,3 @@ def _ends(net: GrowingMLP) -> Int[Array, "2 layers"]:
     ends, sizes = jnp.array([net.layers[0].weight.shape[1], net.readout.weight.shape[0]]), active_units(net)
     last = sizes[jnp.sum(net.gates() >= ACTIVE) - 1]
     return jnp.stack([jnp.concatenate([ends[:1], sizes[:-1], last[None]]), jnp.append(sizes, ends[1])])
-
-
-def _class(targets: Float[Array, "out_size samples"]) -> Int[Array, " samples"]:
-    return targets[0].astype(int) if targets.shape[0] == 1 else jnp.argmax(targets, axis=0)

@@ -79,10 +79,8 @@ class Choice(eqx.Module):
     def __call__(self, x: Array, layer: int | None = None) -> Array:
         """The activation, or that of one of the layers."""
         shares = self.shares() if layer is None else self.shares()[layer]
-        parts = zip(shares, self.names, strict=True)
-        return sum(
-            (share.astype(x.dtype) * ACTIVATIONS[name](x) for share, name in parts), start=jnp.zeros_like(x)
-        )
+        parts = zip(shares.astype(x.dtype), self.names, strict=True)
+        return sum((share * ACTIVATIONS[name](x) for share, name in parts), start=jnp.zeros_like(x))
 
     def shares(self) -> Float[Array, "*depth choices"]:
         """Share of each activation, in `[0, 1]`; a layer's sum to one."""
@@ -96,11 +94,6 @@ class Choice(eqx.Module):
         """Name of the activation that each layer has once the choice is hard."""
         return tuple(self.names[int(best)] for best in jnp.argmax(self.logits, axis=-1).reshape(-1))
 
-    def annealed(self, before: "Choice", temperature: Float[Array, ""]) -> "Choice":
-        """This choice after a step of the optimiser, at its next temperature; a hard one stays as it was."""
-        logits = jnp.where(before.temperature > 0, self.logits, before.logits)
-        return Choice(logits, temperature, self.names)
-
 
 def has_choice(model: PyTree) -> bool:
     """Whether a model chooses activations."""
@@ -108,19 +101,17 @@ def has_choice(model: PyTree) -> bool:
 
 
 def annealed(model: PyTree, before: PyTree, temperature: Float[Array, ""]) -> PyTree:
-    """A model with every choice of activations at another temperature.
+    """A model after a step of the optimiser with its choices of activations at the next temperature (0: hard).
 
-    Args:
-        model: The model after a step of the optimiser.
-        before: The model before it: a choice that was hard then stays.
-        temperature: What the schedule says after the step; 0: hard.
+    A choice that was hard in the model before the step stays as it was.
     """
-    return jax.tree.map(
-        lambda node, old: node.annealed(old, temperature) if _is_choice(node) else node,
-        model,
-        before,
-        is_leaf=_is_choice,
-    )
+
+    def cooled(node: PyTree, old: PyTree) -> PyTree:
+        if not _is_choice(node):
+            return node
+        return Choice(jnp.where(old.temperature > 0, node.logits, old.logits), temperature, node.names)
+
+    return jax.tree.map(cooled, model, before, is_leaf=_is_choice)
 
 
 def _is_choice(node: PyTree) -> bool:
@@ -199,11 +190,10 @@ class GrowingMLP(AbstractSized):
         inputs = inputs.at[-1].add(-float(size_input))
         bounds = jnp.ones_like(inputs) if initialisation == "unit-uniform" else 1.0 / jnp.sqrt(inputs)
         in_sizes, out_sizes = (in_size, *capacity), (*capacity, out_size)
+        shapes = zip(in_sizes, out_sizes, bounds, jr.split(key, len(in_sizes)), strict=True)
         *hidden, self.readout = (
-            Dense(i, o, size_input=size_input and n < len(capacity), bound=bounds[n], key=layer_key)
-            for n, (i, o, layer_key) in enumerate(
-                zip(in_sizes, out_sizes, jr.split(key, len(in_sizes)), strict=True)
-            )
+            Dense(own_in, own_out, size_input=size_input and n < len(capacity), bound=bound, key=layer_key)
+            for n, (own_in, own_out, bound, layer_key) in enumerate(shapes)
         )
         self.layers = tuple(hidden)
         self.controller, self.activation = controller, activation
@@ -269,12 +259,11 @@ class GrowingMLP(AbstractSized):
         for gate, mask in zip(gates[1:], masks[1:], strict=True):
             is_gated = self.depth_weight is not None
             befores.append((1.0 - gate) * befores[-1] + gate * mask if is_gated else mask)
-        found = []
-        for matrix, before, after in zip(matrices, befores, own, strict=True):
-            number = jnp.sum(after) * jnp.sum(before)
-            square = (after @ matrix**2 @ before) / jnp.maximum(number, 1e-6)
-            found.append((square, number))
-        return found
+        numbers = [jnp.sum(after) * jnp.sum(before) for before, after in zip(befores, own, strict=True)]
+        parts = zip(matrices, befores, own, numbers, strict=True)
+        return [
+            (after @ m**2 @ before / jnp.maximum(number, 1e-6), number) for m, before, after, number in parts
+        ]
 
     def weight_cost(self) -> tuple[Float[Array, " _units"], ...]:
         """Nats of each unit's incoming weights under the prior (`mean_squares`), as of `AbstractSized`."""
@@ -297,17 +286,14 @@ class GrowingMLP(AbstractSized):
         ins, outs = float(self.layers[0].weight.shape[1]), float(self.readout.weight.shape[0])
         return jnp.sum((jnp.append(jnp.full(1, ins), sizes) + 1.0) * jnp.append(sizes, outs))
 
-    def _active(self, layer: int, x: Float[Array, "units samples"]) -> Float[Array, "units samples"]:
-        """The activation of a hidden layer."""
-        return ACTIVATIONS[self.activation](x) if self.choice is None else self.choice(x, layer)
-
     def _hidden(self, x):
         """The last hidden layer before its mask, that mask, and the activations of every layer."""
         sizes, gates = self.controller.sizes(), self.gates()
         hidden, mask, every = x, jnp.ones(x.shape[0], x.dtype), ()
         for index, (layer, own) in enumerate(zip(self.layers, self.participation(), strict=True)):
             bias = layer.bias if layer.size_weight is None else layer.bias + sizes[index] * layer.size_weight
-            active = self._active(index, _affine(layer.weight * mask[None], bias, hidden))
+            active = _affine(layer.weight * mask[None], bias, hidden)
+            active = ACTIVATIONS[self.activation](active) if self.choice is None else self.choice(active, index)
             every = (*every, active)
             if self.depth_weight is None or index == 0:
                 hidden, mask = active, own
@@ -319,11 +305,11 @@ class GrowingMLP(AbstractSized):
 
 def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:
     """The network with the weights of its size input divided by the target size (arm `rescaled`)."""
-
-    def columns(n: GrowingMLP):
-        return [layer.size_weight for layer in n.layers if layer.size_weight is not None]
-
-    return eqx.tree_at(columns, net, [column / target_size for column in columns(net)])
+    columns = [layer.size_weight for layer in net.layers]
+    divided = [None if own is None else own / target_size for own in columns]
+    return eqx.tree_at(
+        lambda n: [own.size_weight for own in n.layers], net, divided, is_leaf=lambda x: x is None
+    )
 
 
 _FEW = 128
@@ -351,14 +337,10 @@ def _affine_of_many(weight, bias, hidden):
     return weight @ hidden + bias[:, None]
 
 
-def _affine_forward(weight, bias, hidden):
-    return _affine_of_many(weight, bias, hidden), (weight, hidden)
-
-
 def _affine_backward(saved, cotangent):
     weight, hidden = saved
     ones = jnp.ones(hidden.shape[1], hidden.dtype)
     return cotangent @ hidden.T, cotangent @ ones, weight.T @ cotangent
 
 
-_affine_of_many.defvjp(_affine_forward, _affine_backward)
+_affine_of_many.defvjp(lambda w, b, hidden: (_affine_of_many(w, b, hidden), (w, hidden)), _affine_backward)

@@ -49,9 +49,7 @@ class AbstractSized(eqx.Module):
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "AbstractSized":
         """The same function with the units of every group in another order, where they take part alike.
 
-        Args:
-            orders: Old index of the unit at each place, of each group.
-            last: The last group behind an open depth gate, which the read-out sees.
+        An order has the old index of the unit at each place; the read-out sees the last group of an open gate.
         """
 
     @abc.abstractmethod

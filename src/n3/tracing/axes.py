@@ -37,22 +37,20 @@ class Dimension:
 
     def atoms(self) -> "list[Dimension]":
         """What the axis is made of, down to dimensions without parts; nothing for a length of 1."""
-        root = self.root
-        if root.parts:
-            return [atom for part in root.parts for atom in part.atoms()]
-        return [root] if root.size > 1 else []
+        return [own for own in self._cut(False, True) if own.size > 1]
 
     def factors(self) -> "list[Dimension]":
         """What the axis is a product of, the slowest index first; a sum counts as one factor."""
-        root = self.root
-        if root.parts and not root.is_sum:
-            return [factor for part in root.parts for factor in part.factors()]
-        return [root] if root.size > 1 else []
+        return [own for own in self._cut(False) if own.size > 1]
 
     def terms(self) -> "list[Dimension]":
         """What the axis is a concatenation of; a product counts as one term."""
+        return self._cut(True)
+
+    def _cut(self, *kinds: bool) -> "list[Dimension]":
         root = self.root
-        return [term for part in root.parts for term in part.terms()] if root.is_sum else [root]
+        is_cut = root.parts and root.is_sum in kinds
+        return [own for part in root.parts for own in part._cut(*kinds)] if is_cut else [root]
 
     def consist_of(self, parts: "Sequence[Dimension]", *, is_sum: bool) -> None:
         """Say that this one, so far without parts, is the product or the sum of some."""
@@ -82,12 +80,9 @@ class Dimension:
 
 
 def align(left: Sequence[Dimension], right: Sequence[Dimension], *, is_sum: bool) -> None:
-    """Join two ways to cut the same axis, cutting further where one is finer than the other.
+    """Join two ways to cut an axis into factors (or terms, `is_sum`), cutting further where one is finer.
 
-    Args:
-        left: Parts whose product (or sum) is the axis, the slowest index first.
-        right: Other parts of the same axis.
-        is_sum: Whether the parts add up instead of multiplying.
+    The slowest index stands first.
     """
     neutral = 0 if is_sum else 1
     pending, others = ([part for part in side if part.size != neutral] for side in (left, right))
@@ -138,6 +133,10 @@ class Value:
         """The value with some of its axes, in the order given."""
         return Value(tuple(self.axes[a] for a in axes), tuple(self.gates[a] for a in axes), self.is_data)
 
+    def without(self, gone: Sequence[int]) -> "Value":
+        """The value with all axes but these."""
+        return self.keeping([axis for axis in range(len(self.axes)) if axis not in gone])
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -174,15 +173,13 @@ def reads_input(values: Sequence[Value]) -> bool:
 def unknown(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Value]:
     """Results of an operation without a rule: all axes of operands and results are fixed."""
     text = f"n3 does not know what {named(equation)} does to them"
-    for value in values:
-        for axis in value.axes:
-            axis.note(text)
+    for axis in (axis for value in values for axis in value.axes):
+        axis.note(text)
     shapes = [getattr(variable.aval, "shape", ()) for variable in equation.outvars]
-    is_data = reads_input(values)
-    return [fixed(shape, text, is_data=is_data) for shape in shapes]
+    return [fixed(shape, text, is_data=reads_input(values)) for shape in shapes]
 
 
-def fixed(shape: Sequence[int], text: str, *, is_data: bool = False) -> Value:
+def fixed(shape: Sequence[int], text: str, *, is_data: bool = False, is_input: bool = False) -> Value:
     """An array whose axes cannot become shorter, for the reason that `text` gives."""
-    axes = tuple(Dimension(size, notes={text: False}) for size in shape)
+    axes = tuple(Dimension(size, notes={text: is_input}, role="input" if is_input else "") for size in shape)
     return Value(axes, (Gates(),) * len(axes), is_data)

@@ -16,7 +16,7 @@ from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
 from n3.nn.sized import AbstractSized, run_of
 from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
-from n3.tracing.trace import activations, find_structure, takes_key
+from n3.tracing.trace import activations, find_structure, key_if_taken
 
 TILE = 128
 """Samples whose activations are computed at once."""
@@ -25,14 +25,8 @@ TILE = 128
 def smaller_model(model: PyTree, found: Structure, participation: Participation) -> PyTree:
     """A model without the units whose participation is less than rounding; of a group without any, one stays.
 
-    Args:
-        model: A model whose norms count participation.
-        found: Its structure.
-        participation: Of the units of each group; known numbers, since shapes change.
-
-    Returns:
-        Equinox's own layers and norms, with the sizes that they have now. A norm of which a channel takes part
-        partly stays a `ParticipatingNorm`.
+    Its norms count participation before. After, layers and norms are Equinox's own, with the sizes that they
+    have now; only a norm of which a channel takes part partly stays a `ParticipatingNorm`.
     """
     cut = groups.gathered(masked(model, found, participation), found, kept_units(participation))
     return norms.simplified(with_true_sizes(cut))
@@ -47,10 +41,7 @@ def kept_units(participation: Participation) -> list[Int[np.ndarray, " _units"]]
 def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dict[int, str]:
     """Make a smaller copy, about half of each group, and compare its outputs on a drawn sample.
 
-    Args:
-        model: A model whose norms count participation.
-        found: Its structure.
-        key: For the sample: normal numbers, or zeros and ones where the input is of whole numbers.
+    The sample has normal numbers, or zeros and ones where the input is of whole numbers.
 
     Returns:
         What happens with a smaller copy, for each group that cannot be smaller; empty if all can.
@@ -58,7 +49,10 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
     Raises:
         ValueError: If groups can be smaller one by one, but not together.
     """
-    halves = [_half(units) for units in found.capacity]
+    halves = [  # the last unit of a half takes part half
+        jnp.clip(max(units // 2, 1) - 0.5 - jnp.arange(units, dtype=jnp.float32), 0.0, 1.0)
+        for units in found.capacity
+    ]
     if _difference(model, found, halves, key=key) is None:
         return {}
     reasons = {}
@@ -74,19 +68,12 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
     return reasons
 
 
-def _half(units: int) -> Array:
-    """About half of the units, the last of them in part."""
-    number = max(units // 2, 1)
-    return jnp.clip(number - 0.5 - jnp.arange(units, dtype=jnp.float32), 0.0, 1.0)
-
-
 def _difference(
     model: PyTree, found: Structure, participation: Participation, *, key: PRNGKeyArray
 ) -> str | None:
     """What is wrong with a smaller copy; None if nothing."""
     inputs = [_drawn(shape, dtype, jr.fold_in(key, n)) for n, (shape, dtype) in enumerate(found.example)]
-    options = {"key": key} if takes_key(model) else {}
-    call = eqx.filter_jit(lambda own: own(*inputs, **options))
+    call = eqx.filter_jit(lambda own: own(*inputs, **key_if_taken(model, key)))
     model = eqx.nn.inference_mode(model)
     try:
         with jax.default_matmul_precision("highest"):
@@ -103,10 +90,9 @@ def _distance(expected: np.ndarray, output: np.ndarray) -> str | None:
     if expected.shape != output.shape:
         return f"the output has shape {output.shape} in place of {expected.shape}"
     scale = np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))
-    tolerance = (
-        float(jnp.finfo(expected.dtype).eps) ** 0.6 if jnp.issubdtype(expected.dtype, jnp.inexact) else 0.0
-    )
-    if np.allclose(output, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True):
+    is_exact = not jnp.issubdtype(expected.dtype, jnp.inexact)
+    tolerance = 0.0 if is_exact else float(jnp.finfo(expected.dtype).eps) ** 0.6 * scale
+    if np.allclose(output, expected, rtol=0.0, atol=tolerance, equal_nan=True):
         return None
     return f"the outputs differ by {np.max(np.abs(output - expected)):.1e}, of {scale:.1e}"
 
@@ -155,16 +141,12 @@ class Grown(AbstractSized, Generic[_Model]):
         """
         model = self.masked()
 
-        @jax.checkpoint
-        def one(sample: Array) -> tuple[Array, ...]:
-            return activations(model, self.structure, (sample,))
-
+        one = jax.checkpoint(lambda sample: activations(model, self.structure, (sample,)))
         found = jax.lax.map(one, inputs, batch_size=min(TILE, len(inputs)))
         return tuple(each.T for each in found)
 
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "Grown":
         """The same function with the units of every group in another order, as of `AbstractSized`."""
-        del last
         return groups.permuted(self, self.structure, orders)
 
     def resized(self, controller: AbstractController) -> "Grown":
@@ -238,29 +220,20 @@ def grow(
 def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Grown[_Model]:
     """A model all of whose hidden layers can change their size, every unit taking part for good.
 
-    Args:
-        model: As for `grow`.
-        example: As for `grow`.
-
     Raises:
         ValueError: As `grow`.
     """
-    settings = {"method": "fixed", "initial_size": None, "mask": "sine"}
-    return _grown(model, None, example=example, key=jr.key(0), **settings)
+    return _grown(model, None, example=example, key=jr.key(0), method="fixed")
 
 
-def _grown(model, where, *, example, key, method, initial_size, mask) -> Grown:
+def _grown(model, where, *, example, key, method, initial_size=None, mask="sine") -> Grown:
     _check_stateless(model)
     one = run_of(model, 0) if key.ndim else model
-    keys = jr.split(key) if not key.ndim else jax.vmap(jr.split, out_axes=1)(key)
-    sample_key = keys[1] if not key.ndim else keys[1, 0]
-    inputs = [
-        one if isinstance(one, jax.ShapeDtypeStruct) else jnp.asarray(one)
-        for one in (example if isinstance(example, tuple) else (example,))
-    ]
+    keys = jax.vmap(jr.split, out_axes=1)(key) if key.ndim else jr.split(key)
+    example = example if isinstance(example, tuple) else (example,)
+    inputs = [own if isinstance(own, jax.ShapeDtypeStruct) else jnp.asarray(own) for own in example]
     chosen = None if where is None else _paths(one, where)
-    counting = norms.participating(one)
-    found = _checked_structure(counting, inputs, chosen, key=sample_key)
+    found = _checked_structure(norms.participating(one), inputs, chosen, key=keys[1].reshape(-1)[0])
     capacity = jnp.array(found.capacity, jnp.float32)
 
     def controlled(own: Any, key: PRNGKeyArray) -> Grown:
@@ -294,18 +267,14 @@ def compact_model(grown: Grown[_Model]) -> _Model:
 
     The participation of a channel that takes part partly is multiplied into the parameters that read it. Only
     a norm over such a channel must keep it, and stays a `ParticipatingNorm`; all others are Equinox's own
-    again. A group whose size is zero keeps one channel, which counts nothing.
-
-    Args:
-        grown: A grown model; not inside `jit`, since shapes change.
+    again. A group whose size is zero keeps one channel, which counts nothing. Not inside `jit`: shapes change.
     """
     return smaller_model(grown, grown.structure, grown.participation()).model
 
 
 def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
-    """Paths of the layers that `where` picks."""
     picked = where(model)
-    picked = list(picked) if isinstance(picked, (tuple, list)) else [picked]
+    picked = picked if isinstance(picked, (tuple, list)) else [picked]
     paths = {id(layer): path for path, layer in layers_in(model).items()}
     for node in picked:
         if id(node) not in paths:
@@ -315,10 +284,8 @@ def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
 
 
 def _check_stateless(model: PyTree) -> None:
-    def is_index(node: PyTree) -> bool:
-        return isinstance(node, eqx.nn.StateIndex)
-
-    for path, node in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_index):
-        if is_index(node):
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda n: isinstance(n, eqx.nn.StateIndex))
+    for path, node in nodes:
+        if isinstance(node, eqx.nn.StateIndex):
             name = jax.tree_util.keystr(path)
             raise ValueError(f"`model` must have no state, such as batch statistics; got one at {name}.")

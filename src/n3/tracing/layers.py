@@ -1,8 +1,6 @@
 """Layers: what can be grown, and how a layer is told the sizes that its arrays have."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -11,33 +9,13 @@ from jaxtyping import PyTree
 
 from n3.nn.norms import ParticipatingNorm
 
-
-def _sizes_of_linear(layer: eqx.nn.Linear) -> dict[str, Any]:
-    out, into = layer.weight.shape
-    sizes = {"out_features": out, "in_features": into}
-    return {name: size for name, size in sizes.items() if getattr(layer, name) != "scalar"}
-
-
-def _sizes_of_convolution(layer: eqx.nn.Conv | eqx.nn.ConvTranspose) -> dict[str, Any]:
-    out, into = layer.weight.shape[:2]
-    groups = out if layer.groups == layer.out_channels > 1 else layer.groups
-    return {"out_channels": out, "in_channels": into * groups, "groups": groups}
-
-
-LAYERS: Mapping[type[eqx.Module], Callable[[Any], dict[str, Any]]] = MappingProxyType(
-    {
-        eqx.nn.Linear: _sizes_of_linear,
-        eqx.nn.Conv: _sizes_of_convolution,
-        eqx.nn.ConvTranspose: _sizes_of_convolution,
-    }
-)
-"""Layers whose output channels, the first axis of their `weight`, can be grown; and the fields that say how
-large a layer is, as its arrays have it."""
+LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
+"""Layers whose output channels, the first axis of their `weight`, can be grown."""
 
 
 def is_layer(node: PyTree) -> bool:
     """Whether a node of a model is a layer that can be grown."""
-    return isinstance(node, tuple(LAYERS))
+    return isinstance(node, LAYERS)
 
 
 def layers_in(model: PyTree) -> dict[str, eqx.Module]:
@@ -49,16 +27,21 @@ def layers_in(model: PyTree) -> dict[str, eqx.Module]:
 def with_true_sizes(model: PyTree) -> PyTree:
     """The model with every layer and norm told the sizes of its arrays."""
 
-    def is_sized(node: PyTree) -> bool:
-        return is_layer(node) or isinstance(node, ParticipatingNorm)
-
     def resized(node: PyTree) -> PyTree:
         if isinstance(node, ParticipatingNorm):
             return ParticipatingNorm(_with_fields(node.norm, _sizes_of_norm(node)), node.share)
-        kind = next((kind for kind in LAYERS if isinstance(node, kind)), None)
-        return node if kind is None else _with_fields(node, LAYERS[kind](node))
+        return _with_fields(node, _sizes_of_layer(node)) if is_layer(node) else node
 
-    return jax.tree.map(resized, model, is_leaf=is_sized)
+    return jax.tree.map(resized, model, is_leaf=lambda node: isinstance(node, (*LAYERS, ParticipatingNorm)))
+
+
+def _sizes_of_layer(layer: Any) -> dict[str, Any]:
+    out, into = layer.weight.shape[:2]
+    if isinstance(layer, eqx.nn.Linear):
+        sizes = {"out_features": out, "in_features": into}
+        return {name: size for name, size in sizes.items() if getattr(layer, name) != "scalar"}
+    groups = out if layer.groups == layer.out_channels > 1 else layer.groups
+    return {"out_channels": out, "in_channels": into * groups, "groups": groups}
 
 
 def _sizes_of_norm(node: ParticipatingNorm) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Primitives: how each operation of a program carries the axes of its operands to its results."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from operator import mul
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -33,27 +35,11 @@ def _reshape(equation, values, sums):
 
 def _blocks(before: list[int], after: list[int]):
     """Runs of axes, by their indices before and after, that a reshape turns into each other."""
-    left, right = ([(i, n) for i, n in enumerate(sizes) if n > 1] for sizes in (before, after))
-    while left:
-        (old, size_before), (new, size_after) = left.pop(0), right.pop(0)
-        olds, news = [old], [new]
-        while size_before != size_after:
-            if size_before < size_after:
-                old, factor = left.pop(0)
-                olds, size_before = [*olds, old], size_before * factor
-            else:
-                new, factor = right.pop(0)
-                news, size_after = [*news, new], size_after * factor
-        yield olds, news
-
-
-def _transpose(equation, values, sums):
-    return [values[0].keeping(equation.params["permutation"])]
-
-
-def _squeeze(equation, values, sums):
-    gone = equation.params["dimensions"]
-    return [values[0].keeping([axis for axis in range(len(values[0].axes)) if axis not in gone])]
+    products = [list(accumulate(sizes, mul)) for sizes in (before, after)]
+    ends = sorted({1}.union(set(products[0]).intersection(products[1])))
+    for start, end in pairwise(ends):
+        sides = zip((before, after), products, strict=True)
+        yield [[i for i, n in enumerate(own) if n > 1 and start < product[i] <= end] for own, product in sides]
 
 
 def _tile(equation, values, sums):
@@ -71,7 +57,7 @@ def _stack(equation, values, sums):
     for value in others:
         for own, other in zip(first.axes, value.axes, strict=True):
             own.join(other)
-    axes, gates = list(first.axes), [Gates.intersection(*own) for own in _columns(values)]
+    axes, gates = list(first.axes), _common_gates(values)
     axes.insert(new, Dimension(len(values)))
     gates.insert(new, Gates())
     return [Value(tuple(axes), tuple(gates), reads_input(values))]
@@ -80,13 +66,11 @@ def _stack(equation, values, sums):
 def _unstack(equation, values, sums):
     (value,), gone = values, equation.params["axis"]
     value.axes[gone].note(f"they are taken apart by {named(equation)}")
-    rest = value.keeping([axis for axis in range(len(value.axes)) if axis != gone])
-    return [rest for _ in equation.outvars]
+    return [value.without([gone])] * len(equation.outvars)
 
 
-def _columns(values):
-    """Gates of each axis, of all values."""
-    return [[value.gates[axis] for value in values] for axis in range(len(values[0].axes))]
+def _common_gates(values):
+    return [Gates.intersection(*own) for own in zip(*(value.gates for value in values), strict=True)]
 
 
 def _concatenate(equation, values, sums):
@@ -98,8 +82,7 @@ def _concatenate(equation, values, sums):
             continue
         for value in values:
             own.join(value.axes[axis])
-    gates = [Gates.intersection(*own) for own in _columns(values)]
-    return [Value(tuple(axes), tuple(gates), reads_input(values))]
+    return [Value(tuple(axes), tuple(_common_gates(values)), reads_input(values))]
 
 
 def _split(equation, values, sums):
@@ -146,9 +129,8 @@ def _cut(equation, values, sums):
 
 
 def _is_unsliced(params, axis, size):
-    strides = params["strides"]
-    whole = params["start_indices"][axis] == 0 and params["limit_indices"][axis] == size
-    return whole and (strides is None or strides[axis] == 1)
+    own = params["start_indices"][axis], params["limit_indices"][axis], (params["strides"] or {axis: 1})[axis]
+    return own == (0, size, 1)
 
 
 def _is_unpooled(params, axis, size):
@@ -170,23 +152,6 @@ WHOLE: Mapping[str, Callable[[Any, int, int], bool]] = MappingProxyType(
     }
 )
 """Whether an operation leaves an axis as it is, from its parameters, the axis and its size."""
-REARRANGEMENTS: Mapping[str, Rule] = MappingProxyType(
-    {
-        "broadcast_in_dim": _broadcast,
-        "reshape": _reshape,
-        "transpose": _transpose,
-        "squeeze": _squeeze,
-        "tile": _tile,
-        "stack": _stack,
-        "unstack": _unstack,
-        "concatenate": _concatenate,
-        "split": _split,
-        "gather": _gather,
-        "iota": _iota,
-        **dict.fromkeys(WHOLE, _cut),
-    }
-)
-"""Rules by the primitive's name."""
 _T = TypeVar("_T")
 SUMMING = frozenset({"dot_general", "conv_general_dilated", "reduce_sum"})
 """Operations that sum over axes; `Sum.place` counts them."""
@@ -200,7 +165,7 @@ def walk(
     constant: Callable[[Any], _T],
     enter: Callable[[ClosedJaxpr], bool] = lambda inner: True,
 ) -> list[_T]:
-    """Go through a program in the order in which it runs, and into the functions that it calls.
+    """Go through a program in the order in which it runs, with whatever stands for its arrays.
 
     Args:
         program: A jaxpr.
@@ -208,9 +173,6 @@ def walk(
         visit: From an equation and what stands for its operands to what stands for its results.
         constant: What stands for an array that the program holds.
         enter: Whether to go into a called function, or to visit the call as a whole.
-
-    Returns:
-        What stands for the results.
     """
     known = dict(zip(program.jaxpr.constvars, map(constant, program.consts), strict=True))
     known |= dict(zip(program.jaxpr.invars, arguments, strict=True))
@@ -244,16 +206,7 @@ def sums_in(program: ClosedJaxpr) -> int:
 
 
 def carry(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Value]:
-    """The results of one operation.
-
-    Args:
-        equation: An equation of a jaxpr.
-        values: Its operands.
-        sums: What the program has summed so far; appended to.
-
-    Returns:
-        What is known of each result. The axes of operations that have no rule are fixed.
-    """
+    """The results of one operation, and its sums appended; without a rule for it, all axes are fixed."""
     return RULES.get(equation.primitive.name, unknown)(equation, values, sums)
 
 
@@ -282,27 +235,26 @@ def _reduce(equation, values, sums):
     for value in values:
         for axis in gone:
             value.axes[axis].note(f"they are reduced by {named(equation)}")
-    return [values[0].keeping([axis for axis in range(len(values[0].axes)) if axis not in gone])]
+    return [values[0].without(gone)]
 
 
 def _add_up(equation, values, sums):
     (value,), gone = values, [int(axis) for axis in equation.params["axes"]]
     _append(sums, equation, [(value.axes[axis], ((value, axis),)) for axis in gone])
-    return [value.keeping([axis for axis in range(len(value.axes)) if axis not in gone])]
+    return [value.without(gone)]
 
 
 def _dot(equation, values, sums):
     left, right = values
     (over_left, over_right), (with_left, with_right) = equation.params["dimension_numbers"]
-    over, shared = zip(over_left, over_right, strict=True), zip(with_left, with_right, strict=True)
-    pairs, batch = list(over), list(shared)
+    pairs, batch = list(zip(over_left, over_right, strict=True)), list(zip(with_left, with_right, strict=True))
     for a, b in (*pairs, *batch):
         left.axes[a].join(right.axes[b])
     _append(sums, equation, [(left.axes[a], ((left, a), (right, b))) for a, b in pairs])
     axes = [left.axes[a] for a, _ in batch]
     gates = [left.gates[a] | right.gates[b] for a, b in batch]
     for value, used in ((left, (*over_left, *with_left)), (right, (*over_right, *with_right))):
-        free = value.keeping([axis for axis in range(len(value.axes)) if axis not in used])
+        free = value.without(used)
         axes, gates = [*axes, *free.axes], [*gates, *free.gates]
     return [Value(tuple(axes), tuple(gates), reads_input(values))]
 
@@ -335,67 +287,40 @@ def _convolution(equation, values, sums):
 
 def _append(sums, equation, summed):
     """Note an operation's sums, or that it has none: places count operations."""
-    place = sums[-1].place + 1 if sums else 0
-    sums += [
-        Sum(place, dimension, sides, named(equation)) for dimension, sides in summed or [(Dimension(1), ())]
-    ]
+    place, name = sums[-1].place + 1 if sums else 0, named(equation)
+    sums += [Sum(place, *own, name) for own in summed or [(Dimension(1), ())]]
 
 
 CALLS = frozenset(
     ["jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"]
 )
 LINEAR = frozenset(["add", "sub", "add_any", "max", "min"])
-ZERO_KEEPING = frozenset(
-    [
-        "neg",
-        "convert_element_type",
-        "copy",
-        "stop_gradient",
-        "reduce_precision",
-        "square",
-        "abs",
-        "sqrt",
-        "sign",
-    ]
-)
-ARITHMETIC = [
-    "mul",
-    "div",
-    "pow",
-    "rem",
-    "atan2",
-    "nextafter",
-    "integer_pow",
-    "floor",
-    "ceil",
-    "round",
-    "is_finite",
-    "clamp",
-    "select_n",
-]
-FUNCTIONS = [
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log1p",
-    "logistic",
-    "rsqrt",
-    "cbrt",
-    "erf",
-    "erfc",
-    "erf_inv",
-    "lgamma",
-    "digamma",
-]
+CASTS = ["convert_element_type", "copy", "stop_gradient", "reduce_precision"]
+ZERO_KEEPING = frozenset(["neg", "square", "abs", "sqrt", "sign", *CASTS])
+ARITHMETIC = ["mul", "div", "pow", "rem", "atan2", "nextafter", "integer_pow", "clamp", "select_n"]
+ROUNDING = ["floor", "ceil", "round", "is_finite"]
+POWERS = ["exp", "exp2", "expm1", "log", "log1p", "logistic", "rsqrt", "cbrt"]
+SPECIAL = ["erf", "erfc", "erf_inv", "lgamma", "digamma"]
 ANGLES = ["sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"]
 LOGIC = ["not", "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge"]
+ELEMENTWISE = [*LINEAR, *ZERO_KEEPING, *ARITHMETIC, *ROUNDING, *POWERS, *SPECIAL, *ANGLES, *LOGIC]
 EXTREMES = ["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"]
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        **dict.fromkeys((*LINEAR, *ZERO_KEEPING, *ARITHMETIC, *FUNCTIONS, *ANGLES, *LOGIC), _elementwise),
+        **dict.fromkeys(ELEMENTWISE, _elementwise),
         **dict.fromkeys(EXTREMES, _reduce),
-        **REARRANGEMENTS,
+        **dict.fromkeys(WHOLE, _cut),
+        "broadcast_in_dim": _broadcast,
+        "reshape": _reshape,
+        "transpose": lambda equation, values, sums: [values[0].keeping(equation.params["permutation"])],
+        "squeeze": lambda equation, values, sums: [values[0].without(equation.params["dimensions"])],
+        "tile": _tile,
+        "stack": _stack,
+        "unstack": _unstack,
+        "concatenate": _concatenate,
+        "split": _split,
+        "gather": _gather,
+        "iota": _iota,
         "reduce_sum": _add_up,
         "dot_general": _dot,
         "conv_general_dilated": _convolution,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.extend.core import ClosedJaxpr
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from n3.nn.groups import Group, Leaf, Structure, Tap, mean_of_units
 from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
@@ -23,32 +23,23 @@ def takes_key(model: Callable[..., Any]) -> bool:
     return "key" in inspect.signature(model).parameters
 
 
-def number_of_outputs(model: Callable[..., Any], *example: tuple[tuple[int, ...], Any]) -> int:
-    """Numbers that a model returns for one sample.
+def key_if_taken(model: Callable[..., Any], key: PRNGKeyArray) -> dict[str, PRNGKeyArray]:
+    """The keywords that a model is called with: a key, if it takes one."""
+    return {"key": key} if takes_key(model) else {}
 
-    Args:
-        model: The model.
-        example: Shape and data type of each input.
-    """
+
+def number_of_outputs(model: Callable[..., Any], *example: tuple[tuple[int, ...], Any]) -> int:
+    """Numbers that a model returns for one sample, given shape and data type of each of its inputs."""
     inputs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in example]
-    keys = {"key": jr.key(0)} if takes_key(model) else {}
-    outputs = eqx.filter_eval_shape(eqx.nn.inference_mode(model), *inputs, **keys)
+    outputs = eqx.filter_eval_shape(eqx.nn.inference_mode(model), *inputs, **key_if_taken(model, jr.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(outputs))
 
 
 def traced(model: PyTree, inputs: Sequence[Array | jax.ShapeDtypeStruct]) -> tuple[ClosedJaxpr, list[Array]]:
-    """A model in inference mode as a program of its arrays, one sample's inputs and a key if it takes one.
-
-    Args:
-        model: The model.
-        inputs: One sample's inputs, or their shapes.
-
-    Returns:
-        The program, and the model's arrays in the order of its first inputs.
-    """
+    """A model in inference mode as a program of its arrays and one sample's inputs, and these arrays."""
     arrays, rest = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
     leaves, treedef = jax.tree.flatten(arrays)
-    keys = {"key": jr.key(0)} if takes_key(model) else {}
+    keys = key_if_taken(model, jr.key(0))
 
     def call(leaves: list[Array], inputs: Sequence[Array]) -> PyTree:
         outputs = eqx.combine(jax.tree.unflatten(treedef, leaves), rest)(*inputs, **keys)
@@ -62,12 +53,8 @@ def activations(
 ) -> tuple[Float[Array, " _units"], ...]:
     """What the last reader of each group sees of every unit in one sample, before the participation.
 
-    A unit that has several positions, or is a block of channels, counts by its mean.
-
-    Args:
-        model: The model; other groups' participation is in its parameters.
-        structure: Of this model.
-        inputs: One sample's inputs.
+    A unit that has several positions, or is a block of channels, counts by its mean. The participation of other
+    groups is in the model's parameters.
     """
     program, leaves = traced(model, inputs)
     seen = operands(program, [*leaves, *inputs], [(tap.place, tap.operand) for tap in structure.taps])
@@ -76,13 +63,7 @@ def activations(
 
 
 def operands(program: ClosedJaxpr, arguments: Sequence[Array], wanted: Sequence[tuple[int, int]]) -> list[Any]:
-    """Run a program and return operands of some of its summing operations.
-
-    Args:
-        program: A jaxpr.
-        arguments: Its inputs.
-        wanted: Number of an operation among those that sum, and number of its operand.
-    """
+    """Run a program and return operands of operations that sum, by the operation's number and the operand's."""
     found, count = {}, 0
 
     def is_needed(inner: ClosedJaxpr) -> bool:
@@ -132,13 +113,20 @@ def find_structure(
     """
     program, _ = traced(model, example)
     known, sums = _parameters(model), list[Sum]()
-    arguments = [*known.values(), *(_input(one.shape) for one in example)]
-    results = walk(program, arguments, visit=lambda e, v: carry(e, v, sums), constant=_constant)
+    seen = {"is_data": True, "is_input": True}
+    note = "they belong to a constant that the program holds"
+    results = walk(
+        program,
+        [*known.values(), *(fixed(own.shape, "they are the model's input", **seen) for own in example)],
+        visit=lambda equation, values: carry(equation, values, sums),
+        constant=lambda array: fixed(np.shape(array), note),
+    )
     for axis in (axis for result in results for axis in result.axes):
         axis.note("they are the model's output", is_end=True)
     readers = _readers(known, sums)
     atoms = _grown(model, known, readers, chosen)
-    layers = [_layers_of(model, known, atom) for atom in atoms]
+    made = {path: known[f"{path}.weight"].axes[0].atoms() for path in layers_in(model)}
+    layers = [[path for path, own in made.items() if atom in own] for atom in atoms]
     reads = [_reads(readers[atom], own) for atom, own in zip(atoms, layers, strict=True)]
     numbers = {atom: number for number, atom in enumerate(atoms)}
     return Structure(
@@ -159,21 +147,12 @@ def _parameters(model: PyTree) -> dict[str, Value]:
     return known
 
 
-def _input(shape: Sequence[int]) -> Value:
-    text = {"they are the model's input": True}
-    axes = tuple(Dimension(size, notes=text, role="input") for size in shape)
-    return Value(axes, (Gates(),) * len(axes), is_data=True)
-
-
-def _constant(array: Any) -> Value:
-    return fixed(np.shape(array), "they belong to a constant that the program holds")
-
-
 def _readers(known: Parameters, sums: Sequence[Sum]) -> Readers:
     """The sums over each atom, each with the parameters that can be zero there; without any, a note."""
     readers: dict[Dimension, Reading] = {}
     for own in sums:
-        gates = [gate for value, axis in _parameters_first(own) for gate in sorted(value.gates[axis])]
+        sides = sorted(own.sides, key=lambda side: side[0].is_data)  # parameters first
+        gates = [gate for value, axis in sides for gate in sorted(value.gates[axis])]
         for atom in own.dimension.atoms():
             able = [(path, axis) for path, axis in gates if atom in known[path].axes[axis].atoms()]
             readers.setdefault(atom, []).append((own, able))
@@ -182,16 +161,12 @@ def _readers(known: Parameters, sums: Sequence[Sum]) -> Readers:
     return readers
 
 
-def _parameters_first(own: Sum) -> list[tuple[Value, int]]:
-    return sorted(own.sides, key=lambda side: side[0].is_data)
-
-
 def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[str] | None) -> list[Dimension]:
     """The atoms that become groups, in the order of the layers that make them."""
     found: list[Dimension] = []
     for path in (path for path in layers_in(model) if chosen is None or path in chosen):
         atoms = known[f"{path}.weight"].axes[0].atoms()
-        able = [atom for atom in atoms if _is_seen(readers.get(atom, [])) and not atom.notes]
+        able = [atom for atom in atoms if _seen(readers.get(atom, [])) and not atom.notes]
         notes = {text: is_end for atom in atoms for text, is_end in atom.notes.items()}
         if able:
             found += [able[0]] if able[0] not in found else []
@@ -203,10 +178,6 @@ def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[
             "`model` must have a hidden linear or convolutional layer; got none that can be grown."
         )
     return found
-
-
-def _layers_of(model: PyTree, known: Parameters, atom: Dimension) -> list[str]:
-    return [path for path in layers_in(model) if atom in known[f"{path}.weight"].axes[0].atoms()]
 
 
 def _reads(own: Reading, layers: Sequence[str]) -> set[tuple[str, int]]:
@@ -230,16 +201,12 @@ def _leaves(
             yield Leaf(path, layouts, own, bool(eqx.is_inexact_array(array)))
 
 
-def _is_seen(own: Reading) -> bool:
-    return any(value.is_data for each, _ in own for value, _ in each.sides)
+def _seen(own: Reading) -> list[tuple[int, int, Value, int]]:
+    """The sums over a group that see it in a sample: place, operand, and the operand's value and axis."""
+    sides = [(each.place, operand, *side) for each, _ in own for operand, side in enumerate(each.sides)]
+    return [side for side in sides if side[2].is_data]
 
 
 def _tap(own: Reading, numbers: Mapping[Dimension, int]) -> Tap:
-    """The last sum over a group that sees it in a sample, and where."""
-    seen = [
-        Tap(each.place, operand, axis, layout_of(value.axes[axis], numbers))
-        for each, _ in own
-        for operand, (value, axis) in enumerate(each.sides)
-        if value.is_data
-    ]
-    return seen[-1]
+    place, operand, value, axis = _seen(own)[-1]
+    return Tap(place, operand, axis, layout_of(value.axes[axis], numbers))

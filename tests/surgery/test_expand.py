@@ -13,7 +13,7 @@ from n3.nn.controllers import Layerwise
 from n3.surgery.compact import compact
 from n3.surgery.edit import full_units
 from n3.surgery.expand import expand
-from networks import CLOSE, KINDS, UNRANKED, moments, network, quick, reference, shapes, stepped, task
+from networks import CLOSE, KINDS, UNRANKED, filled, moments, network, quick, reference, shapes, stepped, task
 
 KEY = jr.key(11)
 
@@ -185,3 +185,41 @@ def test_new_weights_have_no_moments_and_old_ones_keep_theirs(method):
 def test_refused(shape, options, message):
     with pytest.raises(ValueError, match=message):
         expand(network(**shape), **{"key": KEY, **options})
+
+
+class Tied(eqx.Module):
+    """An autoencoder whose decoder has the encoder's weights: it is not linear in them."""
+
+    encoder: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.encoder.weight.T @ jnp.tanh(self.encoder(x))
+
+
+def test_copies_that_would_not_add_up_are_refused():
+    model = Tied(filled(lambda: eqx.nn.Linear(2, 8, key=KEY)))
+    for method in ("split", "mutate"):
+        with pytest.raises(
+            ValueError, match="`method` must be zero for this model: with copies that share weights"
+        ):
+            expand(model, units=2, method=method, key=KEY, example=np.zeros(2, np.float32))
+    made, _ = expand(model, units=2, key=KEY, example=np.zeros(2, np.float32))
+    assert made.encoder.weight.shape == (10, 2)
+
+
+class Unbiased(eqx.Module):
+    """A model that does not use a layer's bias."""
+
+    layers: list
+
+    def __call__(self, x):
+        first, second, last = self.layers
+        return last(jnp.tanh(second.weight @ jnp.tanh(first(x))))
+
+
+def test_a_bias_that_is_not_used_stays():
+    sizes = ((2, 4), (4, 3), (3, 1))
+    model = Unbiased(filled(lambda: [eqx.nn.Linear(*own, key=KEY) for own in sizes]))
+    made, _ = expand(model, units=np.int64(2), key=KEY, example=np.zeros(2, np.float32))
+    assert [layer.weight.shape for layer in made.layers] == [(6, 2), (5, 6), (1, 5)]
+    assert made.layers[1].bias.shape == (3,)

@@ -106,7 +106,7 @@ def test_a_model_of_another_class_comes_back_by_a_model_of_its_class(tmp_path):
     like = filled(lambda: eqx.nn.MLP(2, 3, 8, 2, key=jax.random.key(0)), seed=4)
     back, plain = load_compact(tmp_path, like), compact(grown)
     assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (back, plain)))
-    for wrong, kind in ((None, "CompactMLP"), (like.layers[0], "Linear")):
+    for wrong, kind in ((None, "None"), (like.layers[0], "Linear")):
         with pytest.raises(ValueError, match=f"`like` must be a MLP, of any sizes, to read .*; got {kind}"):
             load_compact(tmp_path, wrong)
     with pytest.raises(ValueError, match="does not hold this network"):
@@ -212,3 +212,9 @@ def test_a_missing_or_unexpected_name_is_refused(stored, wanted):
     message = r"^here does not hold this network: \.depth_weight is missing or not expected\."
     with pytest.raises(ValueError, match=message):
         from_bytes(content, network(depth=wanted), source="here")
+
+
+def test_half_precision_comes_back(tmp_path):
+    model = filled(lambda: eqx.nn.MLP(2, 3, 8, 1, dtype=jnp.bfloat16, key=jax.random.key(0)))
+    save_compact(model, tmp_path)
+    assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (load_compact(tmp_path, model), model)))

@@ -173,3 +173,10 @@ def test_a_state_of_an_unknown_kind_is_refused_by_its_field():
     model = built_in()
     with pytest.raises(ValueError, match=r"whether `OwnState\.slow` holds averages or parameters is not known"):
         carried(OwnState(parameters(model)), model, lambda node, is_copy: node)
+
+
+def test_a_state_of_one_number_passes_through():
+    model = built_in()
+    state = optax.sgd(optax.cosine_decay_schedule(0.1, 10)).init(parameters(model))
+    made = prune(model, unit_of, data_of(model), state=state)
+    assert jax.tree.structure(made.state) == jax.tree.structure(state)

@@ -289,3 +289,28 @@ def test_other_bad_input_is_refused():
     state = moments("adam", network("fixed", (3,), 3.0))
     with pytest.raises(ValueError, match="`state` must belong to `net`"):
         prune(net, "importance < 1", DATA, state=state, is_classes=False)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.arange(200) % 3 + 1, r"`data` must have labels in \[0, 2\]; got 1 to 3"),
+        (np.arange(200) % 3 - 1, r"`data` must have labels in \[0, 2\]; got -1 to 1"),
+        (np.full((200, 3), np.nan, np.float32), "`data` must be finite"),
+    ],
+)
+def test_targets_that_say_nothing_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        prune(network("fixed", (4,), 3.0), "importance < 1", (DATA[0], targets))
+
+
+def test_labels_are_classes():
+    labels = np.argmax(DATA[1], axis=1)
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    net = dead(network("fixed", (4,), 3.0), 0, 1)
+    by_label, by_row = (
+        prune(net, "entropy < 0.1", (DATA[0], labels)),
+        prune(net, "entropy < 0.1", (DATA[0], one_hot), is_classes=True),
+    )
+    assert gone(by_label) == gone(by_row) == [(0, 1)]
+    assert by_label.removed[0].values == by_row.removed[0].values

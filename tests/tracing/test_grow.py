@@ -241,7 +241,7 @@ def test_a_size_starts_at_the_capacity_at_most(initial_size):
     "changes, message",
     [
         ({"method": "released"}, "`method` must be one of information, controller, auxiliary; got 'released'"),
-        ({"initial_size": -1.0}, "`initial_size` must be zero or more; got -1.0"),
+        ({"initial_size": -1.0}, "`initial_size` must be zero or more, and finite; got -1.0"),
         ({"mask": "round"}, "`mask` must be one of"),
     ],
 )
@@ -274,3 +274,30 @@ def test_a_grown_model_is_compiled_vectorised_and_differentiated():
 def test_the_public_name_is_a_function():
     assert n3.grow is grow
     assert n3.tracing.Grown is type(grown_of("perceptron")[1])
+
+
+class Hidden(eqx.Module):
+    """A branch that starts at zero, divided by the number of its channels, which the call reads."""
+
+    branch: eqx.nn.Linear
+    back: eqx.nn.Linear
+    scale: jax.Array
+
+    def __call__(self, x):
+        h = jnp.tanh(self.branch(x))
+        return x + self.scale * self.back(h) / h.shape[0]
+
+
+def test_a_size_in_the_call_is_seen_behind_a_zero():
+    layers = filled(lambda: [eqx.nn.Linear(5, 8, key=KEY), eqx.nn.Linear(8, 5, key=KEY)])
+    with pytest.raises(ValueError, match=r"leave out layer \.branch: with fewer channels the outputs differ"):
+        grow(Hidden(*layers, jnp.zeros(())), example=ROW, key=KEY)
+
+
+def test_keys_and_models_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"`model` must have a first axis of 2 runs in every array"):
+        grow(plain(), example=ROW, key=jr.split(KEY))
+    with pytest.raises(ValueError, match="got one that is grown already"):
+        grow(grow(plain(), example=ROW, key=KEY), example=ROW, key=KEY)
+    with pytest.raises(ValueError, match="`initial_size` must be zero or more, and finite; got nan"):
+        grow(plain(), example=ROW, key=KEY, initial_size=float("nan"))

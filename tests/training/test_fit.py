@@ -394,6 +394,21 @@ def test_a_users_model_chooses_its_activation():
     assert np.any(np.asarray(trained.choice.logits) != 0.0)
 
 
+def test_every_unit_of_a_perceptron_of_equinox_chooses():
+    model = eqx.nn.MLP(1, 1, 4, 1, activation=Choice.among("tanh", "sin"), key=KEYS[2])
+    trained, _ = quiet(model, (X, LINE), annealing=(1.0, 0.1, 0.5))
+    assert np.all(np.asarray(trained.activation.temperature) == 0.0)
+    np.testing.assert_array_equal(np.asarray(trained.activation.shares()).sum(axis=-1), np.ones((1, 4)))
+
+
+def test_a_group_that_ends_empty_is_told():
+    price = InformationConfig(every=5, price=50.0, size_rate=2.0)
+    with pytest.warns(
+        RuntimeWarning, match=r"ended without a unit in \.layers\[0\] \(1 of 1 runs\): start from"
+    ):
+        quiet(grown(), (X, LINE), steps=50, information=price)
+
+
 @pytest.mark.parametrize("runs", [0, 2])
 def test_units_are_really_removed_and_added_while_a_users_model_trains(runs):
     """One unit says nothing and goes at the second look, when the loss is at rest; two come at the third."""
@@ -431,6 +446,8 @@ def test_many_runs_end_one_by_one_and_the_rest_goes_on():
         ({"monitor": ("entropi",)}, "`monitor` must be of entropy, .* got 'entropi'. Did you mean 'entropy'"),
         ({"importance": lambda a, t: a[0]}, "`importance` goes with method information, or with `monitor`"),
         ({"structure": StructureConfig(structure_every=5)}, "`structure` goes with .* `validation_data`"),
+        ({"structure": StructureConfig(), "validation_data": (X, LINE)}, "`structure` needs `structure_every`"),
+        ({"monitor": "entropi"}, "`monitor` must be of entropy, .* got 'entropi'. Did you mean 'entropy'"),
         ({"key": KEYS[:2]}, r"`model` must have a first axis of 2 runs in every array"),
     ],
 )

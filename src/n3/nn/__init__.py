@@ -30,3 +30,5 @@ from n3.nn.mlp import Choice as Choice
 from n3.nn.mlp import GrowingMLP as GrowingMLP
 from n3.nn.norms import ParticipatingNorm as ParticipatingNorm
 from n3.nn.sized import AbstractSized as AbstractSized
+from n3.nn.sized import run_of as run_of
+from n3.nn.sized import stack_runs as stack_runs

@@ -84,11 +84,15 @@ class Choice(eqx.Module):
 
     def shares(self) -> Float[Array, "*depth choices"]:
         """Share of each activation, in `[0, 1]`; a layer's sum to one."""
-        temperature = jax.lax.stop_gradient(self.temperature)
+        temperature = jax.lax.stop_gradient(self._spread(self.temperature))
         is_soft = temperature > 0
         soft = jax.nn.softmax(self.logits / jnp.where(is_soft, temperature, 1.0))
         hard = jax.nn.one_hot(jnp.argmax(self.logits, axis=-1), len(self.names), dtype=self.logits.dtype)
         return jnp.where(is_soft, soft, hard)
+
+    def _spread(self, temperature: Array) -> Array:
+        """A temperature beside the logits, of which a model may hold many (a unit each, as in `eqx.nn.MLP`)."""
+        return temperature.reshape(*temperature.shape, *(1,) * (self.logits.ndim - temperature.ndim))
 
     def chosen(self) -> tuple[str, ...]:
         """Name of the activation that each layer has once the choice is hard."""
@@ -109,7 +113,9 @@ def annealed(model: PyTree, before: PyTree, temperature: Float[Array, ""]) -> Py
     def cooled(node: PyTree, old: PyTree) -> PyTree:
         if not _is_choice(node):
             return node
-        return Choice(jnp.where(old.temperature > 0, node.logits, old.logits), temperature, node.names)
+        logits = jnp.where(old._spread(old.temperature) > 0, node.logits, old.logits)
+        at = jnp.broadcast_to(temperature, node.temperature.shape)
+        return eqx.tree_at(lambda own: (own.logits, own.temperature), node, (logits, at))
 
     return jax.tree.map(cooled, model, before, is_leaf=_is_choice)
 

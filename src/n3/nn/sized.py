@@ -7,7 +7,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from n3.nn import groups
 from n3.nn.controllers import AbstractController
@@ -97,3 +97,26 @@ def run_of(models: PyTree, row: int) -> PyTree:
 def stack_runs(models: Sequence[PyTree]) -> PyTree:
     """Models of one form as one whose arrays have a first axis of runs."""
     return jax.tree.map(lambda *own: jnp.stack(own) if eqx.is_array(own[0]) else own[0], *models)
+
+
+def first_run(model: PyTree, key: Key[Array, "*runs"]) -> tuple[PyTree, int]:
+    """The first of many models, and the number of runs; 0: a single one, without an axis of runs.
+
+    Args:
+        model: A model, or many whose arrays have a first axis of runs.
+        key: A key, or a key for each run.
+
+    Raises:
+        ValueError: If the key is none of `jax.random.key`, or an array of the model has not as many runs.
+    """
+    if not (eqx.is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"`key` must be made by `jax.random.key`; got {key!r}.")
+    if not key.ndim:
+        return model, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
+        if leaf.shape[:1] != key.shape:
+            raise ValueError(
+                f"`model` must have a first axis of {len(key)} runs in every array, as `key` has; "
+                f"{jax.tree_util.keystr(path)} has shape {leaf.shape}."
+            )
+    return run_of(model, 0), len(key)

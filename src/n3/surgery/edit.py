@@ -150,7 +150,9 @@ def check_single(net: eqx.Module) -> None:
         net, net.structure, lambda leaf, own: runs.append(own.shape[: own.ndim - len(leaf.layouts)]) or own
     )
     if any(runs):
-        raise ValueError(f"`net` must be one network; got {runs[0][0]} of them, stacked.")
+        raise ValueError(
+            f"`net` must be one network; got {runs[0][0]} of them, stacked: take one by `n3.nn.run_of(net, 0)`."
+        )
     parts = net.controller.layers if isinstance(net.controller, Layerwise) else (net.controller,)
     for part in parts:
         if type(part) not in (*_SHARED, *_EACH):

@@ -21,7 +21,7 @@ from n3.nn.norms import whole_shares
 from n3.nn.sized import AbstractSized
 from n3.surgery.compact import opened
 from n3.surgery.edit import Edit, edited, full_units, is_gated
-from n3.tracing.grow import Example
+from n3.tracing.grow import Example, Grown, difference, perturbed
 from n3.tracing.layers import is_layer
 
 EXPANSION_METHODS: tuple[str, ...] = (*get_args(ExpandMethod), "identity")
@@ -30,7 +30,7 @@ EXPANSION_METHODS: tuple[str, ...] = (*get_args(ExpandMethod), "identity")
 def expand(
     net: eqx.Module,
     *,
-    units: int | tuple[int, ...] = 0,
+    units: int | np.integer | tuple[int, ...] = 0,
     layers: int = 0,
     method: str = "zero",
     is_born: bool = False,
@@ -66,7 +66,8 @@ def expand(
 
     Returns:
         The model, of the class that was given, and its state (None where there was none). One size weight for
-        all layers becomes one for each where their sizes part.
+        all layers becomes one for each where their sizes part; a norm over copies becomes a
+        `n3.nn.ParticipatingNorm`, which has Equinox's as its field `norm`.
 
     Raises:
         ValueError: If a value is out of its range, nothing is to be added, `key` is missing, no unit takes part
@@ -84,7 +85,24 @@ def expand(
             edit, finish = _widened(given, added, is_born or is_plain, key)
         else:
             edit, finish = _split(given, added, scale if method == "mutate" else 0.0, key)
+            _check_copies(given, edit, finish)
     return close(*edited(given, edit, state, finish))
+
+
+def _check_copies(net: Any, edit: Edit, finish: Callable[..., Any]) -> None:
+    """Refuse copies that do not add up to their unit: something is not linear in the weights that read it.
+
+    Raises:
+        ValueError: If halves of the outgoing weights give other outputs.
+    """
+    if not isinstance(net, Grown):
+        return
+    key = jr.key(0)
+    net = eqx.tree_at(lambda own: own.model, net, perturbed(net.model, key=key))
+    made: Any = edited(net, edit, None, partial(finish, noise=0.0))[0]
+    reason = difference(net.masked(), made.masked, net.structure.example, key=key)
+    if reason is not None:
+        raise ValueError(f"`method` must be zero for this model: with copies that share weights {reason}.")
 
 
 Finished = tuple[Edit, Callable[[Any], Any]]
@@ -92,7 +110,7 @@ Finished = tuple[Edit, Callable[[Any], Any]]
 
 def _checked(net: AbstractSized, units, layers, method, scale, key) -> tuple[int, ...]:
     depth = len(net.group_names)
-    added = (units,) * depth if isinstance(units, int) else units
+    added = (int(units),) * depth if isinstance(units, (int, np.integer)) else units
     known, is_deeper = ", ".join(EXPANSION_METHODS), method == "identity"
     if method not in EXPANSION_METHODS:
         near = suggestion(method, EXPANSION_METHODS)
@@ -197,7 +215,7 @@ def _drawn_layers(net: AbstractSized, key: PRNGKeyArray) -> dict[str, Float[Arra
         bound = 1.0 / jnp.sqrt(jnp.asarray(float(inputs + (told is not None))))
         rows = bound * jr.uniform(own, (out, inputs + 2), minval=-1.0, maxval=1.0)
         found[f"{name}.weight"] = rows[:, :inputs].reshape(node.weight.shape)
-        if node.bias is not None:
+        if f"{name}.bias" in leaves and node.bias is not None:  # one that the call reads not stays as it is
             found[f"{name}.bias"] = rows[:, inputs].reshape(node.bias.shape)
         found[f"{name}.size_weight"] = rows[:, inputs + 1]
     return found

@@ -64,10 +64,7 @@ def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
     Raises:
         ValueError: If the content is not safetensors, or a name, shape or type differs from `like`'s.
     """
-    try:
-        stored = safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{source} is damaged or not safetensors: {error}.") from error
+    stored = _arrays_in(content, source)
     shaped, others = eqx.partition(like, lambda leaf: hasattr(leaf, "shape"))
     leaves, structure = jax.tree_util.tree_flatten_with_path(shaped)
     names = [jax.tree_util.keystr(path) for path, _ in leaves]
@@ -81,6 +78,22 @@ def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
     return eqx.combine(structure.unflatten(jnp.asarray(stored[name]) for name in names), others)
 
 
+def _arrays_in(content: bytes, source: str) -> dict[str, np.ndarray]:
+    """The stored arrays by name; NumPy's own reader does not know `bfloat16`."""
+    try:
+        found = safetensors.deserialize(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{source} is damaged or not safetensors: {error}.") from error
+    return {name: np.frombuffer(own["data"], _TYPES[own["dtype"]]).reshape(own["shape"]) for name, own in found}
+
+
+_TYPES = {
+    "BOOL": np.bool_,
+    "BF16": jnp.bfloat16,
+    **{f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
+    **{f"{kind.upper()}{bits}": np.dtype(f"{kind}{bits // 8}") for kind in "iu" for bits in (8, 16, 32, 64)},
+}
+"""Types of arrays by safetensors' names."""
 FORMAT = "n3 compact network, version 1"
 PLATFORMS = ("cpu", "cuda", "tpu")
 """What an exported program can run on."""
@@ -151,8 +164,8 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
 
     Args:
         directory: Its folder.
-        like: A model of the class that was written, of any sizes, such as the model before it was grown; None:
-            the network is a `CompactMLP`.
+        like: A model of the class that was written, of any sizes, such as the model before it was grown: all
+            but the arrays is taken from it, its activations too. None: the network is a `CompactMLP`.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -167,16 +180,16 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
     kind = CompactMLP.__name__ if like is None else type(like).__name__
     if manifest.model != kind:
-        raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {kind}.")
+        got = None if like is None else kind
+        raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {got}.")
     if like is None:
         return from_bytes(content, _like(manifest), source=str(source))
-    shaped = _stored_shapes(content, norms.participating(like))
+    shaped = _stored_shapes(_arrays_in(content, str(source)), norms.participating(like))
     return norms.simplified(with_true_sizes(from_bytes(content, shaped, source=str(source))))
 
 
-def _stored_shapes(content: bytes, like: eqx.Module) -> eqx.Module:
+def _stored_shapes(stored: dict[str, np.ndarray], like: eqx.Module) -> eqx.Module:
     """A model with the shapes and types of the stored arrays, where they are of as many axes."""
-    stored = safetensors.numpy.load(content)
 
     def shape(path: Any, leaf: Any) -> Any:
         own = stored.get(jax.tree_util.keystr(path))
@@ -186,7 +199,9 @@ def _stored_shapes(content: bytes, like: eqx.Module) -> eqx.Module:
     return jax.tree_util.tree_map_with_path(shape, like)
 
 
-def export(net: eqx.Module, path: str | Path | None = None, *, example: Example | None = None) -> bytes:
+def export(
+    net: eqx.Module, path: str | Path | None = None, *, example: Example | tuple[Example, ...] | None = None
+) -> bytes:
     """The compacted network as a StableHLO program `[batch, in_size] -> [batch, out_size]` for any batch.
 
     `jax.export.deserialize(content).call(x)` runs it; the weights are inside, and this package is not needed. A
@@ -213,7 +228,7 @@ def export(net: eqx.Module, path: str | Path | None = None, *, example: Example 
     elif example is None:
         raise ValueError(f"`example` must be given for a {type(net).__name__}: one sample of its inputs.")
     else:
-        shapes = ((example.shape, example.dtype),)
+        shapes = [(own.shape, own.dtype) for own in (example if isinstance(example, tuple) else (example,))]
     (batch,) = jax_export.symbolic_shape("batch")
     samples = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in shapes]
     model = eqx.nn.inference_mode(plain)

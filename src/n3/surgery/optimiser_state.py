@@ -72,7 +72,7 @@ def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
             return change(node, is_copy)
         if eqx.is_array(node) and node.shape == ravelled and len(shapes) > 1:
             raise ValueError(f"`state` cannot be carried: `{place}` holds all parameters as one array.")
-        if isinstance(node, optax.MaskedNode) or jax.tree.leaves(node) in ([], [node]):
+        if not jax.tree.leaves(node) or jax.tree_util.all_leaves([node]):
             return node
         names: tuple[str, ...] | None = getattr(node, "_fields", None)
         if names is not None:

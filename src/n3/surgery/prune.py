@@ -80,9 +80,10 @@ def prune(
         net: A `GrowingMLP`, a model that `n3.grow` made, or any Equinox model that `n3.grow` could grow.
         criterion: A text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`,
             `redundancy` and `participation`, and `layer.importance`, `layer.gain` (over the layer before),
-            `layer.entropy` and `layer.redundancy`, all as `n3.information.measures` says; or a function of a
-            layer's activations `[samples, units]` and the targets that returns for each unit whether it goes,
-            or a number that is below zero where it goes.
+            `layer.entropy` and `layer.redundancy`, in nats, all as `n3.information.MEASURES` says (a unit's
+            entropy is 0 where it is constant and 4.6 where it takes part fully; an importance without any
+            information scatters around 0); or a function of a layer's activations `[samples, units]` and the
+            targets that returns for each unit whether it goes, or a number that is below zero where it goes.
         data: Inputs and targets that the quantities are measured on, samples first: targets `[samples]` or
             `[samples, outputs]`, classes as labels or one-hot.
         is_classes: Whether the targets are classes; None: where they are whole numbers.
@@ -279,6 +280,13 @@ def _checked(
     (shape, _), outs = net.structure.example[0], number_of_outputs(net, *net.structure.example)
     rows = targets if targets.ndim == 2 or not is_classes or outs == 1 else jax.nn.one_hot(targets, outs)
     rows = rows.reshape(len(rows), -1).astype(jnp.float32) if rows.ndim else rows
+    labels, classes = np.asarray(targets), max(outs, 2)
+    if is_classes and labels.ndim == 1 and labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"`data` must have labels in [0, {classes - 1}]; got {labels.min()} to {labels.max()}."
+        )
+    if not (np.isfinite(labels).all() and np.isfinite(np.asarray(inputs)).all()):
+        raise ValueError("`data` must be finite; got NaN or an infinity.")
     if inputs.shape[1:] != shape or rows.shape != (len(inputs), outs) or len(inputs) < 2:
         raise ValueError(
             f"`data` must be inputs [samples, {', '.join(map(str, shape))}] and targets [samples, {outs}], two "

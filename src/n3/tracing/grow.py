@@ -14,7 +14,7 @@ from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
-from n3.nn.sized import AbstractSized, run_of
+from n3.nn.sized import AbstractSized, first_run
 from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
 from n3.tracing.trace import activations, find_structure, key_if_taken
 
@@ -49,6 +49,7 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
     Raises:
         ValueError: If groups can be smaller one by one, but not together.
     """
+    model = perturbed(model, key=jr.fold_in(key, len(found.example)))
     halves = [  # the last unit of a half takes part half
         jnp.clip(max(units // 2, 1) - 0.5 - jnp.arange(units, dtype=jnp.float32), 0.0, 1.0)
         for units in found.capacity
@@ -68,17 +69,46 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
     return reasons
 
 
+def perturbed(model: PyTree, *, key: PRNGKeyArray) -> PyTree:
+    """A model with normal noise on every number: a zero would hide what it is multiplied with."""
+    leaves, structure = jax.tree.flatten(model)
+    noisy = [
+        leaf + (PERTURBATION * jr.normal(jr.fold_in(key, place), leaf.shape)).astype(leaf.dtype)
+        if eqx.is_inexact_array(leaf)
+        else leaf
+        for place, leaf in enumerate(leaves)
+    ]
+    return structure.unflatten(noisy)
+
+
+PERTURBATION = 0.1
+"""Standard deviation of the noise under which copies of a model are compared."""
+
+
 def _difference(
     model: PyTree, found: Structure, participation: Participation, *, key: PRNGKeyArray
 ) -> str | None:
     """What is wrong with a smaller copy; None if nothing."""
-    inputs = [_drawn(shape, dtype, jr.fold_in(key, n)) for n, (shape, dtype) in enumerate(found.example)]
+    whole = masked(model, found, participation)
+    return difference(whole, lambda: smaller_model(model, found, participation), found.example, key=key)
+
+
+def difference(
+    model: PyTree, make: Callable[[], PyTree], example: Sequence[tuple[Any, Any]], *, key: PRNGKeyArray
+) -> str | None:
+    """How the outputs of two models differ on a drawn sample; None if not, but for rounding.
+
+    Args:
+        model: A model.
+        make: Makes the other one.
+        example: Shape and data type of each input.
+        key: For the sample.
+    """
+    inputs = [_drawn(shape, dtype, jr.fold_in(key, n)) for n, (shape, dtype) in enumerate(example)]
     call = eqx.filter_jit(lambda own: own(*inputs, **key_if_taken(model, key)))
-    model = eqx.nn.inference_mode(model)
     try:
         with jax.default_matmul_precision("highest"):
-            expected = call(masked(model, found, participation))
-            outputs = call(smaller_model(model, found, participation))
+            expected, outputs = (call(eqx.nn.inference_mode(own)) for own in (model, make()))
     except (TypeError, ValueError) as error:  # what JAX and Equinox raise where shapes do not fit
         return f"its call fails: {str(error).strip().splitlines()[0]}"
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(outputs), strict=True)
@@ -200,7 +230,8 @@ def grow(
             `model` then has the same first axis.
         method: `information` (each size is moved by what its units say of the target, see `n3.fit`),
             `controller` (bounded sizes that approach a target) or `auxiliary` (one weight is every size).
-        initial_size: Units of each group at the start, cut to its capacity; None: all of them.
+        initial_size: Units of each group at the start, cut to its capacity; None: all of them, which is the
+            safer start where there are several groups: a group of few units can hold back the others.
         mask: Ramp from size to participation, by its name in `n3.nn.MASKS`.
 
     Returns:
@@ -212,8 +243,8 @@ def grow(
     for name, value, known in (("method", method, GROWTH_METHODS), ("mask", mask, MASKS)):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.")
-    if initial_size is not None and initial_size < 0:
-        raise ValueError(f"`initial_size` must be zero or more; got {initial_size}.")
+    if initial_size is not None and not 0 <= initial_size < float("inf"):
+        raise ValueError(f"`initial_size` must be zero or more, and finite; got {initial_size}.")
     return _grown(model, where, example=example, key=key, method=method, initial_size=initial_size, mask=mask)
 
 
@@ -228,7 +259,9 @@ def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Gro
 
 def _grown(model, where, *, example, key, method, initial_size=None, mask="sine") -> Grown:
     _check_stateless(model)
-    one = run_of(model, 0) if key.ndim else model
+    if isinstance(model, AbstractSized):
+        raise ValueError("`model` must be a plain model; got one that is grown already.")
+    one, _ = first_run(model, key)
     keys = jax.vmap(jr.split, out_axes=1)(key) if key.ndim else jr.split(key)
     example = example if isinstance(example, tuple) else (example,)
     inputs = [own if isinstance(own, jax.ShapeDtypeStruct) else jnp.asarray(own) for own in example]

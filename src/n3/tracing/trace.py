@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from n3.nn.groups import Group, Leaf, Structure, Tap, mean_of_units
+from n3.nn.sized import AbstractSized
 from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
 from n3.tracing.layers import layers_in
 from n3.tracing.primitives import SUMMING, called, carry, sums_in, walk
@@ -20,7 +21,8 @@ from n3.tracing.primitives import SUMMING, called, carry, sums_in, walk
 
 def takes_key(model: Callable[..., Any]) -> bool:
     """Whether a model is called with `key=`."""
-    return "key" in inspect.signature(model).parameters
+    own = getattr(model, "model", model) if isinstance(model, AbstractSized) else model
+    return "key" in inspect.signature(own).parameters
 
 
 def key_if_taken(model: Callable[..., Any], key: PRNGKeyArray) -> dict[str, PRNGKeyArray]:

@@ -1,6 +1,7 @@
 """Fit: training of a sized model, or any Equinox model, on arrays or on batches from anywhere."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TypeVar, get_args
 
@@ -20,7 +21,7 @@ from n3.information.price import prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
 from n3.nn.mlp import Annealing, annealed, has_choice
-from n3.nn.sized import AbstractSized, run_of, stack_runs
+from n3.nn.sized import AbstractSized, first_run, run_of, stack_runs
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, Selection, source_of
 from n3.training.history import History, LearningRateSchedule, Plan, Recorder, evaluate, pool_seen
@@ -34,6 +35,8 @@ RECORDS = 50
 """Records of a run, about."""
 CHUNK = 25
 """Steps compiled as one, of models that information does not grow."""
+EMPTY = 0.5
+"""Units below which a group counts as empty."""
 POOL = 2048
 """Training samples at which the units are measured, at most."""
 BLOCK_BYTES = 512 * 1024
@@ -54,7 +57,7 @@ def fit(
     importance: Importance | None = None,
     target_size: float | None = None,
     size_cost: float = 0.1,
-    monitor: tuple[str, ...] = (),
+    monitor: str | Sequence[str] = (),
     annealing: tuple[float, float, float] = (1.0, 0.05, 0.6),
     structure: StructureConfig | None = None,
     quiet: bool = False,
@@ -81,7 +84,8 @@ def fit(
             in the monitor: from activations `[samples, units]` and targets `[samples, outputs]` to `[units]`.
         target_size: Units at which the other methods' penalty vanishes; None: the capacity of the first group.
         size_cost: Weight of that penalty, loss units per squared unit of the controller's weight.
-        monitor: Measures of every group to record, names in `n3.information.MEASURES` such as `redundancy`.
+        monitor: Measures of every group to record: `entropy`, `importance`, `redundancy`, `structure`, `gap`;
+            one name or several.
         annealing: Of choices of activations (`n3.nn.Choice`): the temperature at the start and at the end of
             its fall, and the share of the run after which choices are hard.
         structure: When units are really removed and added, judged by the validation loss; None: never.
@@ -96,10 +100,14 @@ def fit(
     for name, value in {"steps": steps, "batch": batch}.items():
         if value < 1:
             raise ValueError(f"`{name}` must be positive; got {value}.")
+    monitor = (monitor,) if isinstance(monitor, str) else tuple(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
+    for name, value in {"learning_rate": learning_rate, "size_cost": size_cost}.items():
+        if not callable(value) and not 0 <= value < float("inf"):
+            raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
     given = information, target_size, monitor, importance, structure
     _check_settings(model, validation_data, *given, is_informed=is_informed)
-    one, runs = _first_run(model, key)
+    one, runs = first_run(model, key)
     order_key, dropout_key = jax.vmap(jr.split, out_axes=1)(key) if runs else jr.split(key)
     source = source_of(train_data, batch=batch, steps=steps, key=order_key)
     pool = source.pool(POOL if is_informed or monitor or structure else 1)
@@ -107,6 +115,7 @@ def fit(
     goal = output_loss_of(one.model if isinstance(one, Grown) else one, first.inputs, first.targets, loss)
     source.require(partial(check_targets, goal, name="train_data"))
     if importance is not None and isinstance(one, AbstractSized):
+        _check_traceable(importance, one, goal, first)
         check_importance(importance, one.activations(first.inputs)[0].T, goal.columns(first.targets).T)
     settings, own = information or InformationConfig(), {"is_classes": goal.is_classes, "custom": importance}
     drive = InformationDrive.of(settings, steps=steps, **own) if is_informed else None
@@ -130,7 +139,30 @@ def fit(
     with Progress("fit", steps, max(runs, 1), quiet) as report:
         net = _train(plan, _begin(plan, model, dropout_key), source, hypers, recorder, staging, report)
     layers = one.group_names if isinstance(one, AbstractSized) else ()
+    _warn_of_empty_groups(recorder.rows[-1]["sizes"], layers)
     return net, recorder.history(layers, () if staging is None else staging.decisions())
+
+
+def _check_traceable(importance: Importance, model: AbstractSized, goal: OutputLoss, first: Selection) -> None:
+    """Refuse a user's importance that cannot be compiled."""
+    active, targets = model.activations(first.inputs)[0].T, goal.columns(first.targets).T
+    try:
+        jax.eval_shape(importance, active, targets)
+    except jax.errors.TracerArrayConversionError as error:
+        raise ValueError("`importance` must be made of JAX's operations: it is compiled.") from error
+
+
+def _warn_of_empty_groups(sizes: Float[np.ndarray, "*runs groups"], layers: tuple[str, ...]) -> None:
+    """Say which groups ended without a unit: a model without a path around them is a constant."""
+    empty = np.sum(np.atleast_2d(sizes) < EMPTY, axis=0)
+    told = [
+        f"{name} ({count} of {np.atleast_2d(sizes).shape[0]} runs)"
+        for name, count in zip(layers, empty, strict=True)
+        if count
+    ]
+    if told:
+        text = "start from all units (`initial_size=None` in `n3.grow`), train longer, or lower `price_scale`"
+        warnings.warn(f"`fit` ended without a unit in {', '.join(told)}: {text}.", RuntimeWarning, stacklevel=3)
 
 
 def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, stages, report) -> PyTree:
@@ -190,6 +222,8 @@ def _check_settings(
         raise ValueError("`target_size` goes with models grown by another method: leave it out.")
     if structure is not None and (not is_sized or validation_data is None):
         raise ValueError("`structure` goes with grown models and `validation_data`, which judges every change.")
+    if structure is not None and structure.structure_every is None:
+        raise ValueError("`structure` needs `structure_every`, the steps between two looks; got None.")
     if monitor and not is_sized:
         raise ValueError("`monitor` measures the units of grown models: grow the model, or leave it out.")
     if importance is not None and not is_informed and "importance" not in monitor:
@@ -202,30 +236,12 @@ def _check_settings(
             raise ValueError(f"`monitor` must be of {', '.join(known)}; got {name!r}.{near}")
 
 
-def _first_run(model: _Model, key: Key[Array, "*runs"]) -> tuple[_Model, int]:
-    """The first model, and the number of runs; 0: a single one, without an axis of runs.
-
-    Raises:
-        ValueError: If the keys have an axis and an array has none of the same length.
-    """
-    if not key.ndim:
-        return model, 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
-        if leaf.shape[:1] != key.shape:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"`model` must have a first axis of {len(key)} runs in every array, as `key` has; "
-                f"{name} has shape {leaf.shape}."
-            )
-    return run_of(model, 0), len(key)
-
-
 def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:
     """The drive's numbers, of every run where they have samples of their own."""
     numbers = {"samples": samples, "outputs": max(goal.outputs - goal.is_classes, 1)}
     prices = [prices_of(settings, pool.of_run(run).inputs, **numbers) for run in range(pool.runs or 1)]
     hypers = DriveHypers.of(settings, prices, prior=0.0)
-    return hypers if pool.runs else run_of(hypers)
+    return hypers if pool.runs else run_of(hypers, 0)
 
 
 def _runs_in_block(model: PyTree, batch: int, runs: int) -> int:

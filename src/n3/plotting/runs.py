@@ -52,10 +52,7 @@ def plot_information(record: RunRecord) -> Figure:
 
 
 def plot_final_losses(record: RunRecord) -> Figure:
-    """Share of runs whose final test loss is at most so much, for each arm; a dotted line marks the median.
-
-    A curve ends below 1 where runs diverged.
-    """
+    """Share of runs up to each final test loss, by arm, dotted at the median; below 1 where runs diverged."""
     axes = _one_panel(record)
     distribution = summary.final_distribution(record.results)
     for arm in arms_of(record):
@@ -205,8 +202,7 @@ def plot_participation(
     figure = titled(title, 8.0, 3.5)
     axes = figure.subplots()
     axes.set_prop_cycle(color=style.CLASS_COLOURS)
-    for unit, ramp in enumerate(participation.T):
-        axes.plot(sizes, ramp, label=f"unit {unit}")
+    axes.plot(sizes, participation, label=[f"unit {unit}" for unit in range(participation.shape[1])])
     axes.set(xlabel="size (effective units)", ylabel="participation")
     return add_legend(figure, axes.get_lines())
 

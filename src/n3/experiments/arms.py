@@ -25,14 +25,7 @@ from n3.training.sweep import Swept
 def recipe_of(
     experiment: Experiment, arm: str, data: Dataset, *, importance: Importance | None = None
 ) -> Recipe:
-    """The program of an arm; the experiment must be resolved.
-
-    Args:
-        experiment: A resolved experiment.
-        arm: The arm.
-        data: Any seed's data set: its shapes count.
-        importance: A user's importance of units in place of the built-in one.
-    """
+    """The program of an arm of a resolved experiment, for data of this shape and maybe a user's importance."""
     network, training = experiment.network, experiment.training
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized, is_classes = controller == network.method, data.kind == "classification"
@@ -41,65 +34,61 @@ def recipe_of(
     return Recipe(
         in_size=data.in_size,
         out_size=data.out_size,
-        capacity=network.capacity,
         controller=controller,
         layerwise=network.layerwise and is_sized,
-        mask=network.mask,
-        activation=network.activation,
         size_input=network.size_input and is_sized,
         rescale_size_input=arm == "rescaled",
         depth_gates=network.depth_gates and is_sized,
-        initialisation=network.initialisation,
         loss="cross-entropy" if is_classes else "squared-error",
-        optimiser=training.optimiser,
-        schedule=training.schedule,
         drive=drive if controller == "information" else None,
         monitor=_monitor_of(experiment, data, importance),
         batch=None if training.batch == "full" else training.batch,
+        **{name: getattr(network, name) for name in ("capacity", "mask", "activation", "initialisation")},
+        **{name: getattr(training, name) for name in ("optimiser", "schedule")},
     )
 
 
 def hypers_of(
     experiment: Experiment, arm: str, *, data: Sequence[Dataset], active: Int[np.ndarray, "seeds depth"] | None
 ) -> Hypers:
-    """The numbers of an arm, one row a seed.
+    """The numbers of an arm of a resolved experiment, each leaf with a first axis of seeds.
 
-    Args:
-        experiment: A resolved experiment.
-        arm: The arm.
-        data: The data set of each seed.
-        active: Active units of the growing arm's layers at its end; the `equal-size` arm has just these.
-
-    Returns:
-        Hypers whose leaves have a first axis of seeds.
+    `active` are the growing arm's units at its end, which the `equal-size` arm has; None: the capacity.
     """
-    training, capacity = experiment.training, np.array(experiment.network.capacity, np.float32)
-    seeds = len(experiment.run.seeds)
+    network, training, seeds = experiment.network, experiment.training, len(experiment.run.seeds)
+    capacity, initial = np.array(network.capacity, np.float32), training.initial_size or 0.0
+    equal = capacity if active is None else active
     first = {
-        "growing": np.full_like(capacity, training.initial_size or 0.0),
-        "warmup": np.full_like(capacity, training.initial_size or 0.0),
+        "growing": initial,
+        "warmup": initial,
         "static": capacity,
         "shrinking": capacity,
-        "equal-size": capacity if active is None else active,
-    }.get(arm, np.full_like(capacity, training.target_size))
+        "equal-size": equal,
+    }
+    sizes = jnp.asarray(first.get(arm, training.target_size), jnp.float32)
 
     def each(value: float) -> jax.Array:
         return jnp.full(seeds, value, jnp.float32)
 
-    samples = len(data[0].train_inputs)
-    prior = each(training.weight_prior / samples) if training.weight_prior else None
-    cost = training.size_cost or 0.0
+    samples, cost, drive = len(data[0].train_inputs), training.size_cost or 0.0, None
+    prior = (training.weight_prior or 0.0) / samples
+    if network.method == "information":
+        settings = experiment.information
+        prices = [
+            prices_of(settings, one.train_inputs, samples=samples, outputs=degrees_of(one)) for one in data
+        ]
+        drive = DriveHypers.of(settings, prices, prior=prior)
     fall = training.choice_first, training.choice_last, training.choice_end
-    depth_cost = 0.0 if experiment.network.method == "information" else cost  # it has no target depth
+    depth_cost = cost if drive is None else 0.0  # information has no target depth
     return Hypers(
         learning_rate=each(training.learning_rate),
-        weights=LossWeights(each(cost), each(depth_cost), prior),
-        initial_size=jnp.broadcast_to(jnp.asarray(first, jnp.float32), (seeds, len(capacity))),
+        weights=LossWeights(each(cost), each(depth_cost), each(prior) if prior else None),
+        initial_size=jnp.broadcast_to(sizes, (seeds, len(capacity))),
         target_size=each(training.target_size),
         target_depth=each(float(len(capacity))),
         horizon=each(float(training.steps)),
-        drive=_drive_hypers_of(experiment, data) if experiment.network.method == "information" else None,
-        annealing=Annealing(*map(each, fall)) if experiment.network.choices else None,
+        drive=drive,
+        annealing=Annealing(*map(each, fall)) if network.choices else None,
     )
 
 
@@ -109,30 +98,20 @@ def concatenate(trees: Sequence[PyTree]) -> PyTree:
 
 
 def _monitor_of(experiment: Experiment, data: Dataset, custom: Importance | None) -> LayerMonitor | None:
-    names, samples = experiment.run.monitor, len(data.train_inputs)
+    names, samples, psi = experiment.run.monitor, len(data.train_inputs), experiment.information.psi
     if "gap" in names and samples <= 3:
         raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")
-    psi = float(gaussian.PSI.get(experiment.information.psi, experiment.information.psi))
-    settings = {"is_classes": data.kind == "classification", "psi": psi}
+    settings = {"is_classes": data.kind == "classification", "psi": float(gaussian.PSI.get(psi, psi))}
     return LayerMonitor(names=names, custom=custom, **settings) if names else None
-
-
-def _drive_hypers_of(experiment: Experiment, data: Sequence[Dataset]) -> DriveHypers:
-    settings, samples = experiment.information, len(data[0].train_inputs)
-    prices = [prices_of(settings, one.train_inputs, samples=samples, outputs=degrees_of(one)) for one in data]
-    return DriveHypers.of(settings, prices, prior=(experiment.training.weight_prior or 0.0) / samples)
 
 
 def stack(data: Sequence[Dataset]) -> Problem:
     """The samples of all seeds in the layout of training, with a first axis of seeds."""
 
     def side(name: str) -> Samples:
-        inputs, targets = (
-            jnp.asarray(np.stack([getattr(each, f"{name}_{part}").T for each in data]))
-            for part in ("inputs", "targets")
-        )
-        samples = inputs.shape[-1]
-        return Samples(inputs, targets, jnp.full((len(data), samples), 1.0 / samples))
+        parts = ([getattr(one, f"{name}_{part}").T for one in data] for part in ("inputs", "targets"))
+        inputs, targets = (jnp.asarray(np.stack(part)) for part in parts)
+        return Samples(inputs, targets, jnp.full(inputs.shape[::2], 1.0 / inputs.shape[-1]))
 
     unit = jnp.asarray(np.stack([each.target_scale for each in data]), jnp.float32)
     return Problem(train=side("train"), test=side("test"), unit=unit)
@@ -184,19 +163,13 @@ class PricePath:
 
 
 def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smallest") -> Pick:
-    """The highest price, hence the fewest units, that is as good as the best one.
+    """The highest price, hence the fewest units, that is as good as the best one by validation losses.
 
     The best price has the least median loss over the seeds. As good is a median within one standard error of
     it: of the logarithm of the loss at the best price, over the seeds, where all losses are positive; of the
     loss itself where one is not; and 0 with a single seed. By rule `best` the standard error counts as 0.
     Runs that diverged (NaN or infinite) are left out, and so are prices at which more did than need be.
-
-    Args:
-        losses: Validation losses; prices rise along the first axis.
-        rule: `smallest` as above, or `best`.
-
-    Returns:
-        The price's place in the path, the best one's, and the bound in the unit of the loss.
+    Prices rise along the first axis.
 
     Raises:
         ValueError: If no loss is finite.
@@ -232,17 +205,10 @@ def over_prices(experiment: Experiment) -> list[Experiment]:
 def keep_price(
     experiment: Experiment, swept: Swept, held: Sequence[Dataset], *, loss: str
 ) -> tuple[Swept, PricePath]:
-    """The runs of the price that is kept, and what became of all.
+    """The runs of the price that is kept, with the seconds that all prices took; and what became of all.
 
-    Args:
-        experiment: A resolved experiment with a path of prices.
-        swept: The runs of all seeds at every price, price after price.
-        held: The samples held out for each seed, as its test samples.
-        loss: The task's loss, as in `Recipe`.
-
-    Returns:
-        The rows of the price that is kept, in the order of the seeds, with the seconds that all prices took;
-        and the path.
+    The runs `swept` are of all seeds at every price, price after price. `held` has for each seed the samples
+    that are held out, as its test samples, by whose task loss (as in `Recipe`) a price is kept.
 
     Raises:
         ValueError: If every run diverged.
@@ -259,14 +225,9 @@ def keep_price(
     sizes = swept.records.size[:, -1].reshape(*validation.shape, -1)
     is_lost = whole.diverged_at.reshape(validation.shape) >= 0
     is_lost |= ~np.isfinite(test) | ~np.isfinite(validation)
-    validation = np.where(is_lost, np.nan, validation)
+    test, validation = (np.where(is_lost, np.nan, losses) for losses in (test, validation))
+    sizes = np.where(is_lost[..., None], np.nan, sizes)
     pick = pick_price(validation, experiment.information.select)
-    path = PricePath(
-        prices=prices,
-        sizes=np.where(is_lost[..., None], np.nan, sizes),
-        test_losses=np.where(is_lost, np.nan, test),
-        validation_losses=validation,
-        pick=pick,
-    )
+    path = PricePath(prices=prices, sizes=sizes, test_losses=test, validation_losses=validation, pick=pick)
     state = jax.tree.map(jnp.asarray, at(pick.index, whole))
     return dataclasses.replace(swept, state=state, records=at(pick.index, swept.records)), path

@@ -38,102 +38,74 @@ _count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
 def label(swept: Mapping[str, Swept], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
-    """Label what all arms recorded while they trained.
+    """Label what all arms recorded while they trained; `rows` names their runs, by seeds or other numbers.
 
-    Args:
-        swept: The runs by arm.
-        rows: Names of the rows: the seeds, or other numbers that are still to be unfolded.
-        steps: Steps at which the runs were recorded.
-
-    Returns:
-        Dimensions `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation; zero where
-        an arm has no such term. Wall seconds of compiling and of running over `arm`.
+    Dimensions are `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation; zero where
+    an arm has no such term. Wall seconds of compiling and of running are over `arm`.
     """
-    every, first = [_recorded(own) for own in swept.values()], next(iter(swept.values())).records
-    variables: dict[str, Any] = {}
+    recorded = {}
+    for arm, own in swept.items():
+        records = {name: getattr(own.records, name) for name in StepRecord.__dataclass_fields__}
+        terms, monitor, shares = (records.pop(name) for name in ("terms", "monitor", "choice_share"))
+        recorded[arm] = records | terms | monitor
+        parameters, diverged_at = _count_parameters(own.state.net), own.state.diverged_at
+        recorded[arm] |= {"active_parameters": parameters, "diverged_at": diverged_at}
+        recorded[arm] |= {"choice_share": np.stack(list(shares.values()), -1)} if shares else {}
+        recorded[arm] |= {name: getattr(own, name) for name in ("compile_seconds", "run_seconds")}
+    choices = next(iter(swept.values())).records.choice_share
+    return _over_arms(recorded, seed=rows, step=steps, **({"choice": list(choices)} if choices else {}))
+
+
+def _over_arms(recorded: Mapping[str, Mapping[str, Any]], **coords: Any) -> Results:
+    """What each arm recorded, of axes [seed[, step[, layer[, choice]]]], by name; zero where one lacks it."""
+    every, variables = list(recorded.values()), {}
     for name in dict.fromkeys(name for own in every for name in own):
-        values = np.stack([own.get(name, first.size * 0) for own in every])
+        values = np.stack([own.get(name, every[0]["size"] * 0) for own in every])
         variables[name] = (("arm", "seed", "step", "layer", "choice")[: values.ndim], values)
-    for name in ("compile_seconds", "run_seconds"):
-        variables[name] = (("arm",), [getattr(own, name) for own in swept.values()])
-    layers = np.arange(first.size.shape[-1])
-    coords = {"arm": list(swept), "seed": np.array(rows), "step": steps, "layer": layers}
-    choices = {"choice": list(first.choice_share)} if first.choice_share else {}
-    return xr.Dataset(variables, coords=coords | choices)
-
-
-def _recorded(swept: Swept) -> dict[str, np.ndarray]:
-    """What is known of the runs of an arm, by name; axes seed[, step[, layer[, choice]]]."""
-    records = {name: getattr(swept.records, name) for name in StepRecord.__dataclass_fields__}
-    terms, monitor, shares = (records.pop(name) for name in ("terms", "monitor", "choice_share"))
-    found = records | terms | monitor
-    found["active_parameters"] = np.asarray(_count_parameters(swept.state.net))
-    found["diverged_at"] = np.asarray(swept.state.diverged_at)
-    return found | ({"choice_share": np.stack(list(shares.values()), -1)} if shares else {})
+    coords |= {"arm": list(recorded), "layer": np.arange(variables["size"][1].shape[-1])}
+    return xr.Dataset(variables, coords={name: np.array(own) for name, own in coords.items()})
 
 
 def record_fits(histories: Mapping[str, History], *, task: str, capacity: Sequence[int]) -> RunRecord:
     """What `n3.fit` recorded of many runs, for the statistics and figures of experiments.
 
-    `summarise`, `table` and `figures` take it; its test samples are the validation data of the fits.
-
-    Args:
-        histories: By arm (`growing`, `static`, ...): of as many runs each, paired by their place, of the same
-            steps and groups, with validation data.
-        task: What the runs learn, for titles.
-        capacity: Units of each group before training.
+    `summarise`, `table` and `figures` take it; its test samples are the validation data of the fits. The
+    histories, by arm (`growing`, `static`, ...), are of as many runs each, paired by their place, of the same
+    steps and groups, with validation data. `task` says in titles what the runs learn; `capacity` holds the
+    units of each group before training.
 
     Raises:
         ValueError: If a history is of a single run or has no validation data, or an arm is unknown.
     """
     first = next(iter(histories.values()))
-    is_single = any(own.train_loss.ndim == 1 or own.validation_loss is None for own in histories.values())
-    if is_single:
+    if any(own.train_loss.ndim == 1 or own.validation_loss is None for own in histories.values()):
         raise ValueError("`histories` must be of many runs each, with validation data.")
-    monitor = tuple(first.monitor)
+    seeds = range(len(first.train_loss))
     experiment = Experiment(
         network=NetworkConfig(method="information", capacity=tuple(capacity)),
-        run=RunConfig(arms=tuple(histories), seeds=tuple(range(len(first.train_loss))), monitor=monitor),
+        run=RunConfig(arms=tuple(histories), seeds=tuple(seeds), monitor=tuple(first.monitor)),
     )
-    is_classes = first.validation_accuracy is not None
-    over = {"train_loss": "train_loss", "test_loss": "validation_loss"}
-    variables: dict[str, Any] = {
-        name: (("arm", "seed", "step"), np.stack([getattr(own, field) for own in histories.values()]))
-        for name, field in over.items()
-    }
-    accuracy = [own.validation_accuracy for own in histories.values()]
-    metric = np.stack(accuracy) if is_classes else np.sqrt(np.maximum(variables["test_loss"][1], 0.0))
-    variables["test_metric"] = (("arm", "seed", "step"), metric)
-    of_layers = {"size": [own.sizes for own in histories.values()]}
-    of_layers |= {name: [own.monitor[name] for own in histories.values()] for name in monitor}
-    for name, values in of_layers.items():
-        variables[name] = (("arm", "seed", "step", "layer"), np.stack(values))
-    for name, field in {"active_parameters": "parameters", "diverged_at": "diverged_at"}.items():
-        variables[name] = (("arm", "seed"), np.stack([getattr(own, field) for own in histories.values()]))
-    seconds = np.full(len(histories), np.nan)
-    variables |= {"compile_seconds": ("arm", seconds), "run_seconds": ("arm", seconds)}
-    coords = {"arm": list(histories), "seed": np.arange(len(first.train_loss)), "step": first.step}
+    is_classes, recorded = first.validation_accuracy is not None, {}
+    for arm, own in histories.items():
+        losses = {"train_loss": own.train_loss, "test_loss": own.validation_loss}
+        rmse = None if is_classes else np.sqrt(np.maximum(own.validation_loss, 0.0))
+        recorded[arm] = losses | {"test_metric": own.validation_accuracy if is_classes else rmse}
+        recorded[arm] |= {"size": own.sizes, **{name: own.monitor[name] for name in first.monitor}}
+        recorded[arm] |= {"active_parameters": own.parameters, "diverged_at": own.diverged_at}
+        recorded[arm] |= {"compile_seconds": np.nan, "run_seconds": np.nan}
     facts = {"task": task, "kind": "classification" if is_classes else "regression", "device": device_name()}
     facts |= {"metric": "accuracy" if is_classes else "rmse", "wall_seconds": np.nan}
-    results = xr.Dataset(variables, coords=coords | {"layer": np.arange(len(first.layers))}, attrs=facts)
+    results = _over_arms(recorded, seed=seeds, step=first.step).assign_attrs(facts)
     return RunRecord(experiment=experiment, results=results, directory=None)
 
 
 def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) -> Results:
-    """Take one dimension apart into several.
-
-    Args:
-        results: Any data set.
-        dimension: A dimension whose items are all combinations of the axes' labels; the last moves fastest.
-        axes: Labels of each new dimension by its name, which may be the old one's.
-    """
-    sizes, variables = [*map(len, axes.values())], dict(results.drop_vars(dimension).variables)
-    for name, old in variables.items():
-        if dimension in old.dims:
-            place = old.dims.index(dimension)
-            dims = (*old.dims[:place], *axes, *old.dims[place + 1 :])
-            shape = (*old.shape[:place], *sizes, *old.shape[place + 1 :])
-            variables[name] = (dims, old.values.reshape(shape))
+    """Take a dimension apart into several: its items are all combinations of labels, the last moves fastest."""
+    sizes, variables = {name: len(labels) for name, labels in axes.items()}, {}
+    for name, old in results.drop_vars(dimension).variables.items():
+        dims = [new for own in old.dims for new in (axes if own == dimension else (own,))]
+        shape = [(dict(old.sizes) | sizes)[own] for own in dims]
+        variables[name] = (dims, old.values.reshape(shape), old.attrs)
     labels = {name: np.asarray(list(values)) for name, values in axes.items()}
     return xr.Dataset(variables, attrs=results.attrs).assign_coords(labels)
 
@@ -151,17 +123,13 @@ class RunDirectory:
 
     @classmethod
     def create(cls, experiment: Experiment) -> "RunDirectory":
-        """A new folder that holds `config.json`.
-
-        Args:
-            experiment: Names the folder by `run.out` and `run.name`.
+        """A new folder that holds `config.json`, named by `run.out` and `run.name`.
 
         Raises:
             FileExistsError: If the folder is there already and holds anything.
             OSError: If the folder cannot be made.
         """
-        run = experiment.run
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+        run, stamp = experiment.run, time.strftime("%Y%m%d-%H%M%S")
         name = run.name or f"{experiment.task.task}-{experiment.network.method}-{stamp}-{os.getpid()}"
         path = Path(run.out) / name
         path.mkdir(parents=True, exist_ok=True)
@@ -194,11 +162,7 @@ class RunDirectory:
             self.write(f"figures/{name}.png", content.getvalue())
 
     def seal(self, facts: Mapping[str, Any]) -> None:
-        """Write `manifest.json`: versions, commit, command line, and the sha256 of every output.
-
-        Args:
-            facts: What the run itself knows: its device, and its wall, compile and CPU seconds.
-        """
+        """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256."""
         files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != "manifest.json")
         sums = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv}
@@ -206,17 +170,11 @@ class RunDirectory:
 
 
 def read(directory: str | Path) -> RunRecord:
-    """The record of a finished experiment.
-
-    Args:
-        directory: A run directory of one experiment; of a sweep see `read_results`.
-
-    Returns:
-        Its resolved experiment and its results, in memory.
+    """The resolved experiment and the results, in memory, of one experiment's run directory.
 
     Raises:
         FileNotFoundError: If the folder lacks `config.json` or `results.nc`.
-        ValueError: If its configuration is not valid, or the folder is a sweep's.
+        ValueError: If its configuration is not valid, or the folder is a sweep's (see `read_results`).
     """
     directory = Path(directory)
     if (directory / "study.json").exists():
@@ -239,26 +197,19 @@ def device_name() -> str:
 
 
 def _git_state() -> dict[str, Any]:
-    def ask(*words: str) -> str | None:
+    answers = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         try:
             answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)
+            answers.append(answer.stdout.strip() if answer.returncode == 0 else None)
         except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    commit, changes = ask("rev-parse", "HEAD"), ask("status", "--porcelain")
+            answers.append(None)
+    commit, changes = answers
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: GrowingMLP) -> None:
-    """Write the networks of an arm, and what it takes to lay them out again.
-
-    Args:
-        directory: The run directory.
-        arm: The arm.
-        recipe: The program that trained it.
-        nets: Its networks, with a first axis of seeds; their capacity counts, not the recipe's.
-    """
+    """Write the networks of an arm, a row a seed, with their recipe; their own capacity counts."""
     plain = replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
     directory.write(f"models/{arm}.safetensors", to_bytes(nets))
     directory.write_json(f"models/{arm}.json", asdict(plain))
@@ -267,24 +218,14 @@ def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: Growin
 def load(
     directory: str | Path, *, compact: bool = False
 ) -> dict[str, list[GrowingMLP]] | dict[str, list[CompactMLP]]:
-    """The trained networks of a run directory.
-
-    Args:
-        directory: What `run` left.
-        compact: Whether to return each as the plain network of its participating units (`n3.compact`).
-
-    Returns:
-        For each arm the network of each seed, in the order of the seeds.
+    """The trained networks of a run's folder by arm, one a seed; `compact` makes them plain (`n3.compact`).
 
     Raises:
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged or holds another network.
     """
-    experiment = Experiment.load(Path(directory) / "config.json")
-    nets = {
-        arm: _load_arm(Path(directory) / "models", arm, len(experiment.run.seeds))
-        for arm in experiment.run.arms
-    }
+    run, models = Experiment.load(Path(directory) / "config.json").run, Path(directory) / "models"
+    nets = {arm: _load_arm(models, arm, len(run.seeds)) for arm in run.arms}
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
@@ -303,16 +244,11 @@ def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
 
 
 def with_structure(results: Results, staged: Mapping[str, Staged], capacity: Sequence[int]) -> Results:
-    """The results of an experiment with what its stages did; as they are where there were none.
+    """The results of all arms with what the stages of some did; as they are where there were none.
 
-    Args:
-        results: Of all arms.
-        staged: The arms that were trained in stages.
-        capacity: Units allocated in each hidden layer, which the other arms keep.
-
-    Returns:
-        The results with `structure_action` over arm, seed and `look` (as numbered there), `structure_capacity`
-        over arm, look and layer, and the counts over all arms, which may share programs, as attributes.
+    Added are `structure_action` over arm, seed and `look` (as numbered there), `structure_capacity` over arm,
+    look and layer, and as attributes the counts over all arms, which may share programs. Arms that were not
+    trained in stages keep `capacity`, the units allocated in each hidden layer.
     """
     if not staged:
         return results
@@ -326,12 +262,10 @@ def with_structure(results: Results, staged: Mapping[str, Staged], capacity: Seq
     told = {"codes": ", ".join(f"{code} {action}" for code, action in enumerate(ACTIONS))}
     counts = decisions.count_actions([decision for own in staged.values() for decision in own.decisions])
     programs = frozenset().union(*(own.programs for own in staged.values()))
-    named = {
-        "structure_action": (("arm", "seed", "look"), actions, told),
-        "structure_capacity": (("arm", "look", "layer"), units),
-    }
     attributes = {f"structure_{name}": count for name, count in (*counts.items(), ("programs", len(programs)))}
-    return results.assign(named).assign_coords(look=looks).assign_attrs(attributes)
+    results = results.assign(structure_action=(("arm", "seed", "look"), actions, told))
+    results = results.assign(structure_capacity=(("arm", "look", "layer"), units))
+    return results.assign_coords(look=looks).assign_attrs(attributes)
 
 
 def structure_log(staged: Mapping[str, Staged]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Run: from a configuration to a run directory, the whole way from top to bottom, as a study of one cell."""
 
+import itertools
 import math
 import sys
 import time
@@ -28,7 +29,7 @@ from n3.training import decisions
 from n3.training.decisions import Staged
 from n3.training.progress import Progress
 from n3.training.restructure import Rules, train_in_stages
-from n3.training.step import Hypers, Problem, Recipe, TrainState, init
+from n3.training.step import Recipe, init
 from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
@@ -42,19 +43,12 @@ def run(
     has_figures: bool = True,
     quiet: bool = False,
 ) -> RunRecord:
-    """Train every arm of an experiment and leave a run directory.
+    """Train every arm of an experiment, whose fields at None take usual values, and leave a run directory.
 
-    Args:
-        experiment: What to run; fields at `None` take the method's usual values.
-        importance: A function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
-            that returns each unit's importance, in the price's unit: by it method `information` sizes, and
-            `monitor` importance sums it over the participating units of every arm, and `prune` judges units;
-            None: the information that a unit adds about the target.
-        has_figures: Whether to draw `figures/*.png` too.
-        quiet: Whether to show no progress.
-
-    Returns:
-        The labelled results, with the run directory in which they lie.
+    `importance` is a function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
+    that returns each unit's importance, in the price's unit: by it method `information` sizes, and `monitor`
+    importance sums it over the participating units of every arm, and `prune` judges units; None: the
+    information that a unit adds about the target. `has_figures` asks for `figures/*.png` too.
 
     Raises:
         ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
@@ -70,14 +64,17 @@ def run(
     data, held = load_splits(experiment)
     if importance is not None:
         check_importance(importance, jnp.asarray(data[0].train_inputs), jnp.asarray(data[0].train_targets))
-    recipes = {
-        arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in experiment.run.arms
-    }
+    names = experiment.run.arms
+    recipes = {arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in names}
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
         print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
-    how = {"rules": _rules_of(experiment, data, held, importance), "devices": devices, "quiet": quiet}
-    trained = train_cells([experiment], recipes, [data], held=held, **how)
+    how, rules = {"held": held, "devices": devices, "quiet": quiet}, {}
+    if experiment.structure.structure_every is not None:
+        own = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
+        own |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
+        rules = {arm: Rules(arm=arm, **own) for arm in names if arm in SIZED}
+    trained = train_cells([experiment], recipes, [data], rules=rules, **how)
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
     directory.write_results(found)
@@ -86,11 +83,11 @@ def run(
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
-    _warn_of_blindness(trained.swept)
-    facts = {
-        "device": found.attrs["device"],
-        "seconds": {n: found.attrs[f"{n}_seconds"] for n in ("wall", "compile", "cpu")},
-    }
+    gaps = {arm: own.records.monitor.get("gap") for arm, own in trained.swept.items()}
+    if warning := blindness({arm: gap[:, -1] for arm, gap in gaps.items() if gap is not None}):
+        print(f"warning: {warning}", file=sys.stderr)
+    seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
+    facts = {"device": found.attrs["device"], "seconds": seconds}
     directory.seal(facts)
     if has_figures:
         from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
@@ -123,7 +120,8 @@ def describe(experiment: Experiment) -> str:
     for arm in experiment.run.arms:
         recipe = arms.recipe_of(experiment, arm, data[0])
         hypers = arms.hypers_of(tried[0], arm, data=data, active=None)
-        state = eqx.filter_eval_shape(_first_state, recipe, hypers, problem)
+        own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (hypers, problem))
+        state = eqx.filter_eval_shape(init, recipe, *own, key=jr.key(0))
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         total += _bytes(state) * runs[arm]
         lines.append(
@@ -131,10 +129,8 @@ def describe(experiment: Experiment) -> str:
             f"controller {recipe.controller}, {weights} weights allocated a run"
         )
     if experiment.structure.structure_every is not None:
-        capacity = experiment.network.capacity or ()
-        lines.append(
-            decisions.describe_structure(experiment.structure, steps or 0, capacity, experiment.run.arms)
-        )
+        own = steps or 0, experiment.network.capacity or (), experiment.run.arms
+        lines.append(decisions.describe_structure(experiment.structure, *own))
     lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
     return "\n".join(lines)
 
@@ -181,10 +177,9 @@ def grid_of(data: Dataset) -> Float[np.ndarray, "points in_size"]:
     """Inputs for figures, in their own units: a line or a square over the training inputs, else no points."""
     if data.in_size > 2:
         return np.zeros((0, data.in_size))
-    own = data.input_scaler.inverse(data.train_inputs)
-    side = {1: 256, 2: 64}[data.in_size]
-    axes = [np.linspace(column.min(), column.max(), side) for column in own.T]
-    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="xy")], axis=1)
+    own, side = data.input_scaler.inverse(data.train_inputs), {1: 256, 2: 64}[data.in_size]
+    axes = np.meshgrid(*np.linspace(own.min(axis=0), own.max(axis=0), side).T, indexing="xy")
+    return np.stack([axis.ravel() for axis in axes], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,19 +203,13 @@ def train_cells(
     devices: Sequence[Device] | None = None,
     quiet: bool = False,
 ) -> TrainedArms:
-    """Train every arm of experiments that share its program, all of its runs side by side.
+    """Train every arm of resolved experiments that share its program, all of its runs side by side.
 
     A path of prices makes of a cell one for each price. Then the growing arm comes first, and the others have
-    the price that is kept. `equal-size` comes last: it has the growing arm's final sizes.
-
-    Args:
-        cells: Resolved, of equal arms, seeds and steps; one alone where it has a path or changes structure.
-        recipes: The program of each arm.
-        data: The data set of each seed, cell by cell.
-        held: The samples that each seed holds out, as its test samples, by which a price is kept.
-        rules: By what an arm changes its structure; the others do not.
-        devices: As for `sweep`.
-        quiet: Whether to show no progress.
+    the price that is kept, by the samples that each seed holds out, `held`, as its test samples. `equal-size`
+    comes last: it has the growing arm's final sizes. The cells have equal arms, seeds and steps, and `data` the
+    data set of each seed, cell by cell; a cell with a path, or with `rules` by which an arm changes its
+    structure, is alone.
     """
     stops, path, active = arms.stops_of(cells[0]), None, [None] * len(cells)
     keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(cells[0].run.seeds))] * len(cells))
@@ -249,43 +238,29 @@ def train_cells(
         if arm == "growing" and "equal-size" in recipes:
             active = np.split(np.asarray(_active_units(swept[arm].state.net)), len(cells))
         seconds[arm] = time.process_time() - started
-    in_order = {arm: swept[arm] for arm in recipes}
-    return TrainedArms(swept=in_order, cpu_seconds=seconds, staged=staged, path=path)
+    swept = {arm: swept[arm] for arm in recipes}
+    return TrainedArms(swept=swept, cpu_seconds=seconds, staged=staged, path=path)
 
 
 _active_units = jax.jit(jax.vmap(metrics.active_units))
 
 
-def _rules_of(
-    experiment: Experiment, data: Sequence[Dataset], held: Sequence[Dataset], importance: Importance | None
-) -> dict[str, Rules]:
-    """By what those arms change their structure that do."""
-    if experiment.structure.structure_every is None:
-        return {}
-    how = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
-    how |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
-    return {arm: Rules(arm=arm, **how) for arm in experiment.run.arms if arm in SIZED}
-
-
 def _labelled(
     experiment: Experiment, trained: TrainedArms, data: Sequence[Dataset], started: tuple[float, float]
 ) -> Results:
-    """The results of all arms by name, with what they took since `started` (wall and CPU seconds).
-
-    Returns:
-        What `results.label` gives; in their own units the samples of the first seed, and over `shown_seed`,
-        `point` and `output` the predictions of the first seeds' networks at the inputs `grid`; what a path of
-        prices and changes of structure add; as attributes, facts about the task and the machine.
-    """
-    one, shown, grid = data[0], data[:SHOWN], grid_of(data[0])
-    seeds, steps = experiment.run.seeds, arms.stops_of(experiment)
-    found = results.label(trained.swept, rows=seeds, steps=steps)
-    predictions = np.stack([_predictions(own, shown, grid) for own in trained.swept.values()])
-    found["prediction"] = (("arm", "shown_seed", "point", "output"), predictions)
-    found["grid"] = (("point", "input"), grid)
-    found = found.assign(_own_units(one)).assign_coords(
-        shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names)
+    """The results of all arms, with predictions in the target's own unit or as logits, and what they took."""
+    one, shown, grid, seeds = data[0], data[:SHOWN], grid_of(data[0]), experiment.run.seeds
+    scaled = jnp.stack([jnp.asarray(each.input_scaler.transform(grid), jnp.float32) for each in shown])
+    trees = [jax.tree.map(lambda leaf: leaf[: len(shown)], own.state.net) for own in trained.swept.values()]
+    scale = np.stack([each.target_scale for each in shown])[:, None]
+    offset = np.stack([each.target_offset for each in shown])[:, None]
+    predictions = np.stack([_outputs(nets, scaled) for nets in trees]) * scale + offset
+    found = results.label(trained.swept, rows=seeds, steps=arms.stops_of(experiment)).assign(
+        prediction=(("arm", "shown_seed", "point", "output"), predictions),
+        grid=(("point", "input"), grid),
+        **_own_units(one),
     )
+    found = found.assign_coords(shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names))
     found = found.assign_attrs(
         task=experiment.task.task,
         kind=one.kind,
@@ -302,44 +277,18 @@ def _labelled(
     return results.with_structure(found, trained.staged, experiment.network.capacity or ())
 
 
-def _predictions(
-    swept: Swept, data: Sequence[Dataset], grid: Float[np.ndarray, "points in_size"]
-) -> Float[np.ndarray, "shown points out_size"]:
-    """Outputs of the first networks on the grid, in the target's own unit or as logits."""
-    scaled = jnp.stack([jnp.asarray(one.input_scaler.transform(grid), jnp.float32) for one in data])
-    nets = jax.tree.map(lambda leaf: leaf[: len(data)], swept.state.net)
-    outputs = zip(np.asarray(_outputs(nets, scaled)), data, strict=True)
-    return np.stack([own * one.target_scale + one.target_offset for own, one in outputs])
-
-
 _outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))
 
 
 def _own_units(data: Dataset) -> dict[str, tuple[tuple[str, str], np.ndarray]]:
     """The samples of both splits in their own units, classes by number, as variables of `results.nc`."""
-
-    def values(split: str, side: str) -> np.ndarray:
+    found, scalers = {}, {"inputs": data.input_scaler, "targets": data.target_scaler}
+    for split, (side, scaler) in itertools.product(("train", "test"), scalers.items()):
         scaled = np.asarray(getattr(data, f"{split}_{side}"), float)
-        if side == "targets" and scaled.shape[1] > 1 and data.kind == "classification":
-            return scaled.argmax(1, keepdims=True).astype(float)
-        return (data.input_scaler if side == "inputs" else data.target_scaler).inverse(scaled)
-
-    return {
-        f"{split}_{side}": ((f"{split}_sample", f"{side}_feature"), values(split, side))
-        for split in ("train", "test")
-        for side in ("inputs", "targets")
-    }
-
-
-def _warn_of_blindness(swept: Mapping[str, Swept]) -> None:
-    monitors = {arm: own.records.monitor for arm, own in swept.items()}
-    found = blindness({arm: own["gap"][:, -1] for arm, own in monitors.items() if "gap" in own})
-    if found:
-        print(f"warning: {found}", file=sys.stderr)
-
-
-def _first_state(recipe: Recipe, hypers: Hypers, problem: Problem) -> TrainState:
-    return init(recipe, *jax.tree.map(lambda leaf: leaf[0], (hypers, problem)), key=jr.key(0))
+        is_codes = side == "targets" and scaled.shape[1] > 1 and data.kind == "classification"
+        own = scaled.argmax(1, keepdims=True).astype(float) if is_codes else scaler.inverse(scaled)
+        found[f"{split}_{side}"] = ((f"{split}_sample", f"{side}_feature"), own)
+    return found
 
 
 def _bytes(tree) -> int:

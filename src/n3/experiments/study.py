@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,47 +58,38 @@ def plan_groups(study: Study) -> list[CellGroup]:
         alike.setdefault(_program_of(cell), []).append(index)
     for (*_, size), cells in alike.items():
         most = max(1, min(MOST_RUNS, MOST_BYTES // size))
-        if len(seeds) > most:
-            parts = [((cell,), part) for cell in cells for part in _parts(seeds, most)]
-        else:
-            parts = [(part, seeds) for part in _parts(tuple(cells), most // len(seeds))]
-        groups += [CellGroup(cells=each, seeds=own) for each, own in parts]
+        parts = _parts(cells, max(1, most // len(seeds)))
+        groups += [CellGroup(cells=own, seeds=part) for own in parts for part in _parts(seeds, most)]
     return groups
 
 
 def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
-    cells, experiments, programs = len(study.cells), study.experiments(), set()
-    for group in groups:
-        shapes, own, *_ = _program_of(experiments[group.cells[0]])
-        programs |= {(shapes, arm, len(group.cells) * len(group.seeds)) for arm in own}
+    cells, experiments, programs, lines = len(study.cells), study.experiments(), set(), []
+    for index, group in enumerate(groups):
+        first, size = experiments[group.cells[0]], (len(group.cells), len(group.seeds))
+        shapes, own, *_ = _program_of(first)
+        programs |= {(shapes, arm, math.prod(size)) for arm in own}
+        parts = [f"group {index:04d}  {size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
+        for name in study.cells[0]:
+            values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
+            parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
+        lines.append("; ".join(parts))
     runs = cells * len(arms) * len(seeds)
-    lines = [f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"]
-    lines += [f"group {index:04d}  {_group_line(study, group)}" for index, group in enumerate(groups)]
-    return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+    plan = f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"
+    return "\n".join([plan, *lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
 
 
 def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", quiet: bool = False) -> Results:
-    """Train all arms of a group.
+    """Train all arms of one group of a study, on a device as in `RunConfig`; ValueError where it is absent.
 
-    Args:
-        study: The study.
-        group: One of its groups.
-        device: Device to compute on, as in `RunConfig`.
-        quiet: Whether to show no progress.
-
-    Returns:
-        Records of the runs over `cell`, `arm`, `seed`, `step` and `layer`; `confusion` where the study counts
-        it; compile, run and CPU seconds over `arm`.
-
-    Raises:
-        ValueError: If the device is not there.
+    The records lie over `cell`, `arm`, `seed`, `step` and `layer`; with them are `confusion` where the study
+    counts it, and compile, run and CPU seconds over `arm`.
     """
     experiments, devices = study.experiments(), find_devices(device)
-    cells = [
-        replace(one, run=replace(one.run, seeds=group.seeds)) for one in (experiments[c] for c in group.cells)
-    ]
+    cells = [experiments[cell] for cell in group.cells]
+    cells = [replace(cell, run=replace(cell.run, seeds=group.seeds)) for cell in cells]
     loaded = {task: load_data(cell) for task, cell in {cell.task: cell for cell in cells}.items()}
     data = [loaded[cell.task] for cell in cells]
     recipes = {arm: recipe_of(cells[0], arm, data[0][0]) for arm in cells[0].run.arms}
@@ -125,19 +117,9 @@ def _program_of(cell: Experiment) -> tuple[Any, ...]:
     return shapes, arms, tuple(stops_of(cell).tolist()), size
 
 
-def _parts(whole: tuple, most: int) -> list[tuple]:
-    """The tuple in as few parts as `most` items each allow, nearly equal in length."""
-    count = -(-len(whole) // most)
-    return [tuple(part.tolist()) for part in np.array_split(np.array(whole), count)]
-
-
-def _group_line(study: Study, group: CellGroup) -> str:
-    steps = study.experiments()[group.cells[0]].training.steps
-    parts = [f"{len(group.cells)} cells x {len(group.seeds)} seeds x {steps} steps"]
-    for name in study.cells[0]:
-        values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
-        parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
-    return "; ".join(parts)
+def _parts(whole: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """In as few parts as `most` items each allow, nearly equal in length."""
+    return [tuple(part.tolist()) for part in np.array_split(whole, -(-len(whole) // most))]
 
 
 def _confusions(
@@ -158,19 +140,13 @@ def _confusions(
     return ("arm", "cell", "seed", "true_class", "predicted_class"), counts.reshape(shape)
 
 
-def _count(row: PyTree) -> Int[Array, "classes classes"]:
-    net, x, y = row
-    return metrics.confusion_matrix(net.batch(x), y)
-
-
-_count_classes = jax.jit(lambda *rows: jax.lax.map(_count, rows, batch_size=64))
+@jax.jit
+def _count_classes(*rows: PyTree) -> Int[Array, "runs classes classes"]:
+    return jax.lax.map(lambda row: metrics.confusion_matrix(row[0].batch(row[1]), row[2]), rows, batch_size=64)
 
 
 def prepare_study(study: Study, directory: Path) -> int:
-    """Make the folder of a study, or find that it holds this very study.
-
-    Returns:
-        The number of its groups.
+    """Make the folder of a study, or find that it holds this very study; the number of the study's groups.
 
     Raises:
         FileExistsError: If the folder holds something else.
@@ -186,13 +162,7 @@ def prepare_study(study: Study, directory: Path) -> int:
 
 
 def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool = False) -> None:
-    """Train one group of a prepared study and leave its results; a finished one stays as it is.
-
-    Args:
-        directory: The study's folder.
-        index: The group's place in the plan.
-        device: Device to compute on, as in `RunConfig`.
-        quiet: Whether to show no progress.
+    """Train one group of a prepared study, by its place in the plan, for its folder; a finished one stays.
 
     Raises:
         ValueError: If the device is not there, or the group's results are damaged.
@@ -201,7 +171,7 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
     folder = Path(directory)
     if is_finished(folder, index):
         return
-    study = _study_in(folder)
+    study = Study.from_json((folder / "study.json").read_text())
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
     _write(_folder(folder, index), results.assign(seconds))
@@ -225,29 +195,27 @@ def is_finished(directory: Path, index: int) -> bool:
 def collect_study(directory: Path) -> Results:
     """Join the results of a study whose groups are all finished, and leave `results.nc` and `manifest.json`.
 
-    Returns:
-        The records of all runs, over one dimension a setting (where the cells are no full grid: over `cell`,
-        with the settings as coordinates), `arm`, `seed`, `step` and `layer`; seconds over `group` and `arm`.
-        NaN where a seed was not run or a step not recorded.
+    The records of all runs lie over one dimension a setting (where the cells are no full grid: over `cell`,
+    with the settings as coordinates), `arm`, `seed`, `step` and `layer`; seconds over `group` and `arm`. NaN
+    where a seed was not run or a step not recorded.
 
     Raises:
         FileNotFoundError: If a group is not finished.
         ValueError: If the results of a group are damaged.
     """
-    study = _study_in(directory)
+    study = Study.from_json((directory / "study.json").read_text())
     indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:
         raise FileNotFoundError(f"{directory}: groups {missing} are not finished.")
     parts = [read_results(_folder(directory, index)) for index in indices]
-    run, places = study.base.run, np.arange(len(study.cells))
-    results = join(parts).sel(cell=places, seed=list(run.seeds), arm=list(run.arms))
+    run, cells = study.base.run, study.cells
+    results = join(parts).sel(cell=range(len(cells)), seed=list(run.seeds), arm=list(run.arms))
     if study.axes:
         results = unfold(results, "cell", {axis.name: grid.setting_labels(axis.values) for axis in study.axes})
     else:
-        names = study.cells[0]
-        settings = {name: ("cell", grid.setting_labels([cell[name] for cell in study.cells])) for name in names}
-        results = results.assign_coords(settings)
+        labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
+        results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
     _write(directory, results)
     return results
 
@@ -288,12 +256,7 @@ def _folder(directory: Path, index: int) -> Path:
     return directory / "groups" / f"{index:04d}"
 
 
-def _study_in(directory: Path) -> Study:
-    return Study.from_json((directory / "study.json").read_text())
-
-
 def _write(folder: Path, results: Results) -> None:
-    """Leave `results.nc` and `manifest.json`."""
     own, device = RunDirectory(folder), results.attrs.get("device", device_name())
     own.write_results(results)
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}

@@ -9,16 +9,7 @@ SCALARS = ("train_loss", "test_loss", "test_metric", "size")
 
 
 def check_log_dir(log_dir: str | Path, arms: tuple[str, ...]) -> None:
-    """Refuse what `write_events` could not do, before anything is computed.
-
-    Args:
-        log_dir: Folder that is to receive a sub-folder an arm.
-        arms: The arms.
-
-    Raises:
-        ModuleNotFoundError: If tensorboardx is not installed.
-        FileExistsError: If the sub-folder of an arm is there already and holds anything.
-    """
+    """Refuse what `write_events` could not do, before anything is computed, with its errors."""
     _writer()
     for path in (Path(log_dir) / arm for arm in arms):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -26,40 +17,27 @@ def check_log_dir(log_dir: str | Path, arms: tuple[str, ...]) -> None:
 
 
 def write_events(record: RunRecord, log_dir: str | Path) -> None:
-    """Write the median over the seeds of every recorded scalar, a sub-folder an arm.
+    """Write the median over the seeds of every recorded scalar to `log_dir`, a sub-folder an arm.
 
     Tags are the names in `results.nc`; of what each layer has, `size/layer-1` and so on. Units are those of
     `results.nc`. Runs that are not finite at a step do not count there; where none is, nothing is written.
-
-    Args:
-        record: A finished experiment.
-        log_dir: Folder for the sub-folders, made where it is missing.
 
     Raises:
         ModuleNotFoundError: If tensorboardx is not installed.
         FileExistsError: If the sub-folder of an arm is there already and holds anything.
         OSError: If a file cannot be written.
     """
-    arms = record.experiment.run.arms
+    names, arms = (*SCALARS, *record.experiment.run.monitor), record.experiment.run.arms
     check_log_dir(log_dir, arms)
-    medians = _medians(record)
+    medians = {name: bands(record.results, name)["median"] for name in names}
     for arm in arms:
         with _writer()(str(Path(log_dir) / arm)) as writer:
-            for tag, every in medians.items():
-                known = every.sel(arm=arm).dropna("step")
-                for step, value in zip(known["step"].values.tolist(), known.values.tolist(), strict=True):
-                    writer.add_scalar(tag, value, step)
-
-
-def _medians(record: RunRecord) -> dict:
-    """Medians over the seeds, arrays of arm and step, by tag."""
-    found = {}
-    for name in (*SCALARS, *record.experiment.run.monitor):
-        median = bands(record.results, name)["median"]
-        layers = range(median.sizes.get("layer", 0))
-        own = {f"{name}/layer-{n + 1}": median.isel(layer=n) for n in layers}
-        found |= own or {name: median}
-    return found
+            for name, every in medians.items():
+                for layer in range(every.sizes.get("layer", 1)):
+                    known = every.sel(arm=arm).isel(layer=layer, missing_dims="ignore").dropna("step")
+                    tag = f"{name}/layer-{layer + 1}" if "layer" in every.dims else name
+                    for step, value in known.to_series().items():
+                        writer.add_scalar(tag, value, step)
 
 
 def _writer():

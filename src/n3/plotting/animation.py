@@ -54,30 +54,20 @@ SAMPLES = 500
 def animate_growth(
     trajectory: Trajectory, path: str | Path, *, frames_per_second: int = 12, dpi: int = 80
 ) -> Path:
-    """Write an animation of a trajectory run as a GIF that stays on its last frame for a second.
-
-    Args:
-        trajectory: The run.
-        path: The file.
-        frames_per_second: Frames shown in a second.
-        dpi: Dots per inch, of 9.6 by 4.6 inches.
-
-    Returns:
-        The file.
+    """Write a trajectory run, 9.6 by 4.6 inches, as a GIF that stays on its last frame for a second; its path.
 
     Raises:
         OSError: If it cannot be written.
     """
-    figure, path = Figure(figsize=(9.6, 4.6), layout="constrained"), Path(path)
+    figure, frames = Figure(figsize=(9.6, 4.6), layout="constrained"), len(trajectory.steps)
     writer = PillowWriter(fps=frames_per_second)
     with writer.saving(figure, str(path), dpi):
-        for frame in range(len(trajectory.steps)):
-            figure.clear()
-            draw_frame(figure, trajectory, frame)
+        for frame in range(frames + frames_per_second):
+            if frame < frames:
+                figure.clear()
+                draw_frame(figure, trajectory, frame)
             writer.grab_frame()
-        for _ in range(frames_per_second):
-            writer.grab_frame()
-    return path
+    return Path(path)
 
 
 def draw_frame(figure: Figure, trajectory: Trajectory, frame: int) -> None:
@@ -126,9 +116,8 @@ def draw_fit(fit: Axes, residual: Axes, trajectory: Trajectory, frame: int, *, c
     order, misses = np.argsort(trajectory.test_inputs[:, 0]), trajectory.residuals[frame:]
     fit.plot(inputs, targets, ".", color="#888888", markersize=4)
     fit.plot(trajectory.grid[:, 0], trajectory.predictions[frame, :, 0], color=colour)
-    fit.set(
-        ylabel=trajectory.target_name, title="training samples and prediction", ylim=_room(trajectory.targets)
-    )
+    fit.set(ylabel=trajectory.target_name, ylim=_room(trajectory.targets))
+    fit.set_title("training samples and prediction")
     residual.axhline(0, color="black", linewidth=0.8)
     residual.plot(trajectory.test_inputs[order, 0], misses[0, order, 0], ".-", color=colour, markersize=4)
     residual.set(xlabel=trajectory.input_names[0], ylabel="prediction\n- target", ylim=_room(misses))

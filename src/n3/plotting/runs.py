@@ -16,6 +16,7 @@ from n3.training.decisions import ACTIONS
 from n3.training.history import History
 
 _POINTS = 1000
+_LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def plot_losses(record: RunRecord) -> Figure:
@@ -51,10 +52,7 @@ def plot_information(record: RunRecord) -> Figure:
 
 
 def plot_final_losses(record: RunRecord) -> Figure:
-    """Share of runs whose final test loss is at most so much, for each arm; a dotted line marks the median.
-
-    A curve ends below 1 where runs diverged.
-    """
+    """Share of runs up to each final test loss, by arm, dotted at the median; below 1 where runs diverged."""
     axes = _one_panel(record)
     distribution = summary.final_distribution(record.results)
     for arm in arms_of(record):
@@ -165,15 +163,11 @@ MARKS = {"prune": ("v", "#D55E00"), "expand": ("^", "#009E73"), "rollback": ("x"
 def plot_structure(record: RunRecord) -> Figure:
     """Size of every run over optimiser steps, summed over layers, with the capacity of the program and changes.
 
-    Args:
-        record: A finished experiment with `structure_every`.
-
-    Returns:
-        A panel for each arm whose structure may change. A mark stands at the size last recorded before the
-        change, or at the end after it.
+    A panel for each arm whose structure may change. A mark stands at the size last recorded before the
+    change, or at the end after it.
 
     Raises:
-        ValueError: If there were no looks at the structure.
+        ValueError: If there were no looks at the structure: the experiment has no `structure_every`.
     """
     results = record.results
     if "look" not in results.sizes:
@@ -204,51 +198,34 @@ def plot_structure(record: RunRecord) -> Figure:
 def plot_participation(
     sizes: Float[ndarray, " sizes"], participation: Float[ndarray, "sizes units"], *, title: str
 ) -> Figure:
-    """Participation of each unit over the size: a ramp a unit, one after the other.
-
-    Args:
-        sizes: Sizes, in effective units, rising.
-        participation: Participation of each unit at each size, in `[0, 1]`.
-        title: Of the whole figure.
-    """
+    """Participation of each unit, in `[0, 1]`, over rising sizes in effective units: a ramp a unit."""
     figure = titled(title, 8.0, 3.5)
     axes = figure.subplots()
     axes.set_prop_cycle(color=style.CLASS_COLOURS)
-    for unit, ramp in enumerate(participation.T):
-        axes.plot(sizes, ramp, label=f"unit {unit}")
+    axes.plot(sizes, participation, label=[f"unit {unit}" for unit in range(participation.shape[1])])
     axes.set(xlabel="size (effective units)", ylabel="participation")
     return add_legend(figure, axes.get_lines())
 
 
 def plot_gains(gains: Float[ndarray, " units"], *, price: float, title: str) -> Figure:
-    """What each unit adds to those before it, against the price of a unit.
+    """What each unit, in order, adds to those before it, against the price of a unit; both in nats per sample.
 
-    Args:
-        gains: Information that each unit adds, nats per sample, in the order of the units; one of zero or less
-            lies below the figure.
-        price: What a unit must add to be kept, nats per sample.
-        title: Of the whole figure.
+    A gain of zero or less lies below the figure.
     """
     figure = titled(title, 8.0, 4.0)
     axes = figure.subplots()
-    marks = {"worth its price": COLOURS["growing"], "not worth it": "#999999"}
-    worth, idle = marks.values()
-    places, colours = range(1, len(gains) + 1), [worth if gain >= price else idle for gain in gains]
+    places, worth, idle = range(1, len(gains) + 1), COLOURS["growing"], "#999999"
+    colours = [worth if gain >= price else idle for gain in gains]
     axes.vlines(places, price, gains, color=colours, linewidth=1)
     axes.scatter(places, gains, c=colours, zorder=3)
     line = axes.axhline(price, color="black", linestyle="--", label=f"price, {price:.2g} nats")
     axes.set(xlabel="place of the unit", ylabel="what it adds (nats per sample)", yscale="log")
-    return add_legend(figure, [line, *(line_key(n, c, marker="o") for n, c in marks.items())])
+    marks = line_key("worth its price", worth, marker="o"), line_key("not worth it", idle, marker="o")
+    return add_legend(figure, [line, *marks])
 
 
 def plot_history(history: History, *, title: str, unit: str) -> Figure:
-    """Effective units of each group of layers, and the losses, over the steps of a fit.
-
-    Args:
-        history: What `n3.fit` recorded.
-        title: Of the whole figure.
-        unit: Unit of the losses.
-    """
+    """Effective units of each group of layers, and the losses (in `unit`), over the steps of a fit."""
     figure = titled(title, 10.0, 4.0)
     left, right = figure.subplots(1, 2)
     left.set_prop_cycle(color=style.CLASS_COLOURS)
@@ -263,15 +240,11 @@ def plot_history(history: History, *, title: str, unit: str) -> Figure:
 
 
 def figures(record: RunRecord) -> dict[str, Figure]:
-    """Every figure that fits the task.
+    """Every figure that fits a finished experiment, by name.
 
-    Args:
-        record: A finished experiment.
-
-    Returns:
-        `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of
-        prices; `choices` where layers chose their activation; `structure` where it changed; and `fit` for a
-        regression with one input, or `regions` for a classification with two.
+    `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of prices;
+    `choices` where layers chose their activation; `structure` where it changed; and `fit` for a regression with
+    one input, or `regions` for a classification with two.
     """
     results = record.results
     seen = results.attrs["kind"], results.sizes.get("input", 0)
@@ -301,7 +274,9 @@ def _draw_over_steps(axes, record, name, line=None, *, width=1.5, thinner=0.0):
         own = quartiles.isel(layer=layer, missing_dims="ignore")
         for below, arm in enumerate(arms_of(record)):
             thick = max(1.0, width - thinner * below)
-            draw_band(axes, steps, own.sel(arm=arm), COLOURS[arm], line or _layer_style(layer), width=thick)
+            draw_band(
+                axes, steps, own.sel(arm=arm), COLOURS[arm], line or _LAYER_STYLES[layer % 4], width=thick
+            )
     axes.set_xlabel("optimiser step")
     return quartiles
 
@@ -315,13 +290,8 @@ def _with_legend(axes, record, *keys) -> Figure:
 
 
 def _layer_keys(record):
-    """Entries of a legend for the layers, where there are several."""
     layers = record.results.sizes["layer"]
-    return [line_key(f"layer {n + 1}", linestyle=_layer_style(n)) for n in range(layers) if layers > 1]
-
-
-def _layer_style(layer):
-    return ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))[layer % 4]
+    return [line_key(f"layer {n + 1}", linestyle=_LAYER_STYLES[n % 4]) for n in range(layers) if layers > 1]
 
 
 def _seeds(record):

@@ -17,17 +17,10 @@ from n3.stats.summary import with_interval
 
 
 def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -> Figure:
-    """Histograms of final test losses, a panel a task; a dotted line marks each variant's median.
-
-    Args:
-        title: Of the whole figure.
-        panels: Histograms by task.
-        unit: Unit of the losses.
-    """
+    """Histograms of final test losses (in `unit`), a panel a task; dotted lines mark the variants' medians."""
     figure = titled(title, 9.0, 0.9 + 2.3 * len(panels))
-    for axes, (task, own) in zip(
-        figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
-    ):
+    columns = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, (task, own) in zip(columns, panels.items(), strict=True):
         draw_histogram(axes, own)
         axes.set(title=task, xlabel=f"final test loss ({unit})")
     return add_legend(figure, histogram_keys(next(iter(panels.values()))), place="center")
@@ -45,13 +38,7 @@ def draw_histogram(axes: Axes, histogram: Histogram) -> None:
 
 
 def plot_profiles(profiles: Mapping[str, Profile], *, title: str, unit: str) -> Figure:
-    """Share of runs whose final loss is at most so much, for each arm, with its pointwise interval.
-
-    Args:
-        profiles: Profiles by arm.
-        title: Of the whole figure.
-        unit: Unit of the losses.
-    """
+    """Share of runs whose final loss (in `unit`) is at most so much, by arm, with its pointwise interval."""
     figure = titled(title, 8.0, 4.0)
     axes = figure.subplots()
     for name, own in profiles.items():
@@ -71,14 +58,11 @@ def plot_confusion(counts: Int[ndarray, "classes classes"], *, title: str) -> Fi
 
 def draw_confusion(axes: Axes, counts: Int[ndarray, "classes classes"], *, title: str) -> None:
     """Draw a confusion matrix with its accuracy."""
-    rows = counts.sum(axis=1, keepdims=True)
-    shares = counts / rows.clip(min=1)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for true, row in enumerate(shares):
-        for predicted, share in enumerate(row):
-            told = f"{100 * share:.1f} %\n{counts[true, predicted]:,}"
-            colour = "white" if share > 0.5 else "black"
-            axes.text(predicted, true, told, ha="center", va="center", color=colour, fontsize=9)
+    for (true, predicted), share in np.ndenumerate(shares):
+        told, colour = f"{100 * share:.1f} %\n{counts[true, predicted]:,}", "white" if share > 0.5 else "black"
+        axes.text(predicted, true, told, ha="center", va="center", color=colour, fontsize=9)
     accuracy = counts.trace() / max(1, counts.sum())
     classes = range(len(counts))
     axes.set(xticks=classes, yticks=classes, xlabel="predicted class", ylabel="true class")
@@ -102,12 +86,9 @@ VARIANT_COLOURS = {
 
 
 def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Figure:
-    """Final loss over capacity: geometric means with quartiles, power laws with an offset, and plain slopes.
+    """Final loss (in `unit`) over capacity, a panel a learning rate.
 
-    Args:
-        title: Of the whole figure.
-        curves: Losses of each variant at each rate; a panel a rate.
-        unit: Unit of the losses.
+    Geometric means with quartiles, power laws with an offset, and plain slopes, for each variant.
     """
     rates = list(dict.fromkeys(curve.rate for curve in curves))
     figure = titled(title, 1.8 + max(5.5, 3.7 * len(rates)), 5.4)  # one panel has room for its legend
@@ -122,21 +103,17 @@ def plot_scaling(title: str, curves: Sequence[ScalingCurve], *, unit: str) -> Fi
     panels[0].set_ylabel(f"final test loss ({unit})")
     names = dict.fromkeys(curve.variant for curve in curves)
     marks = [line_key(name, VARIANT_COLOURS[name], marker="o") for name in names]
-    styles = {"power law with offset": "-", "straight line": ":"}
-    laws = [line_key(name, linestyle=style) for name, style in styles.items()]
     mean = line_key("geometric mean,\nquartiles over seeds", marker="o")
+    laws = [line_key("power law with offset", linestyle="-"), line_key("straight line", linestyle=":")]
     return add_legend(figure, [*marks, mean, *laws], place="center")
 
 
 def plot_parameters(
     title: str, curves: Sequence[AccuracyCurve], references: Mapping[str, tuple[float, float]]
 ) -> Figure:
-    """Accuracy over active parameters: means in bands of their 95 % interval, and published points.
+    """Accuracy over active parameters: means in bands of their 95 % interval, a line a curve.
 
-    Args:
-        title: Of the whole figure.
-        curves: A line each.
-        references: Parameters and accuracy of what others reached, by name.
+    Stars mark the parameters and accuracy of what others reached, `references` by name.
     """
     figure = titled(title, 8.5, 4.6)
     axes = figure.subplots()
@@ -150,21 +127,19 @@ def plot_parameters(
     axes.minorticks_off()
     axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    names = [curve.variant for curve in curves]
-    lines = [line_key(name, VARIANT_COLOURS[name], marker="o", linestyle="-") for name in names]
+    style = {"marker": "o", "linestyle": "-"}
+    lines = [line_key(own.variant, VARIANT_COLOURS[own.variant], **style) for own in curves]
     others = [line_key(name, marker="*", markersize=11) for name in references]
     return add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
 
 
 def _draw_curve(axes, curve):
-    colour = VARIANT_COLOURS[curve.variant]
+    colour, law = VARIANT_COLOURS[curve.variant], curve.law
     draw_bars(axes, curve.sizes, [curve.low, curve.mean, curve.high], colour, fmt="o", markersize=4)
-    if curve.law is None:
+    if law is None:
         return
-    sizes, law = np.geomspace(curve.sizes[0], curve.sizes[-1], 100), curve.law
-    for kind, own, loss, style in (
-        ("exponent", law.exponent, law.loss(sizes), "-"),
-        ("slope", law.slope, law.line(sizes), ":"),
-    ):
+    sizes = np.geomspace(curve.sizes[0], curve.sizes[-1], 100)
+    kinds = ("exponent", law.exponent, law.loss(sizes), "-"), ("slope", law.slope, law.line(sizes), ":")
+    for kind, own, loss, style in kinds:
         told = f"{curve.variant}: {kind} {with_interval(*own, form='.2f')}"
         axes.plot(sizes, loss, color=colour, linestyle=style, label=told)

@@ -66,8 +66,8 @@ def draw_regions(axes: Axes, classes: Any, grid: Any, inputs: Any, labels: Any, 
     side, shades = round(len(grid) ** 0.5), ListedColormap(class_colours(count)).with_extremes(under="white")
     style = {"cmap": shades, "vmin": 0, "vmax": count - 1}
     extent = np.stack([grid.min(axis=0), grid.max(axis=0)], axis=1).ravel()
-    classes = classes.reshape(side, side)
-    axes.imshow(classes, alpha=0.45, origin="lower", extent=extent, aspect="auto", **style)
+    place = {"origin": "lower", "extent": extent, "aspect": "auto"}
+    axes.imshow(classes.reshape(side, side), alpha=0.45, **place, **style)
     axes.scatter(*inputs.T, c=labels, s=6, edgecolors="black", linewidths=0.3, **style)
 
 

@@ -165,14 +165,14 @@ def test_a_damaged_network_is_named(tmp_path):
         n3.load(run.directory)
 
 
-def history(loss, sizes, **changes):
+def history(loss, sizes, *, sizes_of=2, **changes):
     """What four runs of a fit might have recorded at two steps."""
     own = {
         "step": np.array([50, 100]),
         "train_loss": np.full((4, 2), 2.0),
         "validation_loss": loss * np.array([[2.0, 1.0]] * 4),
         "validation_accuracy": None,
-        "sizes": np.broadcast_to(sizes, (4, 2, 2)).astype(float),
+        "sizes": np.broadcast_to(sizes, (4, 2, 2)).astype(float)[..., :sizes_of],
         "monitor": {"entropy": np.ones((4, 2, 2))},
         "parameters": np.full(4, 30.0),
         "layers": (".first", ".second"),
@@ -193,6 +193,23 @@ def test_fits_have_the_statistics_and_figures_of_experiments():
     assert summary["comparisons"][0]["wins"] == 3
     assert "growing / static" in n3.table(summary)
     assert set(n3.figures(record)) == {"loss", "size", "final-loss", "information"}
+
+
+def test_a_model_that_was_not_grown_is_a_control_with_all_units():
+    plain = history(1.0, (8.0, 8.0), sizes_of=0, monitor={}, layers=())
+    record = record_fits({"static": plain, "growing": history(0.5, (3.0, 4.0))}, task="own", capacity=(8, 6))
+    assert n3.summarise(record)["arms"]["static"]["final_size"]["median"] == 14.0
+    assert np.isnan(record.results["entropy"].sel(arm="static")).all()
+    assert set(n3.figures(record)) == {"loss", "size", "final-loss", "information"}
+
+
+def test_unknown_arms_and_runs_that_do_not_pair_are_refused():
+    with pytest.raises(ValueError, match=r"`histories` must be of arms growing, .*; got 'mine'"):
+        record_fits({"mine": history(0.5, 1.0)}, task="own", capacity=(8, 8))
+    fewer = {name: getattr(history(0.5, 1.0), name)[:2] for name in ("train_loss", "sizes", "validation_loss")}
+    few = replace(history(0.5, 1.0), **fewer, parameters=np.ones(2), diverged_at=np.full(2, -1), monitor={})
+    with pytest.raises(ValueError, match="`histories` must be of as many runs and records each"):
+        record_fits({"growing": history(0.5, 1.0), "static": few}, task="own", capacity=(8, 8))
 
 
 OF_RUNS = ("train_loss", "validation_loss", "sizes", "parameters")

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
-from n3.config.experiment import Experiment, NetworkConfig, RunConfig
+from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
 from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.mlp import GrowingMLP
@@ -71,16 +71,22 @@ def record_fits(histories: Mapping[str, History], *, task: str, capacity: Sequen
 
     `summarise`, `table` and `figures` take it; its test samples are the validation data of the fits. The
     histories, by arm (`growing`, `static`, ...), are of as many runs each, paired by their place, of the same
-    steps and groups, with validation data. `task` says in titles what the runs learn; `capacity` holds the
-    units of each group before training.
+    steps and groups, with validation data; one of a model that was not grown counts with all its units. `task`
+    says in titles what the runs learn; `capacity` holds the units of each group before training.
 
     Raises:
-        ValueError: If a history is of a single run or has no validation data, or an arm is unknown.
+        ValueError: If a history is of a single run, has no validation data or other steps or runs, or an arm is
+            unknown.
     """
-    first = next(iter(histories.values()))
+    if unknown := set(histories) - set(ARMS):
+        raise ValueError(f"`histories` must be of arms {', '.join(ARMS)}; got {sorted(unknown)[0]!r}.")
+    first = max(histories.values(), key=lambda own: len(own.layers))
     if any(own.train_loss.ndim == 1 or own.validation_loss is None for own in histories.values()):
         raise ValueError("`histories` must be of many runs each, with validation data.")
-    seeds = range(len(first.train_loss))
+    if len({own.train_loss.shape for own in histories.values()}) > 1:
+        raise ValueError("`histories` must be of as many runs and records each.")
+    seeds, shape = range(len(first.train_loss)), (*first.train_loss.shape, len(capacity))
+    whole, nothing = np.broadcast_to(np.float64(capacity), shape), np.full(shape, np.nan)
     experiment = Experiment(
         network=NetworkConfig(method="information", capacity=tuple(capacity)),
         run=RunConfig(arms=tuple(histories), seeds=tuple(seeds), monitor=tuple(first.monitor)),
@@ -90,7 +96,8 @@ def record_fits(histories: Mapping[str, History], *, task: str, capacity: Sequen
         losses = {"train_loss": own.train_loss, "test_loss": own.validation_loss}
         rmse = None if is_classes else np.sqrt(np.maximum(own.validation_loss, 0.0))
         recorded[arm] = losses | {"test_metric": own.validation_accuracy if is_classes else rmse}
-        recorded[arm] |= {"size": own.sizes, **{name: own.monitor[name] for name in first.monitor}}
+        recorded[arm] |= {"size": own.sizes if own.layers else whole}
+        recorded[arm] |= {name: own.monitor.get(name, nothing) for name in first.monitor}
         recorded[arm] |= {"active_parameters": own.parameters, "diverged_at": own.diverged_at}
         recorded[arm] |= {"compile_seconds": np.nan, "run_seconds": np.nan}
     facts = {"task": task, "kind": "classification" if is_classes else "regression", "device": device_name()}

@@ -152,9 +152,7 @@ def sweep(
     compile_seconds = time.perf_counter() - began
 
     state, tier, onward, history = whole, (), None, []
-    work, drive = runs * samples * int(stops[-1]) * max(recipe.capacity), recipe.drive
-    # a user's importance may compare all units
-    is_tiered &= drive is not None and drive.custom is None and work >= TIERED
+    is_tiered &= _is_tiered(recipe, runs * samples * int(stops[-1]) * max(recipe.capacity))
     checks = _checks(recipe, stops) if is_tiered else stops
     for chunk in rows_of_stops(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
         onto = int(chunk[-1])
@@ -214,6 +212,11 @@ def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarra
     """The stops, and those at which the host looks whether the tier still holds the units in sight."""
     last = min(recipe.drive.until, int(stops[-1]))
     return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
+
+
+def _is_tiered(recipe: Recipe, work: float) -> bool:
+    """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
+    return recipe.drive is not None and recipe.drive.custom is None and work >= TIERED
 
 
 def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:

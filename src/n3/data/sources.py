@@ -142,10 +142,7 @@ SYNTHETIC_TASKS = {
 
 
 def sklearn_table(name: str) -> Table:
-    """A set that comes with scikit-learn, in its own units.
-
-    Args:
-        name: As in `sklearn.datasets.load_*`, with `-` for `_`.
+    """A set that comes with scikit-learn, named as in `load_*` with `-` for `_`, in its own units.
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
@@ -161,6 +158,7 @@ def sklearn_table(name: str) -> Table:
     return Table(RawSamples(bunch.data, targets), tuple(map(str, bunch.feature_names)), tuple(map(str, names)))
 
 
+@lru_cache(maxsize=1)
 def mnist1d_tables() -> tuple[Table, Table]:
     """The training and the test split of MNIST-1D, 4,000 and 1,000 signals of ten digits, as its generator
     draws them offline; nothing is downloaded or unpickled.
@@ -171,13 +169,6 @@ def mnist1d_tables() -> tuple[Table, Table]:
     References:
         Greydanus and Kobak, "Scaling down deep learning with MNIST-1D" (2020).
     """
-    train, test = _mnist1d_samples()
-    inputs, targets = tuple(f"x{place}" for place in range(train.inputs.shape[1])), tuple("0123456789")
-    return Table(train, inputs, targets), Table(test, inputs, targets)
-
-
-@lru_cache(maxsize=1)
-def _mnist1d_samples() -> tuple[RawSamples, RawSamples]:
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ModuleNotFoundError as error:
@@ -188,7 +179,9 @@ def _mnist1d_samples() -> tuple[RawSamples, RawSamples]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
-    return RawSamples(found["x"], found["y"]), RawSamples(found["x_test"], found["y_test"])
+    inputs, targets = tuple(f"x{place}" for place in range(found["x"].shape[1])), tuple("0123456789")
+    train, test = RawSamples(found["x"], found["y"]), RawSamples(found["x_test"], found["y_test"])
+    return Table(train, inputs, targets), Table(test, inputs, targets)
 
 
 def _absent(name: str, package: str) -> ModuleNotFoundError:

@@ -34,16 +34,14 @@ class DataError(ValueError):
 
 
 _Columns = tuple[dict[str, Float[np.ndarray, " rows"]], dict[str, Shaped[np.ndarray, " rows"]]]
-"""Inputs and targets by name; each holds numbers or text, and each target is a single column."""
+"""Inputs and targets by name."""
 
 
 def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | None = None) -> Table:
-    """The rows of a file, in their own units.
+    """The rows of a `.csv` or `.npz` file, as the first lines of this module describe them, in their own units.
 
-    Args:
-        path: A `.csv` or `.npz` file, as the first lines of this module describe.
-        target: Columns of a `.csv` file that are to be learnt; several for regression only.
-        kind: What the target is; None: as `infer_kind` takes it.
+    `target` names the columns of a `.csv` file that are to be learnt, several for regression only; without a
+    `kind` it is as `infer_kind` takes it.
 
     Raises:
         ValueError: If there is no such file or column, or the target is not of that kind.
@@ -79,7 +77,6 @@ def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
 
 
 def _labels(path: Path, name: str, values: Shaped[np.ndarray, " rows"]):
-    """The number of each row's class, and the classes in rising order."""
     classes, labels = np.unique(values, return_inverse=True)
     if len(classes) > MOST_CATEGORIES:
         raise DataError(f"{path}: `{name}` must hold {MOST_CATEGORIES} classes at most; got {len(classes)}.")
@@ -93,16 +90,16 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
         if name not in cells:
             hint = suggestion(name, tuple(cells))
             raise ValueError(f"`target` must name a column of {path}, {', '.join(cells)}; got {name!r}.{hint}")
+    columns = {name: _values(path, name, own, lines) for name, own in cells.items()}
     inputs = {}
     for name in (name for name in cells if name not in target):
-        encoded = _encoded(path, name, _values(path, name, cells[name], lines))
+        encoded = _encoded(path, name, columns[name])
         for doubled in inputs.keys() & encoded.keys():
-            made = f"make a column {doubled!r}, which is there"
-            raise DataError(f"{path}: the categories of column `{name}` {made}.")
+            raise DataError(f"{path}: categories of column `{name}` make a column {doubled!r}, which is there.")
         inputs |= encoded
     if not inputs:
         raise DataError(f"{path} must hold a column beside `target` to learn from.")
-    return inputs, {name: _values(path, name, cells[name], lines) for name in target}
+    return inputs, {name: columns[name] for name in target}
 
 
 def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
@@ -116,18 +113,7 @@ def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as comma-separated values: {error}.") from error
     header = rows[0][1] if rows else []
-    _check_header(path, header)
-    if len(rows) < 3:
-        raise DataError(f"{path} must hold two rows or more below its header; it holds {len(rows) - 1}.")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
-    lines, cells = zip(*rows[1:], strict=True)
-    return lines, dict(zip(header, zip(*cells, strict=True), strict=True))
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header or all(_number(name) is not None for name in header):
+    if None not in map(_number, header):
         got = ", ".join(header[:3]) or "nothing"
         raise DataError(f"{path} must begin with a header that names its columns; got {got}.")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
@@ -137,10 +123,16 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             raise DataError(f"{path}: column {place} must have a name in the header.")
         if name in header[: place - 1]:
             raise DataError(f"{path}: the names of the columns must differ; {name!r} appears more than once.")
+    if len(rows) < 3:
+        raise DataError(f"{path} must hold two rows or more below its header; it holds {len(rows) - 1}.")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
+    lines, cells = zip(*rows[1:], strict=True)
+    return lines, dict(zip(header, zip(*cells, strict=True), strict=True))
 
 
 def _values(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> Shaped[np.ndarray, " rows"]:
-    """A column as numbers, if every cell is one, else as text."""
     numbers = [_number(cell) for cell in cells]
     share = sum(number is not None for number in numbers) / len(cells)
     for line, cell, number in zip(lines, cells, numbers, strict=True):
@@ -162,7 +154,6 @@ def _number(cell: str) -> float | None:
 
 
 def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-    """The input columns that one column of a file makes."""
     if values.dtype.kind != "U":
         return {name: values}
     categories = np.unique(values)

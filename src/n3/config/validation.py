@@ -15,12 +15,7 @@ CHOOSE = "choose"
 
 
 def from_json(cls: type[_T], text: str, *, source: str) -> _T:
-    """An instance of a dataclass, dataclasses within it included.
-
-    Args:
-        cls: The dataclass.
-        text: JSON text.
-        source: What to call the text in an error, a file's name for example.
+    """An instance of a dataclass, dataclasses within it included; errors name the `source`, such as a file.
 
     Raises:
         ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
@@ -36,8 +31,6 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "at_least_zero": ("be zero or more, and finite", lambda value: 0 <= value < math.inf),
     "unit_interval": ("lie in [0, 1]", lambda value: 0 <= value <= 1),
 }
-
-
 _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
@@ -58,13 +51,8 @@ def check_ranges(config: Any) -> None:
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
     """The numbers of a path `LOW:HIGH:COUNT`, each a constant factor above the one before.
 
-    Args:
-        name: The field, for the error.
-        text: Such as `0.01:0.5:8`, with `0 < LOW < HIGH`, both finite, and a `COUNT` of 2 or more.
-        names: Words that the field takes too, for the error.
-
     Raises:
-        ValueError: If the text is no such path.
+        ValueError: If not `0 < LOW < HIGH`, both finite, and `COUNT` 2 or more; it says what else `name` takes.
     """
     try:
         low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
@@ -83,13 +71,8 @@ def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[flo
 def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a choice such as `choose:tanh,relu`, two or more; none where the text is one name itself.
 
-    Args:
-        name: The field, for the error.
-        text: One of `names`, or `choose:` and some of them, separated by commas.
-        names: What there is to choose among.
-
     Raises:
-        ValueError: If the text is neither.
+        ValueError: If it is neither one of `names` nor a choice among them; it names the field.
     """
     word, colon, rest = text.partition(":")
     chosen = tuple(rest.split(",")) if colon else (text,)

@@ -15,10 +15,9 @@ CHOOSE = "choose"
 
 
 def from_json(cls: type[_T], text: str, *, source: str) -> _T:
-    """An instance of a dataclass, dataclasses within it included; errors name the `source`, such as a file.
+    """An instance of a dataclass, dataclasses within it included.
 
-    Raises:
-        ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
+    A ValueError that names the `source` if it is not JSON, or a field is unknown or of wrong type or value.
     """
     try:
         return _from_mapping(cls, json.loads(text, parse_constant=_refuse_constant), path="")
@@ -51,8 +50,7 @@ def check_ranges(config: Any) -> None:
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
     """The numbers of a path `LOW:HIGH:COUNT`, each a constant factor above the one before.
 
-    Raises:
-        ValueError: If not `0 < LOW < HIGH`, both finite, and `COUNT` 2 or more; it says what else `name` takes.
+    A ValueError if not `0 < LOW < HIGH`, both finite, and `COUNT` 2 or more; it says what else `name` takes.
     """
     try:
         low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
@@ -71,8 +69,7 @@ def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[flo
 def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a choice such as `choose:tanh,relu`, two or more; none where the text is one name itself.
 
-    Raises:
-        ValueError: If it is neither one of `names` nor a choice among them; it names the field.
+    A ValueError that names the field if it is neither one of `names` nor a choice among them.
     """
     word, colon, rest = text.partition(":")
     chosen = tuple(rest.split(",")) if colon else (text,)

@@ -117,10 +117,7 @@ def split(name: str, table: sources.Table, *, share: int, seed: int, **samples: 
     """Data set of a table's rows, standardised; classes keep their shares in both splits.
 
     `samples` are `test_samples` (None: one row in `share`, one at least) and `train_samples` (None: all the
-    others), on which the test rows do not depend.
-
-    Raises:
-        ValueError: If the samples are more than the rows.
+    others), on which the test rows do not depend; together more than the rows are a ValueError.
     """
     targets, rng = table.samples.targets, default_rng(seed)
     rows = len(targets)
@@ -223,10 +220,8 @@ def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
     """A data set without a fifth of its training samples (rounded down), and those in place of test samples.
 
     Both train on the samples that are left, in their order, in the scales of all training samples. Classes are
-    not stratified; the stream of the seed is none of those that a data set is drawn from.
-
-    Raises:
-        ValueError: If there are fewer than five training samples.
+    not stratified; the stream of the seed is none of those that a data set is drawn from. Fewer than five
+    training samples are a ValueError.
     """
     samples = len(data.train_inputs)
     if samples < HELD_OUT:

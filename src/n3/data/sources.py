@@ -1,10 +1,11 @@
 """Sources: synthetic tasks drawn from a stream of random numbers, and tables that come with packages."""
 
+import importlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -147,10 +148,7 @@ def sklearn_table(name: str) -> Table:
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        raise _absent(name, "scikit-learn") from error
+    datasets = _installed("sklearn.datasets", name, "scikit-learn")
     own_units = {"scaled": False} if name == "diabetes" else {}
     bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**own_units)
     targets = bunch.target[:, None] if name == "diabetes" else bunch.target
@@ -169,13 +167,10 @@ def mnist1d_tables() -> tuple[Table, Table]:
     References:
         Greydanus and Kobak, "Scaling down deep learning with MNIST-1D" (2020).
     """
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ModuleNotFoundError as error:
-        raise _absent("mnist1d", "mnist1d") from error
+    generator = _installed("mnist1d.data", "mnist1d", "mnist1d")
     before = random.getstate(), np.random.get_state()  # noqa: NPY002, its generator seeds the global ones
     try:
-        found = make_dataset(get_dataset_args())
+        found = generator.make_dataset(generator.get_dataset_args())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
@@ -184,6 +179,9 @@ def mnist1d_tables() -> tuple[Table, Table]:
     return Table(train, inputs, targets), Table(test, inputs, targets)
 
 
-def _absent(name: str, package: str) -> ModuleNotFoundError:
-    advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
-    return ModuleNotFoundError(f"`{name}` needs {package}: {advice}.")
+def _installed(module: str, name: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
+        raise ModuleNotFoundError(f"`{name}` needs {package}: {advice}.") from error

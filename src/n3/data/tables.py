@@ -51,17 +51,23 @@ def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | Non
     if not path.is_file():
         raise ValueError(f"`data` must name a file; there is none at {str(path)!r}.")
     inputs, targets = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path, target)
+    names, columns = tuple(targets), list(targets.values())
+    is_classes = (kind or infer_kind(columns)) == "classification"
     for name, values in targets.items():
         if np.all(values == values[0]):
             raise DataError(f"{path}: `{name}` must hold two different values or more; got {values[0]} alone.")
-    names, columns = tuple(targets), list(targets.values())
-    is_classes = (kind or infer_kind(columns)) == "classification"
-    if is_classes and len(columns) > 1:
-        raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
-    for name, values in targets.items():
         if values.dtype.kind == "U" and not is_classes:
             raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
-    learnt, names = _labels(path, names[0], columns[0]) if is_classes else (np.stack(columns, axis=1), names)
+    if is_classes and len(columns) > 1:
+        raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
+    learnt = np.stack(columns, axis=1)
+    if is_classes:
+        classes, learnt = np.unique(columns[0], return_inverse=True)
+        if len(classes) > MOST_CATEGORIES:
+            most = f"{MOST_CATEGORIES} classes at most"
+            raise DataError(f"{path}: `{names[0]}` must hold {most}; got {len(classes)}.")
+        are_whole = classes.dtype.kind != "U" and np.all(classes == np.round(classes))
+        names = tuple(str(int(value)) if are_whole else str(value) for value in classes)
     return Table(RawSamples(np.stack(list(inputs.values()), axis=1), learnt), tuple(inputs), names)
 
 
@@ -76,14 +82,6 @@ def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
     return "classification" if is_classes else "regression"
 
 
-def _labels(path: Path, name: str, values: Shaped[np.ndarray, " rows"]):
-    classes, labels = np.unique(values, return_inverse=True)
-    if len(classes) > MOST_CATEGORIES:
-        raise DataError(f"{path}: `{name}` must hold {MOST_CATEGORIES} classes at most; got {len(classes)}.")
-    whole = values.dtype.kind != "U" and np.all(classes == np.round(classes))
-    return labels, tuple(str(int(value)) if whole else str(value) for value in classes)
-
-
 def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
     lines, cells = _cells(path)
     for name in target:
@@ -92,8 +90,16 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
             raise ValueError(f"`target` must name a column of {path}, {', '.join(cells)}; got {name!r}.{hint}")
     columns = {name: _values(path, name, own, lines) for name, own in cells.items()}
     inputs = {}
-    for name in (name for name in cells if name not in target):
-        encoded = _encoded(path, name, columns[name])
+    for name, values in columns.items():
+        if name in target:
+            continue
+        categories = np.unique(values) if values.dtype.kind == "U" else ()
+        if len(categories) > MOST_CATEGORIES:
+            must = f"must hold numbers, or text of {MOST_CATEGORIES} categories at most"
+            got = f"{len(categories)}, such as {str(values[0])!r}"
+            raise DataError(f"{path}: column `{name}` {must}; got {got}.")
+        encoded = {f"{name}={category}": (values == category).astype(float) for category in categories}
+        encoded = encoded or {name: values}
         for doubled in inputs.keys() & encoded.keys():
             raise DataError(f"{path}: categories of column `{name}` make a column {doubled!r}, which is there.")
         inputs |= encoded
@@ -151,16 +157,6 @@ def _number(cell: str) -> float | None:
         return None if "_" in cell else float(cell)
     except ValueError:
         return None
-
-
-def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-    if values.dtype.kind != "U":
-        return {name: values}
-    categories = np.unique(values)
-    if len(categories) > MOST_CATEGORIES:
-        allowed, such = f"numbers, or text of {MOST_CATEGORIES} categories at most", repr(str(values[0]))
-        raise DataError(f"{path}: column `{name}` must hold {allowed}; got {len(categories)}, such as {such}.")
-    return {f"{name}={category}": (values == category).astype(float) for category in categories}
 
 
 def _read_npz(path: Path) -> _Columns:

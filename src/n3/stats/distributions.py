@@ -23,10 +23,7 @@ class Histogram:
 def histogram(losses: Mapping[str, Float[np.ndarray, " _"]], *, bins: int = 60) -> Histogram:
     """Bin final losses by variant, which may lie far apart, between the least and the largest of all.
 
-    A run that diverged is NaN or infinite; losses below `FLOOR` count as it.
-
-    Raises:
-        ValueError: If no loss is finite.
+    A run that diverged is NaN or infinite, all of them a ValueError; losses below `FLOOR` count as it.
     """
     finite = {name: np.maximum(values[np.isfinite(values)], FLOOR) for name, values in losses.items()}
     every = np.log10(np.concatenate(list(finite.values())))
@@ -140,11 +137,7 @@ class TailSummary:
 
 
 def tail_summary(losses: Sample) -> TailSummary:
-    """What is typical of heavy-tailed losses, and how much a few of them decide the mean.
-
-    Raises:
-        ValueError: If a loss is negative.
-    """
+    """What is typical of heavy-tailed losses, and how much a few decide the mean; below 0, a ValueError."""
     if (losses < 0).any():
         raise ValueError(f"`losses` must be zero or more; got {np.nanmin(losses)}.")
     known = np.sort(losses[np.isfinite(losses)].astype(float))
@@ -170,8 +163,7 @@ def stuck_threshold(*arms: Float[np.ndarray, " _"]) -> float:
 def stuck_fraction(losses: Sample, *, above: float, level: float = 0.95) -> Estimate:
     """Share of runs that ended above a loss (`stuck_threshold`, for example), or diverged; Wilson's interval.
 
-    Raises:
-        ValueError: If there is no run.
+    No run at all is a ValueError.
 
     References:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.

@@ -135,11 +135,7 @@ class AccuracyCurve:
 def accuracy_curve(
     variant: str, parameters: Float[np.ndarray, "points seeds"], accuracy: Float[np.ndarray, "points seeds"]
 ) -> AccuracyCurve:
-    """The curve of runs in any order of their points.
-
-    Raises:
-        ValueError: If a value is NaN or infinite.
-    """
+    """The curve of runs in any order of their points; a ValueError if a value is NaN or infinite."""
     medians = np.median(parameters, axis=1)
     order = np.argsort(medians, kind="stable")
     low, high = np.array([bootstrap_interval(own, np.mean) for own in accuracy[order]]).T

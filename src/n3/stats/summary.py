@@ -122,9 +122,7 @@ def table(summary: dict[str, Any]) -> str:
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
     """Quartiles `low`, `median`, `high` of a variable over its seeds, of the runs that are finite there."""
-    with warnings.catch_warnings(
-        action="ignore", category=RuntimeWarning
-    ):  # of no finite run NaN is the answer
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all NaN: so is the answer
         found = results[variable].where(np.isfinite).quantile([0.25, 0.5, 0.75], dim=over)
     return found.assign_coords(quantile=["low", "median", "high"]).to_dataset("quantile")
 
@@ -149,8 +147,7 @@ def fit_curves(results: xr.Dataset) -> xr.Dataset:
 def decision_classes(results: xr.Dataset, arm: str) -> Int[np.ndarray, "side side"]:
     """Classes that the first shown seed predicts on the grid, a row per second input; -1 where it diverged.
 
-    Raises:
-        ValueError: If the grid is not a square of two inputs.
+    A ValueError if the grid is not a square of two inputs.
     """
     logits, inputs = results["prediction"].sel(arm=arm).values[0], results.sizes["input"]
     side = round(len(logits) ** 0.5)

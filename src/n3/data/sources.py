@@ -143,11 +143,7 @@ SYNTHETIC_TASKS = {
 
 
 def sklearn_table(name: str) -> Table:
-    """A set that comes with scikit-learn, named as in `load_*` with `-` for `_`, in its own units.
-
-    Raises:
-        ModuleNotFoundError: If scikit-learn is not installed.
-    """
+    """A set of scikit-learn, in own units, named as `load_*` with `-` for `_`; errors as `mnist1d_tables`."""
     datasets = _installed("sklearn.datasets", name, "scikit-learn")
     own_units = {"scaled": False} if name == "diabetes" else {}
     bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**own_units)
@@ -162,7 +158,7 @@ def mnist1d_tables() -> tuple[Table, Table]:
     draws them offline; nothing is downloaded or unpickled.
 
     Raises:
-        ModuleNotFoundError: If the package mnist1d is not installed.
+        ModuleNotFoundError: If the package is not installed.
 
     References:
         Greydanus and Kobak, "Scaling down deep learning with MNIST-1D" (2020).

@@ -36,7 +36,7 @@ def stratified_bootstrap(
         ValueError: If a stratum is empty, or `level`, the coverage, lies outside `(0, 1)`.
 
     References:
-        Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, § 4.1.
+        Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, sec. 4.1.
     """
     if not strata or not all(len(runs) for runs in strata):
         raise ValueError(f"`strata` must hold one run or more each; got {[len(runs) for runs in strata]} runs.")

@@ -80,13 +80,11 @@ def probability_of_improvement(
 ) -> Estimate:
     """Probability that a run of `a` ends lower than an independent run of `b` on a task drawn at random.
 
-    `mean over tasks of P(a < b) + P(a = b) / 2`, over all pairs of runs of a task, whatever their seeds; the
-    probability of `b` over `a` is one minus it. A run that diverged loses to all that did not. The bootstrap is
-    stratified by task and method.
+    `mean over tasks of P(a < b) + P(a = b) / 2`, over all pairs of runs of a task, whatever their seeds. A run
+    that diverged loses to all that did not. The bootstrap is stratified by task and method.
 
     Raises:
-        ValueError: If `a` and `b` differ in their number of tasks, a task has no run, or `level`, the coverage,
-            lies outside `(0, 1)`.
+        ValueError: If `a` and `b` differ in number of tasks, a task has no run, or `level` is outside `(0, 1)`.
 
     References:
         Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the

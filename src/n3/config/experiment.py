@@ -95,7 +95,7 @@ class NetworkConfig:
     size_input: bool | None = None
     """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
     initialisation: Literal["fan-in", "unit-uniform"] | None = None
-    """First weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (on [-1, 1]); None: the method's."""
+    """First weights, uniform: `fan-in` (1/sqrt(inputs)) or `unit-uniform` (on [-1, 1]); None: the method's."""
 
     def __post_init__(self) -> None:
         layers = self.capacity or ()
@@ -162,7 +162,8 @@ class InformationConfig:
     price_scale: Annotated[float, "at_least_zero"] = 1.0
     """Factor on the price."""
     price_start: Annotated[float, "positive"] = 1.0
-    """Factor on the price at the first step, which goes to 1 evenly in its logarithm by the share `settle`."""
+    """A further factor on the price at the first step, which goes to 1, evenly in its logarithm, by the share
+    `settle` of the run: below 1 the price rises, above it falls."""
     budget: Annotated[int | None, "positive"] = None
     """Active parameters to be met, by adapting the price; None: the price decides."""
     look_ahead: Annotated[int, "positive"] = 8
@@ -267,7 +268,8 @@ class RunConfig:
     records: Annotated[int, "positive"] = 100
     """Rows kept of each run's history, from the first step to the last."""
     monitor: tuple[criteria.Monitor, ...] = ()
-    """What to record and draw of every layer, in nats; gap: what neighbours see, Gaussian estimates do not."""
+    """What to record and draw of every layer, in nats; gap is what nearest neighbours see about the target and
+    the Gaussian estimate does not."""
     out: str = "runs"
     """Folder that receives the run directory."""
     log_dir: str | None = None

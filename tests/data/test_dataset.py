@@ -328,7 +328,7 @@ def test_bundled_sets_have_an_end(sizes, numbers):
 
 
 def test_unknown_name_lists_the_names_and_guesses():
-    with pytest.raises(ValueError, match=r"bessel, narrow-bessel.*got 'spiral'.* Did you mean `spirals`\?"):
+    with pytest.raises(ValueError, match=r"bessel, narrow-bessel.*got 'spiral'.* Did you mean 'spirals'\?"):
         load("spiral")
     with pytest.raises(ValueError, match=r"got 'qqq'\.$"):
         load("qqq")
@@ -336,14 +336,14 @@ def test_unknown_name_lists_the_names_and_guesses():
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_missing_extra_says_how_to_install_it(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     advice = r"install it with `uv sync --extra data` \(or `pip install scikit-learn`\)\."
     with pytest.raises(ModuleNotFoundError, match=f"^`{name}` needs scikit-learn: {advice}$"):
         load(name)
 
 
 def test_drawn_sets_need_no_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert {load(name).name for name in SYNTHETIC_TASKS} == set(SYNTHETIC_TASKS)
 
 

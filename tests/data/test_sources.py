@@ -8,7 +8,6 @@ import pytest
 from numpy.random import default_rng
 from scipy.special import jv
 
-from n3.data import sources
 from n3.data.sources import (
     SYNTHETIC_TASKS,
     Scaler,
@@ -149,7 +148,7 @@ def test_mnist1d_is_made_without_moving_the_global_generators(monkeypatch):
 
     monkeypatch.setattr(data, "make_dataset", reseeds)
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    train, test = sources._mnist1d_samples.__wrapped__()
+    train, test = (table.samples for table in mnist1d_tables.__wrapped__())
     after = random.getstate(), np.random.get_state()  # noqa: NPY002
     assert (train.inputs.shape, test.inputs.shape) == ((2, 40), (1, 40))
     assert (train.targets.tolist(), test.targets.tolist()) == ([4, 9], [7])
@@ -159,11 +158,10 @@ def test_mnist1d_is_made_without_moving_the_global_generators(monkeypatch):
 
 
 def test_an_absent_mnist1d_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(sources, "_mnist1d_samples", sources._mnist1d_samples.__wrapped__)
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
     advice = r"install it with `uv sync --extra data` \(or `pip install mnist1d`\)\."
     with pytest.raises(ModuleNotFoundError, match=f"^`mnist1d` needs mnist1d: {advice}$"):
-        mnist1d_tables()
+        mnist1d_tables.__wrapped__()
 
 
 @pytest.mark.parametrize("fit", [range_scaler, standard_scaler])

@@ -49,7 +49,7 @@ def results_of(losses=FINAL_LOSSES):
             "run_seconds": (("arm",), [2.0, 2.0, 4.0]),
         },
         coords={"arm": list(ARMS), "seed": list(SEEDS), "step": list(STEPS)},
-        attrs={"kind": "regression", "metric": "rmse", "device": "cpu", "wall_seconds": 9.0},
+        attrs={"task": "bessel", "kind": "regression", "metric": "rmse", "device": "cpu", "wall_seconds": 9.0},
     )
 
 

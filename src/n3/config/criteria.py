@@ -59,10 +59,7 @@ class Criterion:
 
 
 def parse(text: str) -> Criterion:
-    """The criterion that a text says.
-
-    Args:
-        text: Comparisons such as `importance < 0.01 and entropy < 0.2`, with the names in `UNIT` and `LAYER`.
+    """The criterion of a text such as `importance < 0.01 and entropy < 0.2`, with names of `UNIT` and `LAYER`.
 
     Raises:
         ValueError: If the text is not of that form, or a name is unknown.
@@ -101,17 +98,14 @@ def _joined(alternatives: list[list[Criterion]]) -> Criterion:
 
 
 def _comparison(text: str, tokens: list[str]) -> Criterion:
-    """The comparison that three tokens say."""
     name, sign, bound = [*tokens, "", ""][:3]
     known = UNIT + LAYER
     if re.match(_NAME, name) and name not in known:
         near = suggestion(name, known)
         raise ValueError(f"`criterion` must name one of {', '.join(known)}; got {name!r}.{near}")
     if name not in known or sign not in OPERATORS or not re.match(_NUMBER, bound):
-        said = " ".join(tokens).strip() or "nothing more"
-        raise ValueError(
-            f"`criterion` needs a comparison such as `importance < 0.01`, not {said!r}; got {text!r}."
-        )
+        said = f"such as `importance < 0.01`, not {' '.join(tokens).strip() or 'nothing more'!r}"
+        raise ValueError(f"`criterion` needs a comparison {said}; got {text!r}.")
     if not math.isfinite(float(bound)):
         raise ValueError(f"`criterion` must hold finite numbers; got {bound} in {text!r}.")
     return Criterion(sign, name=name, bound=float(bound))

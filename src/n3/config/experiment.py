@@ -56,16 +56,13 @@ class TaskConfig:
         if ending not in (".csv", ".npz"):
             raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
         if bool(self.target) != (ending == ".csv"):
-            got = f"{self.target!r} with {self.data!r}"
-            raise ValueError(
-                f"`target` must name a column of a .csv file, and be left out with .npz; got {got}."
-            )
+            due = "must name a column of a .csv file, and be left out with .npz"
+            raise ValueError(f"`target` {due}; got {self.target!r} with {self.data!r}.")
         if self.target:
             validation.distinct("target", self.target)
         if self.task not in (TaskConfig.task, own := self._file_name()):
-            raise ValueError(
-                f"`task` must be left out with `data`, or be its name, {own!r}; got {self.task!r}."
-            )
+            due = f"must be left out with `data`, or be its name, {own!r}"
+            raise ValueError(f"`task` {due}; got {self.task!r}.")
 
     def named(self) -> "TaskConfig":
         """The same task, by the file's name if it is the user's own."""
@@ -93,13 +90,12 @@ class NetworkConfig:
     layerwise: bool = False
     """One size weight for each hidden layer in place of one for all."""
     depth_gates: bool = False
-    """Gate the hidden layers after the first, so that depth is a trainable size too (equal capacities); under
+    """Make depth a trainable size too, by gates on the hidden layers after the first (equal capacities); under
     method `information` all are open at first, and those that are not worth their price close."""
     size_input: bool | None = None
     """Feed the size back to the hidden layers as an extra input; None: as the method is published."""
     initialisation: Literal["fan-in", "unit-uniform"] | None = None
-    """Distribution of the first weights: `fan-in` (uniform, 1/sqrt(inputs)) or `unit-uniform` (uniform on
-    [-1, 1]); None: the method's."""
+    """First weights, uniform: `fan-in` (1/sqrt(inputs)) or `unit-uniform` (on [-1, 1]); None: the method's."""
 
     def __post_init__(self) -> None:
         layers = self.capacity or ()
@@ -109,9 +105,8 @@ class NetworkConfig:
             if units < 1:
                 raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
         if self.depth_gates and (len(layers) < 2 or len(set(layers)) > 1):
-            raise ValueError(
-                f"`depth_gates` needs two or more hidden layers of equal `capacity`; got {self.capacity}."
-            )
+            needed = "two or more hidden layers of equal `capacity`"
+            raise ValueError(f"`depth_gates` needs {needed}; got {self.capacity}.")
         validation.choice("activation", self.activation, names=ACTIVATION_NAMES)
 
     @property
@@ -272,9 +267,9 @@ class RunConfig:
     """Seeds: `0:100` (the end is left out) or a list such as `3 5 8`."""
     records: Annotated[int, "positive"] = 100
     """Rows kept of each run's history, from the first step to the last."""
-    monitor: tuple[Literal["entropy", "importance", "redundancy", "structure", "gap"], ...] = ()
-    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap (what
-    nearest neighbours see about the target and the Gaussian estimate does not)."""
+    monitor: tuple[criteria.Monitor, ...] = ()
+    """What to record and draw of every layer, in nats; gap is what nearest neighbours see about the target and
+    the Gaussian estimate does not."""
     out: str = "runs"
     """Folder that receives the run directory."""
     log_dir: str | None = None
@@ -380,20 +375,13 @@ class Experiment:
             yield f"{told} must be below `steps`, {steps}; got {every}."
 
     def resolved(self) -> "Experiment":
-        """The same experiment with every field that the method decides filled in.
-
-        Returns:
-            An experiment in which no method-dependent field is `None` or empty; resolving it again
-            changes nothing.
-        """
+        """The same experiment with every field that the method decides filled in; again changes nothing."""
         preset = PRESETS[self.network.method]
-        task, network, training = (_filled(getattr(self, part), **preset[part]) for part in preset)
-        units, asked = float(min(network.capacity)), self.training.target_size
-        if asked is not None and asked > units:
-            raise ValueError(f"`target_size` must lie in [0, {units:g}], the units of a layer; got {asked}.")
-        training = _filled(training, target_size=units, schedule="constant")
-        training = dataclasses.replace(training, target_size=min(training.target_size, units))
-        return dataclasses.replace(self, task=task.named(), network=network, training=training)
+        task, network = (_filled(getattr(self, part), **preset[part]) for part in ("task", "network"))
+        units, usual = float(min(network.capacity)), {"schedule": "constant", **preset["training"]}
+        usual["target_size"] = min(usual.get("target_size", units), units)
+        training = _filled(self.training, **usual)
+        return replace(self, task=task.named(), network=network, training=training)
 
     def to_json(self) -> str:
         """The experiment as JSON text, indented, with every field."""
@@ -401,18 +389,7 @@ class Experiment:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "configuration") -> "Experiment":
-        """The experiment written by `to_json`.
-
-        Args:
-            text: JSON text.
-            source: What to call the text in an error, a file's name for example.
-
-        Returns:
-            The experiment, equal to the one that was written.
-
-        Raises:
-            ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
-        """
+        """An experiment equal to the one that `to_json` wrote; errors as `validation.from_json`."""
         return validation.from_json(cls, text, source=source)
 
     @classmethod
@@ -422,5 +399,4 @@ class Experiment:
 
 
 def _filled(config: Any, **usual: Any) -> Any:
-    missing = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **missing)
+    return replace(config, **{name: value for name, value in usual.items() if getattr(config, name) is None})

@@ -50,11 +50,7 @@ class Study:
             raise ValueError(f"`{recorded.pop()}` cannot be varied while `monitor` records what has its name.")
 
     def experiments(self) -> tuple[Experiment, ...]:
-        """The resolved experiment of each cell.
-
-        Raises:
-            ValueError: If a setting is unknown or a value does not fit it.
-        """
+        """The resolved experiment of each cell; errors as `varied`."""
         return tuple(varied(self.base, cell).resolved() for cell in self.cells)
 
     def to_json(self) -> str:
@@ -76,27 +72,22 @@ class Study:
 
 
 def product(base: Experiment, axes: Iterable[Axis]) -> Study:
-    """All combinations of the values of some settings.
-
-    Raises:
-        ValueError: If a setting appears twice, or the study is not valid.
-    """
+    """All combinations of the values of some settings; a ValueError if one appears twice."""
     axes = tuple(axes)
-    names = [axis.name for axis in axes]
+    names = tuple(axis.name for axis in axes)
     if axes:
-        validation.distinct("grid", tuple(names))
+        validation.distinct("grid", names)
     combinations = itertools.product(*(axis.values for axis in axes))
     cells = tuple(dict(zip(names, each, strict=True)) for each in combinations)
     return Study(base=base, cells=cells, axes=axes)
 
 
 def parse_axis(text: str) -> Axis:
-    """An axis written as `name=VALUES`.
+    """An axis written as `name=VALUES`, which are separated by commas.
 
-    Args:
-        text: VALUES are separated by commas. Each is a number, a word, `none`, `true`, `false`, layers of units
-            such as `16x8` (for `capacity`), or a range: `LOW:HIGH:xF` (factors of F), `LOW:HIGH:+S` (steps of
-            S), `LOW:HIGH:COUNT` (a geometric path). Ranges hold both ends where they meet them.
+    Each is a number, a word, `none`, `true`, `false`, layers of units such as `16x8` (for `capacity`), or a
+    range: `LOW:HIGH:xF` (factors of F), `LOW:HIGH:+S` (steps of S), `LOW:HIGH:COUNT` (a geometric path). Ranges
+    hold both ends where they meet them.
 
     Raises:
         ValueError: If the text is no axis, names no setting, or repeats a value.
@@ -104,23 +95,18 @@ def parse_axis(text: str) -> Axis:
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
     if not equals or not values:
-        raise ValueError(
-            f"`grid` must be written as name=VALUES, such as learning_rate=1e-4,1e-3; got {text!r}."
-        )
+        form = "name=VALUES, such as learning_rate=1e-4,1e-3"
+        raise ValueError(f"`grid` must be written as {form}; got {text!r}.")
     section_of(name)
     found = _activations(values) if name == "activation" else tuple(_values(values, name=name))
     if name == "capacity":
-        found = tuple((value,) if isinstance(value, int) else _layers(value) for value in found)
+        found = tuple((value,) if isinstance(value, int) else value for value in found)
     validation.distinct(name, found)
     return Axis(name, found)
 
 
 def section_of(name: str) -> str:
-    """The part of an experiment that has a setting.
-
-    Raises:
-        ValueError: If none of `SECTIONS` has it.
-    """
+    """The part of an experiment that has a setting; a ValueError if none of `SECTIONS` has."""
     if name not in _SECTION_OF:
         near = validation.suggestion(name, tuple(_SECTION_OF))
         raise ValueError(f"`grid` varies a field of {', '.join(SECTIONS)}; got {name!r}.{near}")
@@ -128,11 +114,7 @@ def section_of(name: str) -> str:
 
 
 def varied(base: Experiment, settings: Mapping[str, Setting]) -> Experiment:
-    """The experiment with other values of some settings.
-
-    Raises:
-        ValueError: If a setting is unknown or a value does not fit it.
-    """
+    """The experiment with other values of some settings; a ValueError if one is unknown or does not fit."""
     data = dataclasses.asdict(base)
     for name, value in settings.items():
         data[section_of(name)][name] = value
@@ -167,36 +149,29 @@ def _values(text: str, *, name: str) -> Iterator[Setting]:
 
 
 def _activations(text: str) -> tuple[str, ...]:
-    """Names one by one, and choices whole."""
     plain, *choices = text.replace(" ", "").split(f"{validation.CHOOSE}:")
     names = tuple(name for name in plain.split(",") if name)
     return (*names, *(f"{validation.CHOOSE}:{own.rstrip(',')}" for own in choices))
 
 
-def _range(low: Setting, high: Setting, kind: str, by: Setting, *, name: str) -> list[Setting]:
+def _range(low: Any, high: Any, kind: str, by: Any, *, name: str) -> list[Setting]:
     wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
-    error = f"`{name}` must rise from LOW to HIGH by a {wanted}; got {low}:{high}:{kind}{by}."
-    if not (isinstance(low, (int, float)) and isinstance(high, (int, float)) and isinstance(by, (int, float))):
-        raise ValueError(error)
-    if not (low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
-        raise ValueError(error)
+    are_numbers = all(isinstance(each, (int, float)) for each in (low, high, by))
+    if not (are_numbers and low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
+        got = f"{low}:{high}:{kind}{by}"
+        raise ValueError(f"`{name}` must rise from LOW to HIGH by a {wanted}; got {got}.")
     values = (low + by * place if kind == "+" else low * by**place for place in itertools.count())
     return list(itertools.takewhile((high * (1 + 1e-9)).__ge__, values))
 
 
-def _value(text: str) -> bool | int | float | str | None:
+def _value(text: str) -> Setting:
     words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for kind in (int, float):
+    for kind in (int, float, lambda layers: tuple(map(int, layers.split("x")))):
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
-
-
-def _layers(value: Setting) -> Setting:
-    parts = str(value).split("x")
-    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else value
 
 
 def _hashable(value: Any) -> Any:

@@ -17,13 +17,7 @@ CHOOSE = "choose"
 def from_json(cls: type[_T], text: str, *, source: str) -> _T:
     """An instance of a dataclass, dataclasses within it included.
 
-    Args:
-        cls: The dataclass.
-        text: JSON text.
-        source: What to call the text in an error, a file's name for example.
-
-    Raises:
-        ValueError: If the text is not JSON, or a field is unknown or has a wrong type or value.
+    A ValueError that names the `source` if it is not JSON, or a field is unknown or of wrong type or value.
     """
     try:
         return _from_mapping(cls, json.loads(text, parse_constant=_refuse_constant), path="")
@@ -36,8 +30,6 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "at_least_zero": ("be zero or more, and finite", lambda value: 0 <= value < math.inf),
     "unit_interval": ("lie in [0, 1]", lambda value: 0 <= value <= 1),
 }
-
-
 _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
@@ -58,13 +50,7 @@ def check_ranges(config: Any) -> None:
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
     """The numbers of a path `LOW:HIGH:COUNT`, each a constant factor above the one before.
 
-    Args:
-        name: The field, for the error.
-        text: Such as `0.01:0.5:8`, with `0 < LOW < HIGH`, both finite, and a `COUNT` of 2 or more.
-        names: Words that the field takes too, for the error.
-
-    Raises:
-        ValueError: If the text is no such path.
+    A ValueError if not `0 < LOW < HIGH`, both finite, and `COUNT` 2 or more; it says what else `name` takes.
     """
     try:
         low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
@@ -83,13 +69,7 @@ def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[flo
 def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of a choice such as `choose:tanh,relu`, two or more; none where the text is one name itself.
 
-    Args:
-        name: The field, for the error.
-        text: One of `names`, or `choose:` and some of them, separated by commas.
-        names: What there is to choose among.
-
-    Raises:
-        ValueError: If the text is neither.
+    A ValueError that names the field if it is neither one of `names` nor a choice among them.
     """
     word, colon, rest = text.partition(":")
     chosen = tuple(rest.split(",")) if colon else (text,)

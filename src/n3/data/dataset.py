@@ -1,11 +1,10 @@
 """Data: the sets that networks learn from, drawn from a seed and scaled by their training split alone."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -13,6 +12,7 @@ from numpy.random import Generator, default_rng
 
 from n3.config import experiment
 from n3.config.experiment import TaskConfig
+from n3.config.validation import suggestion
 from n3.data import sources, tables
 
 
@@ -116,24 +116,16 @@ def draw_rows(rng: Generator, strata: Int[np.ndarray, " rows"], count: int) -> I
 def split(name: str, table: sources.Table, *, share: int, seed: int, **samples: int | None) -> Dataset:
     """Data set of a table's rows, standardised; classes keep their shares in both splits.
 
-    Args:
-        name: What to call it.
-        table: The rows.
-        share: One row in so many tests, where `test_samples` is None; one at least.
-        seed: Decides the split; the test rows do not depend on `train_samples`.
-        samples: `train_samples`, size of the training split (None: all the other rows), and `test_samples`,
-            size of the test split.
-
-    Raises:
-        ValueError: If a size is not positive, or together they are more than the rows.
+    `samples` are `test_samples` (None: one row in `share`, one at least) and `train_samples` (None: all the
+    others), on which the test rows do not depend; together more than the rows are a ValueError.
     """
     targets, rng = table.samples.targets, default_rng(seed)
-    rows, usual = len(targets), max(len(targets) // share, 1)
-    left = max(rows - (samples["test_samples"] or usual), 1)
-    train_size, test_size = _sizes((left, usual), **samples)
+    rows = len(targets)
+    test_size = samples["test_samples"] or max(rows // share, 1)
+    train_size = samples["train_samples"] or max(rows - test_size, 1)
     if train_size + test_size > rows:
-        got = f"got {train_size} + {test_size}"
-        raise ValueError(f"`train_samples` + `test_samples` of `{name}` must be at most {rows}; {got}.")
+        both = f"`train_samples` + `test_samples` of `{name}`"
+        raise ValueError(f"{both} must be at most {rows}; got {train_size} + {test_size}.")
     strata = targets if targets.ndim == 1 else np.zeros(rows, int)
     test_rows = draw_rows(rng, strata, test_size)
     rest = np.setdiff1d(np.arange(rows), test_rows)
@@ -141,42 +133,33 @@ def split(name: str, table: sources.Table, *, share: int, seed: int, **samples: 
 
 
 def _of_rows(name, *sides):
-    """The standardised data set of a table's rows to train on, and of its or another table's to test on."""
     train, test = (sources.RawSamples(*(own[rows] for own in table.samples)) for table, rows in sides)
     return build_dataset(name, sides[0][0]._replace(samples=train), test, fit=sources.standard_scaler)
 
 
-def _sizes(usual: tuple[int, int], *, train_samples: int | None, test_samples: int | None) -> tuple[int, int]:
-    for field, samples in (("train_samples", train_samples), ("test_samples", test_samples)):
-        if samples is not None and samples < 1:
-            raise ValueError(f"`{field}` must be positive; got {samples}.")
-    return train_samples or usual[0], test_samples or usual[1]
-
-
 def _draw(name: str, recipe: sources.SyntheticTask, *, seed: int, **samples: int | None) -> Dataset:
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
-    train, test = map(recipe.draw, default_rng(seed).spawn(2), _sizes(recipe.sizes, **samples))
+    sizes = (samples["train_samples"] or recipe.sizes[0], samples["test_samples"] or recipe.sizes[1])
+    train, test = map(recipe.draw, default_rng(seed).spawn(2), sizes)
     table = sources.Table(train, ("x", "y")[: train.inputs.shape[1]], tuple(recipe.targets))
     return build_dataset(name, table, test, fit=recipe.fit)
 
 
-def _bundled(name: str, **settings: int | None) -> Dataset:
-    """A set of scikit-learn's: a quarter of the rows tests."""
+def _bundled(name: str, **settings: Any) -> Dataset:
     return split(name, sources.sklearn_table(name), share=4, **settings)
 
 
 def _mnist1d(*, seed: int, **samples: int | None) -> Dataset:
     """The splits stay as they are made; fewer samples than all are drawn by class share from their own side."""
-    sides, drawn = sources.mnist1d_tables(), []
-    sizes = _sizes(tuple(len(table.samples.targets) for table in sides), **samples)
-    names = ("train_samples", "test_samples")
-    for field, rng, table, size in zip(names, default_rng(seed).spawn(2), sides, sizes, strict=True):
-        if size > len(table.samples.targets):
-            raise ValueError(
-                f"`{field}` of `mnist1d` must be at most {len(table.samples.targets)}; got {size}."
-            )
-        drawn.append((table, draw_rows(rng, table.samples.targets, size)))
-    return _of_rows("mnist1d", *drawn)
+    sides = sources.mnist1d_tables()
+    labels = [table.samples.targets for table in sides]
+    sizes = {"train_samples": len(labels[0]), "test_samples": len(labels[1])}
+    for field, most in sizes.items():
+        sizes[field] = samples[field] or most
+        if sizes[field] > most:
+            raise ValueError(f"`{field}` of `mnist1d` must be at most {most}; got {sizes[field]}.")
+    rows = map(draw_rows, default_rng(seed).spawn(2), labels, sizes.values())
+    return _of_rows("mnist1d", *zip(sides, rows, strict=True))
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -190,35 +173,28 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 def load_dataset(
     name: str, *, train_samples: int | None = None, test_samples: int | None = None, seed: int
 ) -> Dataset:
-    """The named data set; the same seed gives the same bytes.
-
-    Args:
-        name: A key of `DATASETS`.
-        train_samples: Size of the training split; None takes the set's own, as for `test_samples`.
-        test_samples: Size of the test split.
-        seed: Non-negative; decides every draw and split.
+    """The set that a key of `DATASETS` names; the same seed, zero or more, gives the same bytes.
 
     Raises:
         ValueError: If the name is unknown, or a size is not positive or more than a bundled set has.
         ModuleNotFoundError: If the set needs scikit-learn or mnist1d, and it is not installed.
     """
+    sizes = {"train_samples": train_samples, "test_samples": test_samples}
+    for field, samples in sizes.items():
+        if samples is not None and samples < 1:
+            raise ValueError(f"`{field}` must be positive; got {samples}.")
     if name not in DATASETS:
-        hint = "".join(f" Did you mean `{n}`?" for n in difflib.get_close_matches(name, DATASETS, n=1))
+        hint = suggestion(name, tuple(DATASETS))
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{hint}")
-    return DATASETS[name](train_samples=train_samples, test_samples=test_samples, seed=seed)
+    return DATASETS[name](seed=seed, **sizes)
 
 
 def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     """The data set of each seed: drawn by its name, or split from the rows of the user's file.
 
-    Args:
-        task: Its sizes, and its name or its file.
-        seeds: One a data set.
-
     Raises:
-        ValueError: As `load_dataset`; or if the file is not there, or lacks a named column.
+        ValueError, ModuleNotFoundError: As `load_dataset`; or if the file is not there, or lacks a column.
         DataError: If what the file holds cannot be learnt from.
-        ModuleNotFoundError: As `load_dataset`.
     """
     sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
     if task.data is None:
@@ -241,20 +217,11 @@ HELD_OUT = 5
 
 
 def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
-    """A data set without a fifth of its training samples (rounded down), and those samples.
+    """A data set without a fifth of its training samples (rounded down), and those in place of test samples.
 
-    Classes are not stratified, and the scales stay those of all training samples.
-
-    Args:
-        data: The whole data set.
-        seed: Decides which samples; its stream is none of those that a data set is drawn from.
-
-    Returns:
-        The data set with the samples that are left to train on, in their order; and the same with the samples
-        held out in place of its test samples.
-
-    Raises:
-        ValueError: If there are fewer than five training samples.
+    Both train on the samples that are left, in their order, in the scales of all training samples. Classes are
+    not stratified; the stream of the seed is none of those that a data set is drawn from. Fewer than five
+    training samples are a ValueError.
     """
     samples = len(data.train_inputs)
     if samples < HELD_OUT:

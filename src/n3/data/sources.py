@@ -1,10 +1,11 @@
 """Sources: synthetic tasks drawn from a stream of random numbers, and tables that come with packages."""
 
+import importlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -142,18 +143,8 @@ SYNTHETIC_TASKS = {
 
 
 def sklearn_table(name: str) -> Table:
-    """A set that comes with scikit-learn, in its own units.
-
-    Args:
-        name: As in `sklearn.datasets.load_*`, with `-` for `_`.
-
-    Raises:
-        ModuleNotFoundError: If scikit-learn is not installed.
-    """
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        raise _absent(name, "scikit-learn") from error
+    """A set of scikit-learn, in own units, named as `load_*` with `-` for `_`; errors as `mnist1d_tables`."""
+    datasets = _installed("sklearn.datasets", name, "scikit-learn")
     own_units = {"scaled": False} if name == "diabetes" else {}
     bunch = getattr(datasets, "load_" + name.replace("-", "_"))(**own_units)
     targets = bunch.target[:, None] if name == "diabetes" else bunch.target
@@ -161,36 +152,32 @@ def sklearn_table(name: str) -> Table:
     return Table(RawSamples(bunch.data, targets), tuple(map(str, bunch.feature_names)), tuple(map(str, names)))
 
 
+@lru_cache(maxsize=1)
 def mnist1d_tables() -> tuple[Table, Table]:
     """The training and the test split of MNIST-1D, 4,000 and 1,000 signals of ten digits, as its generator
     draws them offline; nothing is downloaded or unpickled.
 
     Raises:
-        ModuleNotFoundError: If the package mnist1d is not installed.
+        ModuleNotFoundError: If the package is not installed.
 
     References:
         Greydanus and Kobak, "Scaling down deep learning with MNIST-1D" (2020).
     """
-    train, test = _mnist1d_samples()
-    inputs, targets = tuple(f"x{place}" for place in range(train.inputs.shape[1])), tuple("0123456789")
-    return Table(train, inputs, targets), Table(test, inputs, targets)
-
-
-@lru_cache(maxsize=1)
-def _mnist1d_samples() -> tuple[RawSamples, RawSamples]:
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ModuleNotFoundError as error:
-        raise _absent("mnist1d", "mnist1d") from error
+    generator = _installed("mnist1d.data", "mnist1d", "mnist1d")
     before = random.getstate(), np.random.get_state()  # noqa: NPY002, its generator seeds the global ones
     try:
-        found = make_dataset(get_dataset_args())
+        found = generator.make_dataset(generator.get_dataset_args())
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
-    return RawSamples(found["x"], found["y"]), RawSamples(found["x_test"], found["y_test"])
+    inputs, targets = tuple(f"x{place}" for place in range(found["x"].shape[1])), tuple("0123456789")
+    train, test = RawSamples(found["x"], found["y"]), RawSamples(found["x_test"], found["y_test"])
+    return Table(train, inputs, targets), Table(test, inputs, targets)
 
 
-def _absent(name: str, package: str) -> ModuleNotFoundError:
-    advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
-    return ModuleNotFoundError(f"`{name}` needs {package}: {advice}.")
+def _installed(module: str, name: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
+        raise ModuleNotFoundError(f"`{name}` needs {package}: {advice}.") from error

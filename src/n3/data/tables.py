@@ -34,16 +34,14 @@ class DataError(ValueError):
 
 
 _Columns = tuple[dict[str, Float[np.ndarray, " rows"]], dict[str, Shaped[np.ndarray, " rows"]]]
-"""Inputs and targets by name; each holds numbers or text, and each target is a single column."""
+"""Inputs and targets by name."""
 
 
 def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | None = None) -> Table:
-    """The rows of a file, in their own units.
+    """The rows of a `.csv` or `.npz` file, as the first lines of this module describe them, in their own units.
 
-    Args:
-        path: A `.csv` or `.npz` file, as the first lines of this module describe.
-        target: Columns of a `.csv` file that are to be learnt; several for regression only.
-        kind: What the target is; None: as `infer_kind` takes it.
+    `target` names the columns of a `.csv` file that are to be learnt, several for regression only; without a
+    `kind` it is as `infer_kind` takes it.
 
     Raises:
         ValueError: If there is no such file or column, or the target is not of that kind.
@@ -53,17 +51,23 @@ def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | Non
     if not path.is_file():
         raise ValueError(f"`data` must name a file; there is none at {str(path)!r}.")
     inputs, targets = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path, target)
+    names, columns = tuple(targets), list(targets.values())
+    is_classes = (kind or infer_kind(columns)) == "classification"
     for name, values in targets.items():
         if np.all(values == values[0]):
             raise DataError(f"{path}: `{name}` must hold two different values or more; got {values[0]} alone.")
-    names, columns = tuple(targets), list(targets.values())
-    is_classes = (kind or infer_kind(columns)) == "classification"
-    if is_classes and len(columns) > 1:
-        raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
-    for name, values in targets.items():
         if values.dtype.kind == "U" and not is_classes:
             raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
-    learnt, names = _labels(path, names[0], columns[0]) if is_classes else (np.stack(columns, axis=1), names)
+    if is_classes and len(columns) > 1:
+        raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
+    learnt = np.stack(columns, axis=1)
+    if is_classes:
+        classes, learnt = np.unique(columns[0], return_inverse=True)
+        if len(classes) > MOST_CATEGORIES:
+            most = f"{MOST_CATEGORIES} classes at most"
+            raise DataError(f"{path}: `{names[0]}` must hold {most}; got {len(classes)}.")
+        are_whole = classes.dtype.kind != "U" and np.all(classes == np.round(classes))
+        names = tuple(str(int(value)) if are_whole else str(value) for value in classes)
     return Table(RawSamples(np.stack(list(inputs.values()), axis=1), learnt), tuple(inputs), names)
 
 
@@ -78,31 +82,30 @@ def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
     return "classification" if is_classes else "regression"
 
 
-def _labels(path: Path, name: str, values: Shaped[np.ndarray, " rows"]):
-    """The number of each row's class, and the classes in rising order."""
-    classes, labels = np.unique(values, return_inverse=True)
-    if len(classes) > MOST_CATEGORIES:
-        raise DataError(f"{path}: `{name}` must hold {MOST_CATEGORIES} classes at most; got {len(classes)}.")
-    whole = values.dtype.kind != "U" and np.all(classes == np.round(classes))
-    return labels, tuple(str(int(value)) if whole else str(value) for value in classes)
-
-
 def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
     lines, cells = _cells(path)
     for name in target:
         if name not in cells:
             hint = suggestion(name, tuple(cells))
             raise ValueError(f"`target` must name a column of {path}, {', '.join(cells)}; got {name!r}.{hint}")
+    columns = {name: _values(path, name, own, lines) for name, own in cells.items()}
     inputs = {}
-    for name in (name for name in cells if name not in target):
-        encoded = _encoded(path, name, _values(path, name, cells[name], lines))
+    for name, values in columns.items():
+        if name in target:
+            continue
+        categories = np.unique(values) if values.dtype.kind == "U" else ()
+        if len(categories) > MOST_CATEGORIES:
+            must = f"must hold numbers, or text of {MOST_CATEGORIES} categories at most"
+            got = f"{len(categories)}, such as {str(values[0])!r}"
+            raise DataError(f"{path}: column `{name}` {must}; got {got}.")
+        encoded = {f"{name}={category}": (values == category).astype(float) for category in categories}
+        encoded = encoded or {name: values}
         for doubled in inputs.keys() & encoded.keys():
-            made = f"make a column {doubled!r}, which is there"
-            raise DataError(f"{path}: the categories of column `{name}` {made}.")
+            raise DataError(f"{path}: categories of column `{name}` make a column {doubled!r}, which is there.")
         inputs |= encoded
     if not inputs:
         raise DataError(f"{path} must hold a column beside `target` to learn from.")
-    return inputs, {name: _values(path, name, cells[name], lines) for name in target}
+    return inputs, {name: columns[name] for name in target}
 
 
 def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
@@ -116,18 +119,7 @@ def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as comma-separated values: {error}.") from error
     header = rows[0][1] if rows else []
-    _check_header(path, header)
-    if len(rows) < 3:
-        raise DataError(f"{path} must hold two rows or more below its header; it holds {len(rows) - 1}.")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
-    lines, cells = zip(*rows[1:], strict=True)
-    return lines, dict(zip(header, zip(*cells, strict=True), strict=True))
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header or all(_number(name) is not None for name in header):
+    if None not in map(_number, header):
         got = ", ".join(header[:3]) or "nothing"
         raise DataError(f"{path} must begin with a header that names its columns; got {got}.")
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
@@ -137,10 +129,16 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             raise DataError(f"{path}: column {place} must have a name in the header.")
         if name in header[: place - 1]:
             raise DataError(f"{path}: the names of the columns must differ; {name!r} appears more than once.")
+    if len(rows) < 3:
+        raise DataError(f"{path} must hold two rows or more below its header; it holds {len(rows) - 1}.")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{path}: row {line} must have {len(header)} cells, as the header; got {len(row)}.")
+    lines, cells = zip(*rows[1:], strict=True)
+    return lines, dict(zip(header, zip(*cells, strict=True), strict=True))
 
 
 def _values(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> Shaped[np.ndarray, " rows"]:
-    """A column as numbers, if every cell is one, else as text."""
     numbers = [_number(cell) for cell in cells]
     share = sum(number is not None for number in numbers) / len(cells)
     for line, cell, number in zip(lines, cells, numbers, strict=True):
@@ -159,17 +157,6 @@ def _number(cell: str) -> float | None:
         return None if "_" in cell else float(cell)
     except ValueError:
         return None
-
-
-def _encoded(path: Path, name: str, values: Shaped[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-    """The input columns that one column of a file makes."""
-    if values.dtype.kind != "U":
-        return {name: values}
-    categories = np.unique(values)
-    if len(categories) > MOST_CATEGORIES:
-        allowed, such = f"numbers, or text of {MOST_CATEGORIES} categories at most", repr(str(values[0]))
-        raise DataError(f"{path}: column `{name}` must hold {allowed}; got {len(categories)}, such as {such}.")
-    return {f"{name}={category}": (values == category).astype(float) for category in categories}
 
 
 def _read_npz(path: Path) -> _Columns:

@@ -10,6 +10,11 @@ from jaxtyping import Float
 from numpy.random import default_rng
 from scipy import stats
 
+Sample = Float[np.ndarray, " runs"]
+Tasks = Sequence[Float[np.ndarray, "_ *_"]]
+"""Runs along the first axis, by task (or by task and method); tasks may differ in their number of runs."""
+Statistic = Callable[..., Any]
+
 
 class Estimate(NamedTuple):
     """A number and the ends of its interval, in one unit; of one run alone the ends are NaN."""
@@ -20,32 +25,18 @@ class Estimate(NamedTuple):
 
 
 def stratified_bootstrap(
-    strata: Sequence[Float[np.ndarray, "_ *_"]],
-    statistic: Callable[[list[np.ndarray]], float | Float[np.ndarray, "*shape"]],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    strata: Tasks, statistic: Statistic, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
     """Percentile interval of a statistic whose runs are drawn again within each stratum, never across.
 
-    Args:
-        strata: Runs along the first axis, a stratum a task (or a task of one method); their lengths may differ.
-        statistic: Takes the strata in their order, and returns a number or an array of numbers.
-        level: Coverage, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling: equal calls give equal intervals.
-
-    Returns:
-        Lower and upper end, in the unit and the shape of the statistic; NaN where a stratum holds one run,
-        which says nothing of its spread.
+    The statistic takes the list of strata and returns a number or an array; the ends have its unit and shape.
+    They are NaN where a stratum holds one run, which says nothing of its spread. Equal calls give equal ends.
 
     Raises:
-        ValueError: If a stratum is empty, or `level` lies outside `(0, 1)`.
+        ValueError: If a stratum is empty, or `level`, the coverage, lies outside `(0, 1)`.
 
     References:
-        Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, section
-        4.1.
+        Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, sec. 4.1.
     """
     if not strata or not all(len(runs) for runs in strata):
         raise ValueError(f"`strata` must hold one run or more each; got {[len(runs) for runs in strata]} runs.")
@@ -65,8 +56,8 @@ FLOOR = float(np.finfo(np.float32).tiny)
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, " values"],
-    statistic: Callable[..., Any] = np.median,
+    values: Sample,
+    statistic: Statistic = np.median,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -75,20 +66,11 @@ def bootstrap_interval(
     """Bias-corrected and accelerated (BCa) bootstrap interval of a statistic.
 
     Where ties leave BCa undefined (leaving out any one value changes nothing), it is the percentile interval
-    of the same resamples. Equal values give an interval of no width, and one value alone none: NaN.
-
-    Args:
-        values: Independent values, all finite.
-        statistic: Takes an array and an `axis`, as NumPy's reductions do.
-        level: Coverage, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling: equal calls give equal intervals.
-
-    Returns:
-        Lower and upper end, in the unit of the statistic.
+    of the same resamples. Equal values give an interval of no width, and one value alone none: NaN. The
+    statistic takes an array and an `axis`, as NumPy's reductions do. Equal calls give equal intervals.
 
     Raises:
-        ValueError: If there is no value, a value is NaN or infinite, or `level` lies outside `(0, 1)`.
+        ValueError: If there is no value, one is NaN or infinite, or `level`, the coverage, is outside `(0, 1)`.
 
     References:
         Efron, "Better bootstrap confidence intervals", 1987, section 4.
@@ -98,7 +80,7 @@ def bootstrap_interval(
     return point_and_interval(statistic, values.astype(float), level=level, resamples=resamples, seed=seed)[1]
 
 
-def interquartile_mean(values: Float[np.ndarray, " values"]) -> float:
+def interquartile_mean(values: Sample) -> float:
     """Mean of the middle half: a quarter of the values, rounded down, is left out at either end."""
     return float(stats.trim_mean(values, 0.25))
 
@@ -129,28 +111,13 @@ class Comparison:
     ratio_of_medians_ci95: tuple[float, float]
 
 
-def compare(
-    a: Float[np.ndarray, " pairs"],
-    b: Float[np.ndarray, " pairs"],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two arms whose runs are paired by their index; swapping them inverts every ratio.
+def compare(a: Sample, b: Sample, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Comparison:
+    """Compare final losses of two arms, paired by their index; swapping the arms inverts every ratio.
 
-    Args:
-        a: Final losses, zero or more, NaN or infinite where a run diverged; below `FLOOR` they count as it.
-        b: Final losses of the other arm, in the same order.
-        level: Coverage of the intervals, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
-
-    Returns:
-        Statistics over the pairs in which both losses are finite, and the number of the other pairs.
+    A run that diverged is NaN or infinite; losses below `FLOOR` count as it.
 
     Raises:
-        ValueError: If a loss is negative, or `level` lies outside `(0, 1)`.
+        ValueError: If a loss is negative, or `level`, the coverage of the intervals, lies outside `(0, 1)`.
     """
     if (a < 0).any() or (b < 0).any():
         raise ValueError(f"`a` and `b` must be losses of zero or more; got {np.nanmin([a, b])}.")
@@ -176,11 +143,7 @@ def compare(
 
 
 def point_and_interval(
-    statistic: Callable[..., Any],
-    *samples: Float[np.ndarray, " values"],
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    statistic: Statistic, *samples: Sample, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
     """A statistic of one sample, or of several paired ones, and its interval as of `bootstrap_interval`."""
     if not 0 < level < 1:
@@ -204,6 +167,6 @@ def _ratio_of(reduce):
     return lambda a, b, axis: reduce(a, axis=axis) / reduce(b, axis=axis)
 
 
-def value_or_nan(statistic: Callable[..., Any], values: Float[np.ndarray, " values"]) -> float:
+def value_or_nan(statistic: Statistic, values: Sample) -> float:
     """The statistic of the values; NaN where there are none."""
     return float(statistic(values)) if values.size else np.nan

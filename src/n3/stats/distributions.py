@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from n3.stats.comparison import FLOOR, Estimate, stratified_bootstrap
+from n3.stats.comparison import FLOOR, Estimate, Sample, Tasks, stratified_bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,9 @@ class Histogram:
 
 
 def histogram(losses: Mapping[str, Float[np.ndarray, " _"]], *, bins: int = 60) -> Histogram:
-    """Bin final losses, which may lie far apart, between the least and the largest of all.
+    """Bin final losses by variant, which may lie far apart, between the least and the largest of all.
 
-    Args:
-        losses: Final losses by variant, NaN or infinite where a run diverged; below `FLOOR` they count as it.
-        bins: Number of bins.
-
-    Raises:
-        ValueError: If no loss is finite.
+    A run that diverged is NaN or infinite, all of them a ValueError; losses below `FLOOR` count as it.
     """
     finite = {name: np.maximum(values[np.isfinite(values)], FLOOR) for name, values in losses.items()}
     every = np.log10(np.concatenate(list(finite.values())))
@@ -41,39 +36,31 @@ def histogram(losses: Mapping[str, Float[np.ndarray, " _"]], *, bins: int = 60) 
     return Histogram(edges=10**edges, shares=shares, medians=medians)
 
 
+Thresholds = Float[np.ndarray, " thresholds"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """Share of runs that reach each loss, with a pointwise interval."""
 
-    thresholds: Float[np.ndarray, " thresholds"]
+    thresholds: Thresholds
     """Losses, in the unit of the runs'."""
-    share: Float[np.ndarray, " thresholds"]
+    share: Thresholds
     """In `[0, 1]`, non-decreasing where the thresholds rise."""
-    low: Float[np.ndarray, " thresholds"]
-    high: Float[np.ndarray, " thresholds"]
+    low: Thresholds
+    high: Thresholds
 
 
 def performance_profile(
-    tasks: Sequence[Float[np.ndarray, " _"]],
-    thresholds: Float[np.ndarray, " thresholds"],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    tasks: Tasks, thresholds: Thresholds, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Profile:
     """Share of runs whose loss is at most each threshold, averaged over tasks that count alike.
 
-    Losses of several tasks must be in one unit: divided by a reference's loss on each task, for example.
-
-    Args:
-        tasks: Final losses of the runs of each task; one that diverged (NaN or infinite) reaches no threshold.
-        thresholds: Losses to be reached, finite.
-        level: Coverage of the pointwise interval, in `(0, 1)`.
-        resamples: Bootstrap resamples, stratified by task.
-        seed: Seed of the resampling.
+    Losses of several tasks must be in one unit: divided by a reference's loss on each task, for example. A run
+    that diverged (NaN or infinite) reaches no finite threshold. The bootstrap is stratified by task.
 
     Raises:
-        ValueError: If a task has no run, or `level` lies outside `(0, 1)`.
+        ValueError: If a task has no run, or `level`, the coverage, lies outside `(0, 1)`.
 
     References:
         Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021, equation 2
@@ -89,31 +76,15 @@ def performance_profile(
 
 
 def probability_of_improvement(
-    a: Sequence[Float[np.ndarray, " _"]],
-    b: Sequence[Float[np.ndarray, " _"]],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    a: Tasks, b: Tasks, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
     """Probability that a run of `a` ends lower than an independent run of `b` on a task drawn at random.
 
-    `mean over tasks of P(a < b) + P(a = b) / 2`, over all pairs of runs of a task, whatever their seeds; the
-    probability of `b` over `a` is one minus it.
-
-    Args:
-        a: Final losses of the runs of each task; a run that diverged loses to all that did not.
-        b: Final losses of the other method, task by task.
-        level: Coverage of the interval, in `(0, 1)`.
-        resamples: Bootstrap resamples, stratified by task and method.
-        seed: Seed of the resampling.
-
-    Returns:
-        The probability and its interval, in `[0, 1]`.
+    `mean over tasks of P(a < b) + P(a = b) / 2`, over all pairs of runs of a task, whatever their seeds. A run
+    that diverged loses to all that did not. The bootstrap is stratified by task and method.
 
     Raises:
-        ValueError: If `a` and `b` differ in their number of tasks, a task has no run, or `level` lies outside
-            `(0, 1)`.
+        ValueError: If `a` and `b` differ in number of tasks, a task has no run, or `level` is outside `(0, 1)`.
 
     References:
         Mann and Whitney, "On a test of whether one of two random variables is stochastically larger than the
@@ -123,8 +94,7 @@ def probability_of_improvement(
         raise ValueError(f"`a` and `b` must have the same tasks; got {len(a)} and {len(b)}.")
 
     def probability(strata: Sequence[np.ndarray]) -> float:
-        pairs = zip(strata[: len(a)], strata[len(a) :], strict=True)
-        return float(np.mean([_lower(own, other) for own, other in pairs]))
+        return float(np.mean(list(map(_lower, strata[: len(a)], strata[len(a) :]))))
 
     both = [*a, *b]
     low, high = stratified_bootstrap(both, probability, level=level, resamples=resamples, seed=seed)
@@ -132,11 +102,10 @@ def probability_of_improvement(
 
 
 def _lower(own, other):
-    """Share of pairs in which `own` is lower, a tie counting half."""
-    own, other = (np.where(np.isfinite(side), side, np.inf) for side in (own, other))
-    ranked = np.sort(other)
-    above, from_tie = (len(other) - np.searchsorted(ranked, own, side=side) for side in ("right", "left"))
-    return np.mean(above + from_tie) / (2 * len(other))
+    """Share of pairs in which `own` is lower, a tie counting half: Mann and Whitney's U of `other`."""
+    both = np.concatenate([own, other])
+    ranks = stats.rankdata(np.where(np.isfinite(both), both, np.inf))[len(own) :]
+    return (ranks.sum() - ranks.size * (ranks.size + 1) / 2) / (len(own) * len(other))
 
 
 STUCK = 10.0
@@ -165,19 +134,12 @@ class TailSummary:
     """Runs whose loss is NaN or infinite."""
 
 
-def tail_summary(losses: Float[np.ndarray, " runs"]) -> TailSummary:
-    """What is typical of heavy-tailed losses, and how much a few of them decide the mean.
-
-    Args:
-        losses: Final losses of zero or more; NaN or infinite where a run diverged.
-
-    Raises:
-        ValueError: If a loss is negative.
-    """
+def tail_summary(losses: Sample) -> TailSummary:
+    """What is typical of heavy-tailed losses, and how much a few decide the mean; below 0, a ValueError."""
     if (losses < 0).any():
         raise ValueError(f"`losses` must be zero or more; got {np.nanmin(losses)}.")
     known = np.sort(losses[np.isfinite(losses)].astype(float))
-    diverged, ranked = len(losses) - known.size, known if known.size else np.array([np.nan])
+    ranked = known if known.size else np.array([np.nan])
     largest = ranked[-max(1, int(LARGEST_SHARE * ranked.size)) :]
     return TailSummary(
         mean=float(ranked.mean()),
@@ -186,7 +148,7 @@ def tail_summary(losses: Float[np.ndarray, " runs"]) -> TailSummary:
         geometric_mean=float(stats.gmean(ranked)),
         log_deviation=float(np.std(np.log(ranked))) if ranked[0] else np.inf,
         largest_share=float(largest.sum() / ranked.sum()) if ranked[-1] else 0.0,
-        diverged=diverged,
+        diverged=len(losses) - known.size,
     )
 
 
@@ -196,19 +158,10 @@ def stuck_threshold(*arms: Float[np.ndarray, " _"]) -> float:
     return STUCK * float(np.median(together[np.isfinite(together)]))
 
 
-def stuck_fraction(losses: Float[np.ndarray, " runs"], *, above: float, level: float = 0.95) -> Estimate:
-    """Share of runs that ended above a loss, or diverged.
+def stuck_fraction(losses: Sample, *, above: float, level: float = 0.95) -> Estimate:
+    """Share of runs that ended above a loss (`stuck_threshold`, for example), or diverged; Wilson's interval.
 
-    Args:
-        losses: Final losses, one or more; NaN or infinite where a run diverged.
-        above: The loss above which a run counts as stuck, `stuck_threshold` for example.
-        level: Coverage of the interval, in `(0, 1)`.
-
-    Returns:
-        The share and Wilson's interval of it, in `[0, 1]`.
-
-    Raises:
-        ValueError: If there is no run.
+    No run at all is a ValueError.
 
     References:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.

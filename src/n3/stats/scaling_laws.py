@@ -2,12 +2,16 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
 from n3.stats.comparison import Estimate, bootstrap_interval, stratified_bootstrap
+
+Sizes = Float[np.ndarray, " sizes"]
+Losses = Float[np.ndarray, "sizes seeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +39,16 @@ class PowerLaw:
 
 
 def power_law(
-    sizes: Float[np.ndarray, " sizes"],
-    losses: Float[np.ndarray, "sizes seeds"],
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    sizes: Sizes, losses: Losses, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> PowerLaw:
     """Fit both laws to the geometric mean over the seeds, by least squares of the logarithms.
 
     Intervals are by percentiles over resampled seeds: a seed is drawn with its losses at all sizes, because its
-    runs share their data. Runs that diverged are left out of their size's mean.
-
-    Args:
-        sizes: Units or parameters, positive, four or more different ones.
-        losses: Final losses, positive; NaN or infinite where a run diverged.
-        level: Coverage of the intervals, in `(0, 1)`.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+    runs share their data. Runs that diverged (NaN or infinite) are left out of their size's mean.
 
     Raises:
-        ValueError: If there are fewer than four sizes, a size or a loss is not positive, every run of a size
-            diverged, or `level` lies outside `(0, 1)`.
+        ValueError: If there are fewer than four different sizes (units or parameters), a size or a loss is not
+            positive, every run of a size diverged, or `level`, the coverage, lies outside `(0, 1)`.
     """
     if len(set(sizes.tolist())) < 4 or not (sizes > 0).all():
         raise ValueError(f"`sizes` must hold four or more different positive numbers; got {sizes.tolist()}.")
@@ -64,14 +56,11 @@ def power_law(
         raise ValueError("`losses` must be positive, and finite in one run or more of each size.")
     logs = np.log(np.where(np.isfinite(losses), losses, np.nan)).T.astype(float)
     found = _fitted(np.log(sizes), logs, ())
-
     nearby = (found[:3], next(_guesses(np.log(sizes), np.nanmean(logs, axis=0), found[3])))
-
-    def again(strata: list[np.ndarray]) -> np.ndarray:
-        return np.array(_fitted(np.log(sizes), strata[0], nearby))
-
-    low, high = stratified_bootstrap([logs], again, level=level, resamples=resamples, seed=seed)
-    offset, factor, exponent, slope, height = map(Estimate, _in_units(found), _in_units(low), _in_units(high))
+    interval = partial(stratified_bootstrap, [logs], level=level, resamples=resamples, seed=seed)
+    ends = np.array([found, *interval(lambda strata: _fitted(np.log(sizes), strata[0], nearby))])
+    ends[:, [0, 1, 2, 4]] = np.exp(ends[:, [0, 1, 2, 4]])
+    offset, factor, exponent, slope, height = (Estimate(*map(float, own)) for own in ends.T)
     return PowerLaw(offset=offset, factor=factor, exponent=exponent, slope=slope, intercept=height.value)
 
 
@@ -104,44 +93,26 @@ def _guesses(x, y, slope):
         yield np.array([y.min() - below, y[0] + exponent * x[0], np.log(exponent)])
 
 
-def _in_units(logs):
-    """Offset, factor, exponent, slope and intercept of what `_fitted` found."""
-    return [*map(float, np.exp(logs[:3])), float(logs[3]), float(np.exp(logs[4]))]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScalingCurve:
     """Final losses of one variant at one learning rate over capacity."""
 
     variant: str
     rate: float
-    sizes: Float[np.ndarray, " sizes"]
-    mean: Float[np.ndarray, " sizes"]
+    sizes: Sizes
+    mean: Sizes
     """Geometric, over the seeds that did not diverge."""
-    low: Float[np.ndarray, " sizes"]
+    low: Sizes
     """Lower quartile over the seeds."""
-    high: Float[np.ndarray, " sizes"]
+    high: Sizes
     law: PowerLaw | None
     """None below four sizes."""
 
 
 def scaling_curve(
-    variant: str,
-    sizes: Float[np.ndarray, " sizes"],
-    losses: Float[np.ndarray, "sizes seeds"],
-    *,
-    rate: float,
-    law: PowerLaw | None,
+    variant: str, sizes: Sizes, losses: Losses, *, rate: float, law: PowerLaw | None
 ) -> ScalingCurve:
-    """The curve of one variant at one learning rate.
-
-    Args:
-        variant: Its name.
-        sizes: Units, rising.
-        losses: Final losses, positive; NaN where a run diverged or a seed was not run.
-        rate: The learning rate.
-        law: What `n3.stats.power_law` fitted; None below four sizes.
-    """
+    """The curve of positive losses, NaN where a run diverged or a seed was not run, over rising units."""
     low, high = np.nanquantile(losses, [0.25, 0.75], axis=1)
     mean = np.exp(np.nanmean(np.log(losses), axis=1))
     return ScalingCurve(variant=variant, rate=rate, sizes=sizes, mean=mean, low=low, high=high, law=law)
@@ -164,11 +135,7 @@ class AccuracyCurve:
 def accuracy_curve(
     variant: str, parameters: Float[np.ndarray, "points seeds"], accuracy: Float[np.ndarray, "points seeds"]
 ) -> AccuracyCurve:
-    """The curve of runs in any order of their points.
-
-    Raises:
-        ValueError: If a value is NaN or infinite.
-    """
+    """The curve of runs in any order of their points; a ValueError if a value is NaN or infinite."""
     medians = np.median(parameters, axis=1)
     order = np.argsort(medians, kind="stable")
     low, high = np.array([bootstrap_interval(own, np.mean) for own in accuracy[order]]).T

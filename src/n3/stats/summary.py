@@ -79,10 +79,8 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     losses = final_values(results)["test_loss"]
     compiling, running = (float(results[f"{name}_seconds"].sum()) for name in ("compile", "run"))
     runs = len(losses["seed"]) * (len(arms) + results.sizes.get("price", 1) - 1)  # growing once for each price
-    pairs = [
-        {"a": a, "b": b} | asdict(compare(losses.sel(arm=a).values, losses.sel(arm=b).values))
-        for a, b in combinations(arms, 2)
-    ]
+    by_arm = zip(arms, losses.transpose("arm", ...).values, strict=True)
+    pairs = [{"a": a, "b": b} | asdict(compare(own, other)) for (a, own), (b, other) in combinations(by_arm, 2)]
     return {
         "task": facts["task"],
         "method": record.experiment.network.method,
@@ -124,8 +122,7 @@ def table(summary: dict[str, Any]) -> str:
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
     """Quartiles `low`, `median`, `high` of a variable over its seeds, of the runs that are finite there."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the answer there
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # all NaN: so is the answer
         found = results[variable].where(np.isfinite).quantile([0.25, 0.5, 0.75], dim=over)
     return found.assign_coords(quantile=["low", "median", "high"]).to_dataset("quantile")
 
@@ -133,10 +130,9 @@ def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Datas
 def fit_curves(results: xr.Dataset) -> xr.Dataset:
     """Predictions of a regression with one input, in own units; of several outputs the first.
 
-    Returns:
-        Quartiles over the shown seeds: `low`, `median`, `high` (arm, point) of the prediction at `input`; and
-        `residual_low`, `residual_median`, `residual_high` (arm, test_sample) of prediction minus test target
-        at `test_input`, which rises. Between grid points predictions are linear; beyond the grid, NaN.
+    Quartiles over the shown seeds: `low`, `median`, `high` (arm, point) of the prediction at `input`; and
+    `residual_low` and so on (arm, test_sample) of prediction minus test target at `test_input`, which rises.
+    Between grid points predictions are linear; beyond the grid, NaN.
     """
     results = results.isel(output=0, input=0, inputs_feature=0, targets_feature=0, drop=True)
     results = results.sortby("test_inputs")
@@ -151,8 +147,7 @@ def fit_curves(results: xr.Dataset) -> xr.Dataset:
 def decision_classes(results: xr.Dataset, arm: str) -> Int[np.ndarray, "side side"]:
     """Classes that the first shown seed predicts on the grid, a row per second input; -1 where it diverged.
 
-    Raises:
-        ValueError: If the grid is not a square of two inputs.
+    A ValueError if the grid is not a square of two inputs.
     """
     logits, inputs = results["prediction"].sel(arm=arm).values[0], results.sizes["input"]
     side = round(len(logits) ** 0.5)
@@ -168,11 +163,10 @@ def likeliest_classes(logits: Float[np.ndarray, "samples out_size"]) -> Int[np.n
 
 
 def final_distribution(results: xr.Dataset) -> xr.Dataset:
-    """Final test losses of every arm in rising order.
+    """Final test losses of every arm in rising order: `loss` (arm, rank), at least `FLOOR`.
 
-    Returns:
-        `loss` (arm, rank), at least `FLOOR`, and NaN in the last ranks for runs that diverged; `share` (rank)
-        of all runs up to that loss; quartiles `low`, `median`, `high` (arm) of the runs that did not diverge.
+    It is NaN in the last ranks for runs that diverged; `share` (rank) is of all runs up to that loss; quartiles
+    `low`, `median`, `high` (arm) are of the runs that did not diverge.
     """
     found = final_values(results)["test_loss"].clip(min=FLOOR).to_dataset(name="loss")
     ranked = np.sort(found["loss"].values, axis=1)
@@ -199,12 +193,8 @@ def _summarise_arm(results):
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
 
 
-def _summarise_choices(results: Any, lost: Any) -> dict[str, Any]:
-    """The entry `choices` of `summary.json`, or nothing where no activation was chosen.
-
-    For each arm and hidden layer, the number of runs whose `choice_share` at the last step is highest for each
-    activation; runs that diverged, `lost` (arm, seed), do not count.
-    """
+def _summarise_choices(results, lost):
+    """Of each arm and hidden layer, the runs, but those `lost`, whose last share is highest for each name."""
     if "choice_share" not in results:
         return {}
     shares = results["choice_share"].isel(step=-1)
@@ -214,43 +204,36 @@ def _summarise_choices(results: Any, lost: Any) -> dict[str, Any]:
     return {"choices": dict(zip(arms, layers, strict=True))}
 
 
-def _choice_lines(summary: dict[str, Any]) -> list[str]:
-    """How often each activation was chosen, a row for each layer of an arm; nothing where none was."""
+def _choice_lines(summary):
     if "choices" not in summary:
         return []
-    rows = [f"runs that chose|{'|'.join(next(iter(summary['choices'].values()))[0])}"]
+    rows = ["|".join(["runs that chose", *next(iter(summary["choices"].values()))[0]])]
     for arm, layers in summary["choices"].items():
-        rows += [
-            f"{arm}, layer {n}|{'|'.join(map(str, own.values()))}" for n, own in enumerate(layers, start=1)
-        ]
+        rows += ["|".join([f"{arm}, layer {n}", *map(str, own.values())]) for n, own in enumerate(layers, 1)]
     return [align_columns(rows)]
 
 
-def path_curves(results: Any) -> dict[str, Float[np.ndarray, "quartiles prices"]]:
-    """Quartiles over the seeds of what became of the growing arm at each price.
+def path_curves(results: xr.Dataset) -> dict[str, Float[np.ndarray, "quartiles prices"]]:
+    """Low, median and high over the seeds of what became of the growing arm at each price of a path.
 
-    Args:
-        results: An xarray data set with a price path.
-
-    Returns:
-        Low, median and high of `size` (effective units, summed over layers), `test_loss` and
-        `validation_loss`, over the runs that did not diverge; NaN at a price at which all did.
+    `size` (effective units, summed over layers), `test_loss` and `validation_loss`, of the runs that did not
+    diverge; NaN at a price at which all did.
     """
     found = results.assign(path_size=results["path_size"].sum("layer", skipna=False))
     names = ("size", "test_loss", "validation_loss")
     return {name: bands(found, f"path_{name}").to_dataarray().values for name in names}
 
 
-def summarise_path(results: Any) -> dict[str, Any]:
+def summarise_path(results: xr.Dataset) -> dict[str, Any]:
     """The entry `price_path` of `summary.json`, or nothing where `results` has no price path."""
     if "price" not in results.sizes:
         return {}
-    medians = {name: quartiles[1].tolist() for name, quartiles in path_curves(results).items()}
+    sizes, test_losses, validation_losses = (own[1].tolist() for own in path_curves(results).values())
     path = {
         "prices": results["price"].values.tolist(),
-        "median_sizes": medians["size"],
-        "median_test_losses": medians["test_loss"],
-        "median_validation_losses": medians["validation_loss"],
+        "median_sizes": sizes,
+        "median_test_losses": test_losses,
+        "median_validation_losses": validation_losses,
         "diverged": (~np.isfinite(results["path_validation_loss"].values)).sum(axis=1).tolist(),
         "picked": int(results.attrs["picked_price"]),
         "best": int(results.attrs["best_price"]),
@@ -259,14 +242,11 @@ def summarise_path(results: Any) -> dict[str, Any]:
     return {"price_path": path}
 
 
-def _price_lines(summary: dict[str, Any]) -> list[str]:
-    """Which price was picked and why, as one text of lines of 100 columns or fewer; nothing without a path."""
+def _price_lines(summary):
     if "price_path" not in summary:
         return []
-    path = summary["price_path"]
-    columns = (path[name] for name in ("prices", "median_sizes", "median_validation_losses"))
-    form = "{:.3g} nats (size {:.2f}, validation loss {:.3e})"
-    tried = list(map(form.format, *columns))
+    path, form = summary["price_path"], "{:.3g} nats (size {:.2f}, validation loss {:.3e})"
+    tried = list(map(form.format, path["prices"], path["median_sizes"], path["median_validation_losses"]))
     reason = "the least validation loss"
     if path["picked"] != path["best"]:
         reason = f"the highest within one standard error of the best, {tried[path['best']]}: "

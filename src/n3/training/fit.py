@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -97,14 +97,9 @@ def fit(
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
     """
-    for name, value in {"steps": steps, "batch": batch}.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be positive; got {value}.")
+    _check_numbers(steps=steps, batch=batch, learning_rate=learning_rate, size_cost=size_cost)
     monitor = (monitor,) if isinstance(monitor, str) else tuple(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
-    for name, value in {"learning_rate": learning_rate, "size_cost": size_cost}.items():
-        if not callable(value) and not 0 <= value < float("inf"):
-            raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
     given = information, target_size, monitor, importance, structure
     _check_settings(model, validation_data, *given, is_informed=is_informed)
     one, runs = first_run(model, key)
@@ -205,6 +200,15 @@ def _restructured(stages: Stages, done: int, state: TrainState, recorder: Record
     if recorder.runs:
         return stages.look(done, state, losses)
     return run_of(stages.look(done, stack_runs([state]), losses), 0)
+
+
+def _check_numbers(*, steps: int, batch: int, **others: Any) -> None:
+    for name, value in {"steps": steps, "batch": batch}.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be positive; got {value}.")
+    for name, value in others.items():
+        if not callable(value) and not 0 <= value < float("inf"):
+            raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
 
 
 def _check_settings(

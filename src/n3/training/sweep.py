@@ -214,7 +214,7 @@ def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarra
     return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
 
 
-def _is_tiered(recipe: Recipe, work: float) -> bool:
+def _is_tiered(recipe: Recipe, work: int) -> bool:
     """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
     return recipe.drive is not None and recipe.drive.custom is None and work >= TIERED
 

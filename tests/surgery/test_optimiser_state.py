@@ -128,8 +128,18 @@ def surgeries(model, state):
     yield "compact", compact(model), compact_state(model, state), compact(tags)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("name", OPTIMISERS)
+QUICK = ("adam", "schedule-free")
+"""Optimisers that all models are tested with in the fast tier."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if kind == "growing-mlp" or name in QUICK else pytest.mark.slow)
+        for name in OPTIMISERS
+        for kind in MODELS
+    ],
+)
 def test_the_next_step_of_untouched_parameters_is_that_without_surgery(name, kind):
     rule, state, model = after_steps(name, MODELS[kind]())
     gradient, tags = flat(some(model, 7)), tags_of(model).tolist()

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import equinox as eqx
@@ -279,7 +280,9 @@ def images(samples, seed):
 def of_fit(model, data, validation_data, **settings):
     """The numbers of a model of the user's own that finds its sizes."""
     grown = n3.grow(model, example=data[0][0], key=jr.key(1), initial_size=4.0)
-    grown, history = n3.fit(grown, data, validation_data, key=jr.key(2), quiet=True, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* without a unit", RuntimeWarning)  # as a run of few steps may end
+        grown, history = n3.fit(grown, data, validation_data, key=jr.key(2), quiet=True, **settings)
     parts = jax.tree.leaves(n3.compact(grown), is_leaf=lambda node: hasattr(node, "bias"))
     rows = {"middle": len(history.step) // 2, "last": -1}
     found = {"widths": [own.bias.shape[0] for own in parts if hasattr(own, "bias")]}

@@ -85,9 +85,8 @@ class ArraySource:
         return epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
 
     def _selected(self, rows: Int[np.ndarray, "..."]) -> Selection:
-        return Selection(
-            self.inputs, self.targets, jnp.asarray(rows), runs=self.key.size if self.key.ndim else 0
-        )
+        runs = self.key.size if self.key.ndim else 0
+        return Selection(self.inputs, self.targets, jnp.asarray(rows), runs=runs)
 
     def require(self, check: Check) -> None:
         """See that the targets pass a check, which raises where they do not."""

@@ -139,7 +139,6 @@ def fit(
 
 
 def _check_traceable(importance: Importance, model: AbstractSized, goal: OutputLoss, first: Selection) -> None:
-    """Refuse a user's importance that cannot be compiled."""
     active, targets = model.activations(first.inputs)[0].T, goal.columns(first.targets).T
     try:
         jax.eval_shape(importance, active, targets)
@@ -149,12 +148,9 @@ def _check_traceable(importance: Importance, model: AbstractSized, goal: OutputL
 
 def _warn_of_empty_groups(sizes: Float[np.ndarray, "*runs groups"], layers: tuple[str, ...]) -> None:
     """Say which groups ended without a unit: a model without a path around them is a constant."""
-    empty = np.sum(np.atleast_2d(sizes) < EMPTY, axis=0)
-    told = [
-        f"{name} ({count} of {np.atleast_2d(sizes).shape[0]} runs)"
-        for name, count in zip(layers, empty, strict=True)
-        if count
-    ]
+    rows = np.atleast_2d(sizes)
+    empty = zip(layers, np.sum(rows < EMPTY, axis=0), strict=True)
+    told = [f"{name} ({count} of {len(rows)} runs)" for name, count in empty if count]
     if told:
         text = "start from all units (`initial_size=None` in `n3.grow`), train longer, or lower `price_scale`"
         warnings.warn(f"`fit` ended without a unit in {', '.join(told)}: {text}.", RuntimeWarning, stacklevel=3)
@@ -180,7 +176,6 @@ def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, st
 
 
 def _stages_of(plan: Plan, structure, capacity, key, recorder: Recorder, hypers, importance) -> Stages:
-    """The structure of the runs, which the validation loss judges."""
     runs, pool, how = max(recorder.runs, 1), recorder.pool, {"is_classes": plan.goal.is_classes}
     return Stages(
         rules=Rules(config=structure, arm="fit", seeds=tuple(range(runs)), importance=importance, **how),
@@ -195,7 +190,6 @@ def _stages_of(plan: Plan, structure, capacity, key, recorder: Recorder, hypers,
 
 
 def _restructured(stages: Stages, done: int, state: TrainState, recorder: Recorder) -> TrainState:
-    """The runs, or the single one, after a look at their structure."""
     losses = np.atleast_1d(evaluate(recorder.plan, state.net, recorder.validation_data)[0])
     if recorder.runs:
         return stages.look(done, state, losses)
@@ -329,7 +323,6 @@ def _target_size(model: PyTree, target_size: float | None) -> float:
         return 0.0
     first = float(model.controller.capacity[0])
     if target_size is not None and not 0.0 < target_size <= first:
-        raise ValueError(
-            f"`target_size` must be in (0, {first:g}], the first group's capacity; got {target_size}."
-        )
+        bounds = f"(0, {first:g}], the first group's capacity"
+        raise ValueError(f"`target_size` must be in {bounds}; got {target_size}.")
     return first if target_size is None else target_size

@@ -21,7 +21,7 @@ from n3.surgery.edit import Edit, edited
 from n3.surgery.expand import expand
 from n3.surgery.prune import prune
 from n3.training import decisions
-from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, look_steps, most_programs
+from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, UnitChange
 from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses, pool_of
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
 
@@ -32,8 +32,7 @@ class Altered:
 
     state: TrainState | None
     """The run afterwards, of whatever capacity, its drive still as before; None: nothing was to be changed."""
-    units: tuple[int, ...]
-    """Change of the units of each hidden layer."""
+    units: UnitChange
     reason: str
 
 
@@ -157,7 +156,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         self.config, self.capacity = self.rules.config, self.bound
-        self.looks = look_steps(self.steps, self.config.structure_every)
+        self.looks = decisions.look_steps(self.steps, self.config.structure_every)
         self.runs = [_Run()] * len(self.keys)
 
     def decisions(self) -> tuple[Decision, ...]:
@@ -165,12 +164,9 @@ class Stages:
         return tuple(own for run in self.runs for own in decisions.with_next_loss(run.log))
 
     def look(self, step: int, states: TrainState, losses: Float[np.ndarray, " runs"]) -> TrainState:
-        """The states with which the runs go on, in the capacity that they then need (`capacity`).
+        """The states with which the runs go on after `step` steps, in the capacity that they need (`capacity`).
 
-        Args:
-            step: Steps taken so far.
-            states: Of all runs, along a first axis.
-            losses: Loss of each on samples that it is not trained on.
+        Losses are each run's on samples that it is not trained on.
         """
         self.step, self.left = step, int(np.sum(self.looks > step))
         before = [run_of(states, row) for row in range(len(self.runs))]
@@ -179,16 +175,11 @@ class Stages:
         was, self.capacity = self.capacity, self._next_capacity(after, is_changed)
         if not any(is_changed) and self.capacity == was:
             return states
-        sound = {
-            row: with_capacity(
-                own, self.drive, self.capacity, is_changed=is_changed[row], key=self._keys(row)[1]
-            )
-            for row, own in enumerate(after)
-            if has_finite_sizes(own)
-        }
+        rows = [row for row, own in enumerate(after) if has_finite_sizes(own)]
+        how = {row: {"is_changed": is_changed[row], "key": self._keys(row)[1]} for row in rows}
+        sound = {row: with_capacity(after[row], self.drive, self.capacity, **how[row]) for row in rows}
         like = next(iter(sound.values()))
-        every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return stack_runs(every)
+        return stack_runs([sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)])
 
     def _decided(self, row: int, state: TrainState, loss: float) -> TrainState:
         """A run after its decision, which is noted: the same object where nothing changes."""
@@ -298,6 +289,6 @@ def train_in_stages(
         looks=looks,
         capacity=np.array([program.capacity for program in programs[:-1]]),
         programs=frozenset(programs),
-        most_programs=most_programs(stages.bound),
+        most_programs=decisions.most_programs(stages.bound),
     )
     return whole, staged

@@ -10,6 +10,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from n3.information.gaussian import Scalar
 from n3.information.measures import LayerMonitor, Pool
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn import losses, metrics
@@ -17,6 +18,9 @@ from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
 from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
 from n3.training import batches
+
+Count, Counts = Int[Array, ""], Int[Array, " records"]
+"""Steps taken."""
 
 
 class StepRecord(eqx.Module):
@@ -119,14 +123,8 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     and shapes start from the same drawn weights.
     """
     net_key, controller_key, order_key = jr.split(key, 3)
-    controller = make_controller(
-        recipe.controller,
-        recipe.capacity,
-        is_layerwise=recipe.layerwise,
-        initial_size=hypers.initial_size,
-        mask=recipe.mask,
-        key=controller_key,
-    )
+    start = {"initial_size": hypers.initial_size, "mask": recipe.mask, "key": controller_key}
+    controller = make_controller(recipe.controller, recipe.capacity, is_layerwise=recipe.layerwise, **start)
     initial_depth = float(len(recipe.capacity)) if recipe.drive else 1.5
     net = GrowingMLP(
         recipe.in_size,
@@ -149,9 +147,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     return TrainState(net, moments, order, order_key, jnp.full((), -1, jnp.int32), drive)
 
 
-def step(
-    recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Int[Array, ""]
-) -> TrainState:
+def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Count) -> TrainState:
     """The run after one more step of the optimiser.
 
     `count`, the steps taken so far, is the same for all runs of a sweep, so that epochs turn together.
@@ -208,12 +204,7 @@ def descended(
 
 
 def advance(
-    recipe: Recipe,
-    state: TrainState,
-    hypers: Hypers,
-    problem: Problem,
-    start: Int[Array, ""],
-    stops: Int[Array, " records"],
+    recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, start: Count, stops: Counts
 ) -> tuple[TrainState, StepRecord]:
     """Train on from step `start` to each stop and record the run there: the unit that is compiled.
 
@@ -225,9 +216,7 @@ def advance(
 
     def to_stop(carry: tuple[TrainState, Array], stop: Array):
         state, count = carry
-        state = jax.lax.fori_loop(
-            count, stop, lambda i, running: step(recipe, running, hypers, problem, i), state
-        )
+        state = jax.lax.fori_loop(count, stop, lambda i, own: step(recipe, own, hypers, problem, i), state)
         record = observe(recipe, state, hypers, problem)
         is_sound = jnp.isfinite(record.train_loss) & jnp.all(jnp.isfinite(record.size))
         broken = _first_divergence(state.diverged_at, is_sound, stop)
@@ -294,9 +283,7 @@ def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.Gradien
     return {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
 
 
-def _gradient(
-    recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples
-) -> tuple[Float[Array, ""], GrowingMLP]:
+def _gradient(recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples) -> tuple[Scalar, GrowingMLP]:
     """The objective and its gradient; the task's share is accumulated tile by tile."""
     settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
     if batch.shares.shape[0] <= recipe.tile:
@@ -314,7 +301,7 @@ def _gradient(
 
 
 def informed(
-    state: TrainState, drive: InformationDrive, hypers: DriveHypers, pool: Pool, count: Int[Array, ""]
+    state: TrainState, drive: InformationDrive, hypers: DriveHypers, pool: Pool, count: Count
 ) -> TrainState:
     """A run after its drive has looked at the information that units hold."""
     found = drive.look(state.net, state.moments, state.drive, hypers, pool, count)

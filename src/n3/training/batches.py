@@ -107,9 +107,8 @@ class IterableSource:
     def __init__(self, batches: Iterable[Any], *, steps: int):
         self.batches, self.steps = batches, steps
         if isinstance(batches, Iterator):
-            raise ValueError(
-                "`train_data` must be iterable again and again; got an iterator, which ends for good."
-            )
+            text = "must be iterable again and again; got an iterator, which ends for good"
+            raise ValueError(f"`train_data` {text}.")
         self._next = chain.from_iterable(self._once() for _ in count())
         self._check: Check = lambda targets: None
 

@@ -42,7 +42,6 @@ class Track:
     last: Action | None = None
     """The latest change, `prune` or `expand`."""
     units: UnitChange = ()
-    """What it changed."""
     is_undone: bool = False
     looks: int = 0
     """Looks since a change was made or undone, this one included."""
@@ -69,7 +68,7 @@ class Track:
 
 
 def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[Action, ...], str]:
-    """What a run should do at a look.
+    """What a run should do at a look: the actions to try in order, until one finds something to do; and why.
 
     A change that is on trial, until the looks of its cooldown are over, is undone where the validation loss is
     above that before it by more than the margin, or is not finite. Else nothing changes at the last look,
@@ -77,9 +76,6 @@ def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[A
     pruning and expansion take turns: the one that was not the last change comes first, and the other where the
     first finds nothing to do, but none that was just undone. An expansion needs looks enough left for a pruning
     after it. The track includes the validation loss at this look; `left` looks come after it.
-
-    Returns:
-        The actions to be tried, in their order, until one finds something to do; and why.
     """
     loss = track.losses[-1]
     if track.before is not None and not loss <= track.before * (1.0 + config.margin):

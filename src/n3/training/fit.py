@@ -157,7 +157,6 @@ def _warn_of_empty_groups(sizes: Float[np.ndarray, "*runs groups"], layers: tupl
 
 
 def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, stages, report) -> PyTree:
-    """The model after all steps, or where every run has diverged."""
     done, drive = 0, plan.drive
     while done < plan.steps and not recorder.is_over:
         if drive and drive.is_due(done):
@@ -208,7 +207,6 @@ def _check_numbers(*, steps: int, batch: int, **others: Any) -> None:
 def _check_settings(
     model, validation_data, information, target_size, monitor, importance, structure, *, is_informed
 ) -> None:
-    """Refuse what cannot be read again, and settings that would do nothing."""
     is_sized = isinstance(model, AbstractSized)
     if isinstance(validation_data, Iterator):
         raise ValueError("`validation_data` is an iterator and can be read only once; pass a DataLoader.")
@@ -235,7 +233,6 @@ def _check_settings(
 
 
 def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:
-    """The drive's numbers, of every run where they have samples of their own."""
     numbers = {"samples": samples, "outputs": max(goal.outputs - goal.is_classes, 1)}
     prices = [prices_of(settings, pool.of_run(run).inputs, **numbers) for run in range(pool.runs or 1)]
     hypers = DriveHypers.of(settings, prices, prior=0.0)

@@ -25,6 +25,9 @@ from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Trac
 from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses, pool_of
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
 
+Units = tuple[int, ...]
+"""Of each hidden layer or group."""
+
 
 @dataclass(frozen=True)
 class Altered:
@@ -68,12 +71,7 @@ def expanded(state: TrainState, config: StructureConfig, bound: Sequence[int], *
 
 
 def with_capacity(
-    state: TrainState,
-    drive: InformationDrive | None,
-    capacity: tuple[int, ...],
-    *,
-    is_changed: bool,
-    key: PRNGKeyArray,
+    state: TrainState, drive: InformationDrive | None, capacity: Units, *, is_changed: bool, key: PRNGKeyArray
 ) -> TrainState:
     """The run in a program's capacity: the same function, of which no unit that takes part is left out.
 
@@ -143,8 +141,8 @@ class Stages:
     """Many runs whose structure may change at looks, between compiled stages."""
 
     rules: Rules
-    bound: tuple[int, ...]
-    """Units that each hidden layer or group can hold."""
+    bound: Units
+    """Most that each layer can hold."""
     drive: InformationDrive | None
     hypers: DriveHypers | None
     keys: Key[jax.Array, " runs"]
@@ -215,7 +213,7 @@ class Stages:
         """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
         return jr.split(jr.fold_in(jr.fold_in(self.keys[row], STREAM), self.step))
 
-    def _next_capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
+    def _next_capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> Units:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
         rows = enumerate(zip(states, is_changed, strict=True))
         sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
@@ -248,10 +246,8 @@ def train_in_stages(
     """Train the runs of an arm and change their structure on the way.
 
     A run that changes nothing is what `sweep` makes of it, and the arguments are those of `sweep`; the recipe's
-    capacity is the most that a layer can hold, and the stops increase strictly.
-
-    Returns:
-        Final states, in the capacity of the last stage, with the records; and what became of the structure.
+    capacity is the most that a layer can hold, and the stops increase strictly. Final states are in the
+    capacity of the last stage.
     """
     began = time.perf_counter()
     stages = Stages(

@@ -208,10 +208,8 @@ def advance(
 ) -> tuple[TrainState, StepRecord]:
     """Train on from step `start` to each stop and record the run there: the unit that is compiled.
 
-    The stops are steps that do not decrease, none before the start.
-
-    Returns:
-        The run at the last stop, and its records stacked along a first axis.
+    The stops are steps that do not decrease, none before the start. What comes back is the run at the last
+    stop, and its records stacked along a first axis.
     """
 
     def to_stop(carry: tuple[TrainState, Array], stop: Array):
@@ -233,10 +231,8 @@ def train(
     """One whole run: `init` and `advance`.
 
     The key decides everything random about it. `stops` are the steps at which to record, non-decreasing; the
-    last ends the run.
-
-    Returns:
-        The final state (its `net` is the trained network), and the records stacked along a first axis.
+    last ends the run. What comes back is the final state, whose `net` is the trained network, and the records
+    stacked along a first axis.
     """
     state = init(recipe, hypers, problem, key=key)
     return advance(recipe, state, hypers, problem, jnp.asarray(0), stops)
@@ -251,12 +247,8 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     if recipe.drive:
         drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem.train))
     outputs = state.net.batch(problem.test.inputs)
-    targets, shares = problem.test.targets, problem.test.shares
-    metric = (
-        metrics.accuracy(outputs, targets, shares)
-        if recipe.loss == "cross-entropy"
-        else metrics.rmse(outputs, targets, shares, problem.unit)
-    )
+    seen = outputs, problem.test.targets, problem.test.shares
+    metric = metrics.accuracy(*seen) if recipe.loss == "cross-entropy" else metrics.rmse(*seen, problem.unit)
     return StepRecord(
         train_loss=train_loss,
         test_loss=task_loss(state.net, problem.test, recipe.loss),

@@ -116,10 +116,8 @@ def sweep(
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
     that JAX has). `progress` is called with the step reached, once a chunk. `start` is a step and states to go
     on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
-    than are allocated where that is worth its programs.
-
-    Returns:
-        Final states and records, in the order of the keys: run `i` is what `train` returns for row `i`.
+    than are allocated where that is worth its programs. Final states and records are in the order of the keys:
+    run `i` is what `train` returns for row `i`.
 
     Raises:
         ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.

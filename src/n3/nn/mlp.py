@@ -171,8 +171,8 @@ class GrowingMLP(AbstractSized):
         The capacity of the controller gives the hidden layers. The activation is a name in `ACTIVATIONS`, or a
         choice for each layer such as `choose:tanh,relu,sin`. With `size_input` each hidden layer is told its
         own size. The effective depth at the start is in `[1, depth]`; None: no gates, every layer counts.
-        Weights are uniform on `1/sqrt(inputs)` (`fan-in`) or on `[-1, 1]` (`unit-uniform`); `fan_in` units of each
-        hidden layer count as inputs of the next (None: all of them).
+        Weights are uniform on `1/sqrt(inputs)` (`fan-in`) or on `[-1, 1]` (`unit-uniform`); `fan_in` units of
+        each hidden layer count as inputs of the next (None: all of them).
 
         Raises:
             ValueError: If the activation or the initialisation is unknown, or depth gates meet layers of

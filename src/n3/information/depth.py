@@ -16,6 +16,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from n3.information.gaussian import Scalar
+
+_PerLayer, _Worths = Float[Array, " depth"], Sequence[Float[Array, " _choices"]]
 RATE = 0.25
 """Layers by which a step moves the depth, for each unit by which it moves a size."""
 SHARPNESS = 10.0
@@ -44,13 +47,8 @@ def is_calm(gates: Float[Array, " depth"]) -> Bool[Array, " depth"]:
 
 
 def values(
-    worths: Sequence[Float[Array, " _choices"]],
-    sizes: Float[Array, " depth"],
-    price: Float[Array, ""],
-    parameter_price: Float[Array, ""],
-    inputs: Float[Array, ""],
-    outputs: int,
-) -> Float[Array, " depth"]:
+    worths: _Worths, sizes: _PerLayer, price: Scalar, parameter_price: Scalar, inputs: Scalar, outputs: int
+) -> _PerLayer:
     """What a network of 1, 2, ... layers is worth, nats per sample.
 
     `worths` has the information of the first `0 ... capacity` units of each layer, in nats; `sizes` are whole
@@ -62,7 +60,7 @@ def values(
     return gains - jnp.cumsum(own * sizes) - parameter_price * outputs * sizes
 
 
-def best_depth(values: Float[Array, " depth"], gates: Float[Array, " depth"]) -> Float[Array, ""]:
+def best_depth(values: _PerLayer, gates: _PerLayer) -> Scalar:
     """`D*`: the number of layers in sight that is worth most, the least of equals."""
     return 1.0 + jnp.argmax(jnp.where(is_in_sight(gates), values, -jnp.inf)).astype(values.dtype)
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Activations, Targets, Scalar = Float[Array, "units samples"], Float[Array, "out_size samples"], Float[Array, ""]
 PerUnit, Chosen, Number = Float[Array, " units"], Bool[Array, " units"], float | Scalar
+_Shaped = Float[Array, "*shape"]
 FLOOR, RESOLUTION, KAPPA, MONITORING_FLOOR, MONITORING_RESOLUTION = 1e-3, 1e-2, 1.0, 1e-4, 1e-4
 SMALLEST_MASK, SMALLEST_VARIANCE, SMALLEST_PROBABILITY = 1e-4, 1e-6, 1e-6
 PSI = MappingProxyType({"classification": 1.2, "generation": 0.8, "regression": 1.0, "detection": 1.1})
@@ -172,16 +173,12 @@ def information_gain(
     return probe_information(channel, activations, targets) if is_classes else gaussian_information(channel)
 
 
-def importance(
-    information: Float[Array, "*shape"], entropy: Scalar, *, psi: Number = 1.0
-) -> Float[Array, "*shape"]:
+def importance(information: _Shaped, entropy: Scalar, *, psi: Number = 1.0) -> _Shaped:
     """`H - psi (H - I)`, at most `H`: affine in the information, so `psi` (see `PSI`) changes no ranking."""
     return entropy - psi * (entropy - information)
 
 
-def corrected(
-    information: Float[Array, "*shape"], effective_units: Float[Array, "*shape"], samples: int, outputs: int
-) -> Float[Array, "*shape"]:
+def corrected(information: _Shaped, effective_units: _Shaped, samples: int, outputs: int) -> _Shaped:
     """Less its bias, `I + q ln(1 - df / (n - 1)) / 2`, `q` outputs (classes - 1); too low once classes part."""
     return information + 0.5 * outputs * jnp.log(jnp.maximum(1.0 - effective_units / max(samples - 1, 1), 1e-6))
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from n3.information import gaussian, nearest_neighbours
-from n3.information.gaussian import Activations, PerUnit, Scalar, Targets
+from n3.information.gaussian import Activations, Channel, PerUnit, Scalar, Targets
 from n3.nn.metrics import predicted_class
 from n3.nn.sized import AbstractSized
 
@@ -187,17 +187,11 @@ def information_terms(
     """What the objective says of every hidden layer beside the task's loss.
 
     Of a layer with gate `g`, masks `m`, and `I`, `TC` and `KL` as in `n3.information.gaussian`:
-    `-alpha g (H - psi (H - I))`, `rho g TC` and `gamma g KL(m, before)`; what units cost is not descended.
-
-    Args:
-        net: The network.
-        pool: Samples.
-        weights: Weights of the terms.
-        before: Masks of every layer from which the divergence is taken; None: the present ones.
-        is_classes: Whether the targets are classes.
-        features: Whether importance and redundancy have a gradient in the features as well as in the masks.
-        custom: A user's importance of each unit: `alpha g` times their sum, each times its participation, takes
-            the place of the built-in one, in the user's unit and without `psi`.
+    `-alpha g (H - psi (H - I))`, `rho g TC` and `gamma g KL(m, before)`; what units cost is not descended. The
+    masks `before` are the present ones by default (None). With `features` importance and redundancy have a
+    gradient in the features as well as in the masks. Of a user's importance of each unit (`custom`), `alpha g`
+    times their sum, each times its participation, takes the place of the built-in one, in the user's unit and
+    without `psi`.
     """
     targets, masks = pool.targets, net.participation()
     entropy = gaussian.entropy(targets, is_classes=is_classes)
@@ -232,9 +226,7 @@ def check_importance(
         raise ValueError(f"`importance` must be zero or more; got {float(own.min()):.3g}.")
 
 
-def masked_channel(
-    active: Activations, targets: Targets, mask: PerUnit, *, is_classes: bool
-) -> gaussian.Channel:
+def masked_channel(active: Activations, targets: Targets, mask: PerUnit, *, is_classes: bool) -> Channel:
     """A layer seen through the noise of its mask, as training sees it."""
     moments = gaussian.statistics(active, targets, is_classes=is_classes)
     return gaussian.open_channel(moments, gaussian.channel_noise(mask))
@@ -260,7 +252,6 @@ class LayerMonitor:
     names: tuple[str, ...]
     """Measures of a layer, by their names in `MEASURES`; `importance` at the price `psi`."""
     is_classes: bool
-    """Whether the targets are classes."""
     psi: float = 1.0
     """Price of what stays uncertain, more than 0 (`information.importance`)."""
     custom: Importance | None = None

@@ -9,20 +9,16 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, Float, Int
 
 MAX_DIMENSIONS = 3
+_Variable = Float[Array, "dims samples"]
 
 
-def kraskov(
-    x: Float[Array, "dims samples"], y: Float[Array, "dims_y samples"], *, neighbours: int = 3
-) -> Float[Array, ""]:
+def kraskov(x: _Variable, y: Float[Array, "dims_y samples"], *, neighbours: int = 3) -> Float[Array, ""]:
     """Mutual information of two continuous variables, `psi(k) + psi(n) - <psi(n_x + 1) + psi(n_y + 1)>`.
 
     `n_x` counts the samples whose distance in `x` is less than that of the `k`-th neighbour in `(x, y)`, in the
     maximum norm. Memory is `samples**2`. Tied values are counted as they are: add noise to discrete columns.
-
-    Args:
-        x: One variable, at most three rows, on a scale comparable with that of `y`.
-        y: The other, likewise.
-        neighbours: `k`; more lowers the variance and raises the bias.
+    Both have at most three rows, on comparable scales. More `neighbours`, `k`, lower the variance and raise the
+    bias.
 
     Returns:
         Nats; about 0 where there is none, of either sign.
@@ -43,18 +39,12 @@ def kraskov(
     return jnp.sum(ends) - jnp.mean(digamma(count_x.astype(x.dtype) + 1) + digamma(count_y.astype(x.dtype) + 1))
 
 
-def ross(
-    x: Float[Array, "dims samples"], labels: Int[Array, " samples"], *, neighbours: int = 3
-) -> Float[Array, ""]:
+def ross(x: _Variable, labels: Int[Array, " samples"], *, neighbours: int = 3) -> Float[Array, ""]:
     """Mutual information of a continuous and a discrete variable, `psi(n) + <psi(k) - psi(n_class) - psi(m)>`.
 
     `m` counts the samples of any class within the distance of the `k`-th neighbour of the own class, in the
-    maximum norm; a class of `k` samples or fewer takes the neighbours it has, a lone sample is left out.
-
-    Args:
-        x: The continuous variable, at most three rows.
-        labels: The discrete one; any integers.
-        neighbours: `k`; more lowers the variance and raises the bias.
+    maximum norm; a class of `k` samples or fewer takes the neighbours it has, a lone sample is left out. The
+    labels are any integers. More `neighbours`, `k`, lower the variance and raise the bias.
 
     Returns:
         Nats; about 0 where there is none, of either sign.
@@ -88,7 +78,7 @@ def _check(neighbours, samples, **dimensions: int):
         raise ValueError(f"`neighbours` must be in 1 ... {samples - 1}; got {neighbours}.")
 
 
-def _distances(x: Float[Array, "dims samples"]) -> Float[Array, "samples samples"]:
+def _distances(x: _Variable) -> Float[Array, "samples samples"]:
     return jnp.max(jnp.abs(x[:, :, None] - x[:, None, :]), axis=0)
 
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from scipy import stats
 
 from n3.config.experiment import InformationConfig
 from n3.data.dataset import Dataset
+from n3.information.gaussian import Scalar
+from n3.nn.sized import PerGroup
 
 LARGEST_STEP = 0.2
 """Most that a look changes the logarithm of the price."""
@@ -32,13 +33,8 @@ def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs
     By description length each parameter costs `ln(n) / (4 n)`, half the usual charge, which
     `scripts/study_sizing.py` chose: the prior charges for weights too. By chi-square a unit costs the 95 %
     quantile over `2 n`, with a degree of freedom for each output: the gain that a unit without any information
-    reaches in one case of twenty. Of a path of prices no price follows.
-
-    Args:
-        settings: Hold the price and its scale.
-        inputs: Inputs of some samples, samples first.
-        samples: Training samples `n`.
-        outputs: Targets, or classes less one.
+    reaches in one case of twenty. Of a path of prices no price follows. There are `n` training `samples`; the
+    inputs are of some, samples first; the outputs are targets, or classes less one.
     """
     own = np.asarray(inputs, float).reshape(len(inputs), -1)
     own = own - own.mean(axis=0)
@@ -56,20 +52,15 @@ def degrees_of(data: Dataset) -> int:
     return data.out_size if data.num_classes is None else data.num_classes - 1
 
 
-def ascend_price(
-    log_price: Float[Array, ""], parameters: Float[Array, ""], budget: Float[Array, ""]
-) -> Float[Array, ""]:
+def ascend_price(log_price: Scalar, parameters: Scalar, budget: Scalar) -> Scalar:
     """Dual ascent: the price rises by the share in which active parameters exceed the budget; 0: it stays."""
     excess = jnp.clip(parameters / jnp.maximum(budget, 1.0) - 1.0, -LARGEST_STEP, LARGEST_STEP)
     return jnp.where(budget > 0, log_price + excess, log_price)
 
 
 def sizes_within_budget(
-    best: Float[Array, " groups"],
-    budget: Float[Array, ""],
-    capacity: Float[Array, " groups"],
-    count: Callable[[Float[Array, " groups"]], Float[Array, ""]],
-) -> Float[Array, " groups"]:
+    best: PerGroup, budget: Scalar, capacity: PerGroup, count: Callable[[PerGroup], Scalar]
+) -> PerGroup:
     """The sizes in the same proportion, in whole units, whose active parameters are nearest to the budget.
 
     A best size of none counts as one, and no size exceeds the capacity. With budget 0 the sizes stay. `count`

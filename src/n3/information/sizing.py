@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3.config.experiment import InformationConfig
 from n3.information import depth, gaussian, measures
+from n3.information.gaussian import Scalar
 from n3.information.measures import Importance, Pool
 from n3.information.price import Prices, ascend_price, sizes_within_budget
 from n3.nn.controllers import Information
@@ -41,8 +42,8 @@ def with_frontier_gradient(
     pool: Pool,
     *,
     look_ahead: int,
-    weight: Float[Array, ""],
-    prior: Float[Array, ""],
+    weight: Scalar,
+    prior: Scalar,
     is_classes: bool,
 ) -> Sized:
     """A gradient with that of the information of the units in sight, for those that take no part yet alone.
@@ -207,15 +208,12 @@ class InformationDrive:
             numbers = hypers.price * factor, hypers.parameter_price * factor, hypers.inputs
             values = depth.values(worths, best, *numbers, pool.targets.shape[0])
             deep = jnp.where(is_live & (count >= self.birth_until), depth.best_depth(values, gates), deep)
-        best = jnp.where(
-            is_live, sizes_within_budget(best, hypers.budget, capacity, net.parameter_count), state.best
-        )
+        best = sizes_within_budget(best, hypers.budget, capacity, net.parameter_count)
+        best = jnp.where(is_live, best, state.best)
         gradient = self._gradient(net, masks, hypers, pool, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
-    def best_size(
-        self, size: Float[Array, ""], worth: Float[Array, " choices"], price: Float[Array, ""]
-    ) -> Float[Array, ""]:
+    def best_size(self, size: Scalar, worth: Float[Array, " choices"], price: Scalar) -> Scalar:
         """`N*`: the number of units in sight that is worth most after its price, in nats per unit.
 
         The worth, in nats, is the information of the first `0 ... capacity` units.

@@ -134,7 +134,17 @@ class Warmup(_AbstractWeighted):
         return (self.weight - 1.0) ** 2
 
 
-class Information(AbstractController):
+class _AbstractUnpriced(AbstractController):
+    """A size of its own for each layer, without a target, and nothing on the output."""
+
+    def gain(self):
+        return jnp.ones_like(self.sizes()[0])
+
+    def penalty(self, target_size):
+        return jnp.zeros_like(self.sizes()[0])
+
+
+class Information(_AbstractUnpriced):
     """A size of its own for each layer, `N_l = w_l`, and no target: information moves it (`n3.information`)."""
 
     weight: Float[Array, " depth"]
@@ -149,16 +159,8 @@ class Information(AbstractController):
         """The ramp at each layer's weight."""
         return _ramps(self.weight, self)
 
-    def gain(self) -> Float[Array, ""]:
-        """One."""
-        return jnp.ones_like(self.weight[0])
 
-    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
-        """Zero: there is no target."""
-        return jnp.zeros_like(self.weight[0])
-
-
-class Fixed(AbstractController):
+class Fixed(_AbstractUnpriced):
     """A constant size in each layer, which nothing trains: the static baseline."""
 
     size: Float[Array, " depth"]
@@ -172,14 +174,6 @@ class Fixed(AbstractController):
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
         return _ramps(self.sizes(), self)
-
-    def gain(self) -> Float[Array, ""]:
-        """One."""
-        return jnp.ones_like(self.size[0])
-
-    def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
-        """Zero."""
-        return jnp.zeros_like(self.size[0])
 
 
 class Layerwise(AbstractController):

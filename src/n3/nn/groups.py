@@ -30,16 +30,13 @@ class Layout:
     is_sum: bool = False
 
     def fold(
-        self,
-        leaf: "Callable[[Layout], _T]",
-        product: Callable[[_T, _T], _T],
-        total: Callable[[Sequence[_T]], _T],
+        self, leaf: "Callable[[Layout], _T]", times: Callable[[_T, _T], _T], total: Callable[[Sequence[_T]], _T]
     ) -> _T:
         """Value of the expression, given those of its leaves and what product and sum make of their parts."""
         if not self.parts:
             return leaf(self)
-        values = [part.fold(leaf, product, total) for part in self.parts]
-        return total(values) if self.is_sum else reduce(product, values)
+        values = [part.fold(leaf, times, total) for part in self.parts]
+        return total(values) if self.is_sum else reduce(times, values)
 
     def groups(self) -> Iterator[int]:
         """Groups whose units lie along the axis."""
@@ -113,19 +110,16 @@ class Structure:
     def resized(self, capacity: Sequence[int]) -> "Structure":
         """The same structure with other numbers of units."""
         pairs = zip(self.groups, capacity, strict=True)
-        return replace(
-            self,
-            groups=tuple(replace(group, units=units) for group, units in pairs),
-            leaves=tuple(
-                replace(leaf, layouts=tuple(own.resized(capacity) for own in leaf.layouts))
-                for leaf in self.leaves
-            ),
-            taps=tuple(replace(tap, layout=tap.layout.resized(capacity)) for tap in self.taps),
-        )
+        groups = tuple(replace(group, units=units) for group, units in pairs)
+        layouts = [tuple(own.resized(capacity) for own in leaf.layouts) for leaf in self.leaves]
+        leaves = tuple(replace(leaf, layouts=own) for leaf, own in zip(self.leaves, layouts, strict=True))
+        taps = tuple(replace(tap, layout=tap.layout.resized(capacity)) for tap in self.taps)
+        return replace(self, groups=groups, leaves=leaves, taps=taps)
 
 
 Participation = Sequence[Float[Array, " _units"]]
 """Of the units of each group, in `[0, 1]`."""
+_Indices = Int[Array | np.ndarray, " _units"]
 
 
 def masked(model: PyTree, structure: Structure, participation: Participation) -> PyTree:
@@ -227,25 +221,17 @@ def mean_of_units(value: Array, tap: Tap, group: int) -> Float[Array, " units"]:
 
 def along_axis(layout: Layout, masks: Mapping[int, Array]) -> Float[Array, " places"]:
     """The values of a place's units multiplied, at every place of an axis; 1 where there are none."""
-    return layout.fold(
-        lambda part: masks[part.group] if part.group in masks else jnp.ones(part.size),
-        lambda a, b: (a[:, None] * b[None, :]).reshape(-1),
-        jnp.concatenate,
-    )
+    own = lambda part: masks[part.group] if part.group in masks else jnp.ones(part.size)  # noqa: E731
+    return layout.fold(own, lambda a, b: (a[:, None] * b[None, :]).reshape(-1), jnp.concatenate)
 
 
 def owners(layout: Layout, group: int) -> Int[np.ndarray, " places"]:
     """The unit of a group at each place of an axis; -1 at those of others."""
-    return layout.fold(
-        lambda part: np.arange(part.size) if part.group == group else np.full(part.size, -1),
-        lambda a, b: np.maximum(a[:, None], b[None, :]).reshape(-1),
-        np.concatenate,
-    )
+    own = lambda part: np.arange(part.size) if part.group == group else np.full(part.size, -1)  # noqa: E731
+    return layout.fold(own, lambda a, b: np.maximum(a[:, None], b[None, :]).reshape(-1), np.concatenate)
 
 
-def _places(
-    layout: Layout, units: Mapping[int, Int[Array | np.ndarray, " _units"]]
-) -> Int[Array | np.ndarray, " places"]:
+def _places(layout: Layout, units: Mapping[int, _Indices]) -> _Indices:
     """Old place of what stands at each place of an axis, the units of its groups chosen; -1 for none."""
 
     def joined(left, right):

@@ -15,6 +15,9 @@ PerSample = Float[Array, " samples"]
 type_of_loss = Callable[[Rows, Rows], PerSample]
 
 
+_Term, _Loss = Float[Array, ""], str | type_of_loss
+
+
 class Samples(eqx.Module):
     """Samples in the layout of training, one a column, each with its share of the mean."""
 
@@ -81,14 +84,8 @@ def task_loss(net: GrowingMLP, samples: Samples, loss: str | type_of_loss) -> Fl
 
 
 def penalties(
-    net: GrowingMLP,
-    weights: LossWeights,
-    *,
-    target_size: Float[Array, ""],
-    target_depth: Float[Array, ""],
-    task: Float[Array, ""],
-    loss: str | type_of_loss,
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    net: GrowingMLP, weights: LossWeights, *, target_size: _Term, target_depth: _Term, task: _Term, loss: _Loss
+) -> tuple[_Term, _Term, _Term]:
     """The weighted penalties on size, on depth and on the weights; no gradient is taken of the task's loss.
 
     The weights' description counts in the unit of the task's loss. A cross-entropy is in nats already. The nats
@@ -131,30 +128,20 @@ def objective(
     samples: Samples,
     weights: LossWeights,
     *,
-    loss: str | type_of_loss,
-    target_size: Float[Array, ""],
-    target_depth: Float[Array, ""],
+    loss: _Loss,
+    target_size: _Term,
+    target_depth: _Term,
     further: Callable[[GrowingMLP], PyTree] | None = None,
-) -> tuple[Float[Array, ""], LossTerms]:
+) -> tuple[_Term, LossTerms]:
     """What training descends: task loss + size penalty + depth penalty + the weights' description + what else.
 
-    Args:
-        net: The network.
-        samples: Samples whose shares sum to one.
-        weights: Weights of the penalties, loss units per squared unit of size and per squared layer.
-        loss: Task loss, as in `task_loss`.
-        target_size: Units at which the size penalty vanishes.
-        target_depth: Layers at which the depth penalty vanishes.
-        further: Terms of the network, already weighted, that join the sum: a tree of arrays, such as
-            `n3.information.information_terms` gives.
-
-    Returns:
-        The total, and every term by name.
+    The shares of the samples sum to one. The penalties weigh loss units per squared unit of size and per
+    squared layer; they vanish at `target_size` units and `target_depth` layers. Terms of the network that join
+    the sum (`further`) are already weighted: a tree of arrays, as of `n3.information.information_terms`.
     """
     task = task_loss(net, samples, loss)
-    size, depth, prior = penalties(
-        net, weights, target_size=target_size, target_depth=target_depth, task=task, loss=loss
-    )
+    goals = {"target_size": target_size, "target_depth": target_depth, "loss": loss}
+    size, depth, prior = penalties(net, weights, task=task, **goals)
     own = None if further is None else further(net)
     total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(own)), task + size + depth + prior)
     return total, LossTerms(total, task, size, depth, prior, own)

@@ -13,7 +13,7 @@ from n3.config import validation
 from n3.nn import groups, masks
 from n3.nn.controllers import AbstractController
 from n3.nn.groups import Group, Layout, Leaf, Structure
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, PerGroup
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
@@ -66,9 +66,7 @@ class Choice(eqx.Module):
     def among(cls, *names: str, depth: tuple[int, ...] = ()) -> "Choice":
         """A choice with equal shares, for any model: called on an array, like an activation.
 
-        Args:
-            names: Names in `ACTIVATIONS`.
-            depth: Layers that choose each for themselves, as a shape; none: a single activation.
+        The names are of `ACTIVATIONS`; `depth` is the shape of layers that choose each for themselves.
 
         Raises:
             ValueError: If a name is unknown, or there are fewer than two.
@@ -170,16 +168,11 @@ class GrowingMLP(AbstractSized):
     ):
         """Draw the weights.
 
-        Args:
-            in_size: Inputs of a sample.
-            out_size: Outputs of a sample.
-            controller: Decides the participation; its `capacity` gives the hidden layers.
-            activation: Name in `ACTIVATIONS`, or a choice for each layer such as `choose:tanh,relu,sin`.
-            size_input: Whether each hidden layer is told its own size.
-            initial_depth: Effective depth at the start, in `[1, depth]`; None: no gates, every layer counts.
-            initialisation: `fan-in`, uniform on `1/sqrt(inputs)`, or `unit-uniform`, uniform on `[-1, 1]`.
-            fan_in: Units of each hidden layer that count as inputs of the next; None: all of them.
-            key: For the weights.
+        The capacity of the controller gives the hidden layers. The activation is a name in `ACTIVATIONS`, or a
+        choice for each layer such as `choose:tanh,relu,sin`. With `size_input` each hidden layer is told its
+        own size. The effective depth at the start is in `[1, depth]`; None: no gates, every layer counts.
+        Weights are uniform on `1/sqrt(inputs)` (`fan-in`) or on `[-1, 1]` (`unit-uniform`); `fan_in` units of
+        each hidden layer count as inputs of the next (None: all of them).
 
         Raises:
             ValueError: If the activation or the initialisation is unknown, or depth gates meet layers of
@@ -277,9 +270,7 @@ class GrowingMLP(AbstractSized):
         pairs = zip(self.layers, scales, strict=False)  # the last scale is the read-out's
         return tuple(jnp.sum(own.weight**2, axis=1) / (2.0 * scale) for own, scale in pairs)
 
-    def unit_parameters(
-        self, sizes: Float[Array, " depth"], inputs: Float[Array, ""]
-    ) -> Float[Array, " depth"]:
+    def unit_parameters(self, sizes: PerGroup, inputs: Float[Array, ""]) -> PerGroup:
         """Links to the units before and to those after, as far as their gates are open, and a bias."""
         gates, outputs = self.gates(), self.readout.weight.shape[0]
         before = jnp.concatenate([inputs[None], sizes[:-1]])
@@ -311,11 +302,9 @@ class GrowingMLP(AbstractSized):
 
 def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> GrowingMLP:
     """The network with the weights of its size input divided by the target size (arm `rescaled`)."""
-    columns = [layer.size_weight for layer in net.layers]
-    divided = [None if own is None else own / target_size for own in columns]
-    return eqx.tree_at(
-        lambda n: [own.size_weight for own in n.layers], net, divided, is_leaf=lambda x: x is None
-    )
+    columns = lambda n: [layer.size_weight for layer in n.layers]  # noqa: E731
+    divided = [None if own is None else own / target_size for own in columns(net)]
+    return eqx.tree_at(columns, net, divided, is_leaf=lambda x: x is None)
 
 
 _FEW = 128

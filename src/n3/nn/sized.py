@@ -14,6 +14,7 @@ from n3.nn.controllers import AbstractController
 from n3.nn.groups import Structure
 
 Sized = TypeVar("Sized", bound="AbstractSized")
+PerGroup = Float[Array, " groups"]
 
 
 class AbstractSized(eqx.Module):
@@ -70,9 +71,7 @@ class AbstractSized(eqx.Module):
         """Nats per unit of the prior: squares of the weights that make each unit, over twice their scale."""
 
     @abc.abstractmethod
-    def unit_parameters(
-        self, sizes: Float[Array, " groups"], inputs: Float[Array, ""]
-    ) -> Float[Array, " groups"]:
+    def unit_parameters(self, sizes: PerGroup, inputs: Float[Array, ""]) -> PerGroup:
         """Parameters that a further unit of each group brings, of so many effective inputs."""
 
     @abc.abstractmethod
@@ -82,11 +81,9 @@ class AbstractSized(eqx.Module):
 
 def reorder(tree: PyTree, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> PyTree:
     """A tree with the units of every sized model in it, or of a model's moments, in another order."""
-    return jax.tree.map(
-        lambda node: node.reordered(orders, last) if isinstance(node, AbstractSized) else node,
-        tree,
-        is_leaf=lambda node: isinstance(node, AbstractSized),
-    )
+    is_sized = lambda node: isinstance(node, AbstractSized)  # noqa: E731
+    moved = lambda node: node.reordered(orders, last) if is_sized(node) else node  # noqa: E731
+    return jax.tree.map(moved, tree, is_leaf=is_sized)
 
 
 def run_of(models: PyTree, row: int) -> PyTree:
@@ -102,10 +99,6 @@ def stack_runs(models: Sequence[PyTree]) -> PyTree:
 def first_run(model: PyTree, key: Key[Array, "*runs"]) -> tuple[PyTree, int]:
     """The first of many models, and the number of runs; 0: a single one, without an axis of runs.
 
-    Args:
-        model: A model, or many whose arrays have a first axis of runs.
-        key: A key, or a key for each run.
-
     Raises:
         ValueError: If the key is none of `jax.random.key`, or an array of the model has not as many runs.
     """
@@ -115,8 +108,6 @@ def first_run(model: PyTree, key: Key[Array, "*runs"]) -> tuple[PyTree, int]:
         return model, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
         if leaf.shape[:1] != key.shape:
-            raise ValueError(
-                f"`model` must have a first axis of {len(key)} runs in every array, as `key` has; "
-                f"{jax.tree_util.keystr(path)} has shape {leaf.shape}."
-            )
+            text = f"`model` must have a first axis of {len(key)} runs in every array, as `key` has"
+            raise ValueError(f"{text}; {jax.tree_util.keystr(path)} has shape {leaf.shape}.")
     return run_of(model, 0), len(key)

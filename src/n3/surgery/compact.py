@@ -61,11 +61,8 @@ def compact(net: eqx.Module) -> Any:
     Participation, the shares of depth gates and the output's gain go into the columns of the layer that reads
     them, the size input into biases; layers whose gate is shut vanish. A layer without a unit that takes part
     has none left, and the network is a constant. A choice of activations becomes the one of the largest share:
-    the outputs stay where the choice was hard, as it is at the end of a run.
-
-    Args:
-        net: A `GrowingMLP`; a model that `n3.grow` made, which gives back a model of its own class (see
-            `n3.tracing.grow.compact_model`); or a plain model, which comes back as it is.
+    the outputs stay where the choice was hard, as it is at the end of a run. A model that `n3.grow` made gives
+    back a model of its own class (see `n3.tracing.grow.compact_model`); a plain model comes back as it is.
 
     Returns:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).
@@ -118,13 +115,8 @@ Close = Callable[[AbstractSized, PyTree], tuple[Any, PyTree]]
 def opened(model: eqx.Module, state: PyTree, *, example: Example | None) -> tuple[AbstractSized, PyTree, Close]:
     """A model as surgery takes it: sized, a plain one with every unit taking part; and its optimiser state.
 
-    Args:
-        model: A sized model, which stays as it is; or any Equinox model that `n3.grow` could grow.
-        state: An optimiser state over it.
-        example: One sample of a plain model, or its shape and data type.
-
-    Returns:
-        The sized model and its state, and what makes a plain model and its state of those again.
+    A sized model stays as it is; any other is one that `n3.grow` could grow, by one sample of it (`example`).
+    The third of what comes back makes a plain model and its state of the sized ones again.
 
     Raises:
         ValueError: If a plain model has no example, or cannot be grown.
@@ -164,7 +156,6 @@ class _Part:
 
 
 def _plan(net: GrowingMLP) -> list[_Part]:
-    """The parts of the plain network, the readout last."""
     parts, columns = [], np.arange(net.layers[0].weight.shape[1])
     factors = np.ones(columns.size)
     names = (net.activation,) * len(net.layers) if net.choice is None else net.choice.chosen()

@@ -60,16 +60,9 @@ def edited(
 ) -> tuple[Sized, PyTree]:
     """The new network, and the optimiser state that belongs to it.
 
-    Weights from or to units without a past are zero, and so are the averages of all new weights.
-
-    Args:
-        net: The old network.
-        edit: What goes where.
-        state: An optimiser state over the old network.
-        finish: What else becomes of the new network's parameters, and of an optimiser's copies of them.
-
-    Returns:
-        The network and the state; one size weight for all layers becomes one for each where they part.
+    Weights from or to units without a past are zero, and so are the averages of all new weights. `finish` is
+    what else becomes of the new network's parameters, and of an optimiser's copies of them. One size weight for
+    all layers becomes one for each where they part.
 
     Raises:
         ValueError: If `net` is no single network under one of n3's controllers, or `state` is not over it.
@@ -118,7 +111,6 @@ def _with_layers(tree: PyTree, layers: tuple[int, ...], depth: Float[Array, ""] 
 
 
 def _retold(made: PyTree, net: AbstractSized, edit: Edit, controller: AbstractController) -> PyTree:
-    """The network whose biases make up for what its layers are told of their new sizes."""
     if not isinstance(made, GrowingMLP):
         return made
     before, after = net.controller.sizes(), controller.sizes()
@@ -146,13 +138,11 @@ def check_single(net: eqx.Module) -> None:
     if not isinstance(net, AbstractSized):
         raise ValueError(f"`net` must be a sized model; got {type(net).__name__}.")
     runs = []
-    groups.over_leaves(
-        net, net.structure, lambda leaf, own: runs.append(own.shape[: own.ndim - len(leaf.layouts)]) or own
-    )
+    noted = lambda leaf, own: runs.append(own.shape[: own.ndim - len(leaf.layouts)]) or own  # noqa: E731
+    groups.over_leaves(net, net.structure, noted)
     if any(runs):
-        raise ValueError(
-            f"`net` must be one network; got {runs[0][0]} of them, stacked: take one by `n3.nn.run_of(net, 0)`."
-        )
+        one = "take one by `n3.nn.run_of(net, 0)`"
+        raise ValueError(f"`net` must be one network; got {runs[0][0]} of them, stacked: {one}.")
     parts = net.controller.layers if isinstance(net.controller, Layerwise) else (net.controller,)
     for part in parts:
         if type(part) not in (*_SHARED, *_EACH):
@@ -165,7 +155,6 @@ _EACH = (controllers.Information, controllers.Fixed)
 
 
 def _resized(controller: AbstractController, edit: Edit) -> AbstractController:
-    """The controller under which every unit that stays takes part as before."""
     born = (edit.born,) * len(edit.layers) if isinstance(edit.born, int) else edit.born
     weights, old = _weights(controller), controller.capacity
     moved = []
@@ -186,7 +175,6 @@ def _like(model: AbstractController, moments: AbstractController, edit: Edit) ->
 
 
 def _weights(controller: AbstractController) -> list[tuple[type, Float[Array, ""]]]:
-    """The kind of controller and the size weight of each layer."""
     if isinstance(controller, Layerwise):
         return [own for layer in controller.layers for own in _weights(layer)]
     weight = controller.size if isinstance(controller, controllers.Fixed) else cast(Any, controller).weight
@@ -227,7 +215,6 @@ def _change(past: Int[np.ndarray, " units"], capacity: int, born: int) -> Callab
 def _moved(
     kind: type, weight: Float[Array, ""], old: int, new: int, change: Callable[[float], float]
 ) -> Float[Array, ""]:
-    """The size weight after a change of size, on its own scale."""
     own = float(weight)
     if kind in _UNRANKED:
         return weight

@@ -51,18 +51,13 @@ def expand(
       gets them; other models have no place for layers. Same outputs.
 
     "Same outputs" means but for the order in which a sum is rounded (rtol 1e-5, atol 1e-6 in float32). Where a
-    layer is told its size, its biases make up for what it is told now.
+    layer is told its size, its biases make up for what it is told now. Any Equinox model that `n3.grow` could
+    grow is taken; one that was not grown is traced on `example`, a sample or its shape and data type.
 
-    Args:
-        net: A `GrowingMLP`, a model that `n3.grow` made, or any Equinox model that `n3.grow` could grow.
-        units: Units to add to each hidden layer or group, one number for all or one for each.
-        layers: Layers to add, by method `identity`.
-        method: `zero`, `split`, `mutate` or `identity`.
-        is_born: Whether units of method `zero` take part fully, before the unit at the frontier.
-        scale: Standard deviation of the noise of method `mutate`, in the weights' own unit.
-        key: For methods that draw: all but `split`.
-        state: An optimiser state over `net`; the moments of its weights stay, those of new ones are zero.
-        example: One sample, or its shape and data type, where `net` was not grown: it is traced then.
+    Units are added to each hidden layer or group, one number for all or one for each; layers by `identity`
+    alone. With `is_born` units of method `zero` take part before the unit at the frontier. `scale` is the
+    standard deviation of the noise of `mutate`, in the weights' own unit; all methods but `split` draw by the
+    key. Of an optimiser state over `net` the moments of its weights stay, and those of new ones are zero.
 
     Returns:
         The model, of the class that was given, and its state (None where there was none). One size weight for
@@ -90,11 +85,7 @@ def expand(
 
 
 def _check_copies(net: Any, edit: Edit, finish: Callable[..., Any]) -> None:
-    """Refuse copies that do not add up to their unit: something is not linear in the weights that read it.
-
-    Raises:
-        ValueError: If halves of the outgoing weights give other outputs.
-    """
+    """Refuse copies that do not add up to their unit: something is not linear in the weights that read it."""
     if not isinstance(net, Grown):
         return
     key = jr.key(0)
@@ -106,6 +97,7 @@ def _check_copies(net: Any, edit: Edit, finish: Callable[..., Any]) -> None:
 
 
 Finished = tuple[Edit, Callable[[Any], Any]]
+_Chosen = tuple[Bool[np.ndarray, " _units"], ...]
 
 
 def _checked(net: AbstractSized, units, layers, method, scale, key) -> tuple[int, ...]:
@@ -136,43 +128,34 @@ def _check_stream(net: AbstractSized, added: tuple[int, ...], *, takes_part: boo
         raise ValueError(f"`units` must be one number where there are depth gates; got {added}.")
     full = full_units(net)
     if takes_part and len(set(full)) > 1:
-        raise ValueError(
-            f"depth gates let new units take part only where all layers have as many full units; got {full}."
-        )
+        text = "depth gates let new units take part only where all layers have as many full units"
+        raise ValueError(f"{text}; got {full}.")
 
 
 def _deepened(net: AbstractSized, layers: int, key) -> Finished:
     if not isinstance(net, GrowingMLP):
-        raise ValueError(
-            "`layers` can be added to a GrowingMLP alone: no other model says where they would go."
-        )
+        text = "`layers` can be added to a GrowingMLP alone"
+        raise ValueError(f"{text}: no other model says where they would go.")
     depth, sizes = len(net.layers), net.controller.capacity
     if len(set(sizes)) > 1:
         raise ValueError(f"`layers` needs hidden layers of equal capacity; got {sizes}.")
     edit = Edit.of((np.arange(sizes[0]),) * (depth + layers), layers=(*range(depth), *(-1,) * layers))
     has_size = net.layers[0].size_weight is not None
-    bound = 1.0 / jnp.sqrt(jnp.asarray(float(sizes[0] + has_size)))
-    drawn = [
-        Dense(sizes[0], sizes[0], size_input=has_size, bound=bound, key=own) for own in jr.split(key, layers)
-    ]
-    return edit, (lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, tuple(drawn)))
+    how = {"size_input": has_size, "bound": 1.0 / jnp.sqrt(jnp.asarray(float(sizes[0] + has_size)))}
+    drawn = tuple(Dense(sizes[0], sizes[0], key=own, **how) for own in jr.split(key, layers))
+    return edit, (lambda made: eqx.tree_at(lambda n: n.layers[depth:], made, drawn))
 
 
 def _widened(net: AbstractSized, added, is_born: bool, key) -> Finished:
-    full, capacity = full_units(net), net.controller.capacity
-    ends = full if is_born else capacity
-    units = tuple(
-        np.insert(np.arange(own), [end] * extra, -1)
-        for own, end, extra in zip(capacity, ends, added, strict=True)
-    )
+    capacity = net.controller.capacity
+    rows = zip(capacity, full_units(net) if is_born else capacity, added, strict=True)
+    units = tuple(np.insert(np.arange(own), [end] * extra, -1) for own, end, extra in rows)
     is_new = tuple(own < 0 for own in units)
     edit = Edit.of(units, is_new=is_new, born=added if is_born else 0)
     return edit, partial(_with_drawn, is_new=is_new, counts=not is_born, key=key)
 
 
-def _with_drawn(
-    net: AbstractSized, *, is_new: tuple[Bool[np.ndarray, " _units"], ...], counts: bool, key: PRNGKeyArray
-) -> AbstractSized:
+def _with_drawn(net: AbstractSized, *, is_new: _Chosen, counts: bool, key: PRNGKeyArray) -> AbstractSized:
     """A model whose units without a past have incoming weights, uniform on `1 / sqrt(inputs)`.
 
     What is no weight of a layer, such as the scale of a norm, is drawn from the other units of its group. In
@@ -221,7 +204,7 @@ def _drawn_layers(net: AbstractSized, key: PRNGKeyArray) -> dict[str, Float[Arra
     return found
 
 
-def _places_of(leaf: Leaf, chosen: tuple[Bool[np.ndarray, " _units"], ...], *, is_read: bool) -> np.ndarray:
+def _places_of(leaf: Leaf, chosen: _Chosen, *, is_read: bool) -> np.ndarray:
     """Where a parameter belongs to one of the chosen units, by axes that read or by those that make them."""
     found = np.zeros((1,) * len(leaf.layouts), bool)
     for axis, (layout, reads) in enumerate(zip(leaf.layouts, leaf.reads, strict=True)):
@@ -248,7 +231,6 @@ def _split(net: AbstractSized, added, noise: float, key) -> Finished:
 
 
 def _with_shares(net: AbstractSized, *, factors, is_new, noise: float, key) -> AbstractSized:
-    """A model whose copies share the outgoing weights, with noise on the incoming ones."""
     keys, noised = jr.split(key, len(is_new)) if noise else (), dict[int, int]()
 
     def shared(leaf: Leaf, array: Array) -> Array:

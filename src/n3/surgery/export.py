@@ -22,7 +22,7 @@ from n3.nn.sized import AbstractSized
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
 from n3.tracing.layers import with_true_sizes
-from n3.tracing.trace import takes_key
+from n3.tracing.trace import key_if_taken
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -56,10 +56,8 @@ def to_bytes(tree: Any) -> bytes:
 def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
     """The tree that `to_bytes` stored, in which all that is no array is as in `like`.
 
-    Args:
-        content: What `to_bytes` returned.
-        like: A tree of the same structure, with arrays or shapes (`jax.ShapeDtypeStruct`) as leaves.
-        source: What to call the content in an error, a file's name for example.
+    That is a tree of the same structure, with arrays or shapes (`jax.ShapeDtypeStruct`) as leaves. An error
+    calls the content `source`, a file's name for example.
 
     Raises:
         ValueError: If the content is not safetensors, or a name, shape or type differs from `like`'s.
@@ -132,11 +130,9 @@ class Manifest:
 
 
 def save_compact(net: eqx.Module, directory: str | Path) -> None:
-    """Write one network, compacted, as `network.safetensors` and `network.json`.
+    """Write one network, compacted, as `network.safetensors` and `network.json` in a folder.
 
-    Args:
-        net: A sized model, a `CompactMLP`, or any Equinox model, which is written as it is.
-        directory: Folder for both; it is made where it is not there.
+    A model that is not sized is written as it is. The folder is made where it is not there.
 
     Raises:
         ValueError: If `net` cannot be compacted.
@@ -162,19 +158,15 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
 def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
     """The network that `save_compact` wrote.
 
-    Args:
-        directory: Its folder.
-        like: A model of the class that was written, of any sizes, such as the model before it was grown: all
-            but the arrays is taken from it, its activations too. None: the network is a `CompactMLP`.
+    `like` is a model of the class that was written, of any sizes, such as the model before it was grown: all
+    but the arrays is taken from it, its activations too. None: the network is a `CompactMLP`.
 
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file is damaged, they do not belong together, or `like` is missing or another model.
     """
-    folder = Path(directory)
-    path = folder / "network.json"
+    path, source = (Path(directory) / f"network.{kind}" for kind in ("json", "safetensors"))
     manifest = from_json(Manifest, path.read_text(), source=str(path))
-    source = folder / "network.safetensors"
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
@@ -189,7 +181,6 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
 
 
 def _stored_shapes(stored: dict[str, np.ndarray], like: eqx.Module) -> eqx.Module:
-    """A model with the shapes and types of the stored arrays, where they are of as many axes."""
 
     def shape(path: Any, leaf: Any) -> Any:
         own = stored.get(jax.tree_util.keystr(path))
@@ -204,16 +195,10 @@ def export(
 ) -> bytes:
     """The compacted network as a StableHLO program `[batch, in_size] -> [batch, out_size]` for any batch.
 
-    `jax.export.deserialize(content).call(x)` runs it; the weights are inside, and this package is not needed. A
-    model of several inputs is called with as many; dropout is off.
-
-    Args:
-        net: A sized model, a `CompactMLP`, or any Equinox model that is called on one sample.
-        path: File to write it to, whole or not at all; None: no file.
-        example: One sample, or its shape and data type, of a model that is not sized.
-
-    Returns:
-        The program, for CPU, CUDA and TPU.
+    `jax.export.deserialize(content).call(x)` runs it on CPU, CUDA and TPU; the weights are inside, and this
+    package is not needed. A model of several inputs is called with as many; dropout is off. The file at `path`
+    is written whole or not at all; `example` is one sample, or its shape and data type, of a model that is not
+    sized.
 
     Raises:
         ValueError: If `net` cannot be compacted, or an example is missing.
@@ -232,7 +217,7 @@ def export(
     (batch,) = jax_export.symbolic_shape("batch")
     samples = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in shapes]
     model = eqx.nn.inference_mode(plain)
-    keys = {"key": jax.random.key(0)} if takes_key(model) else {}
+    keys = key_if_taken(model, jax.random.key(0))
     outputs = jax.jit(jax.vmap(lambda *one: model(*one, **keys)))
     content = bytes(jax_export.export(outputs, platforms=PLATFORMS)(*samples).serialize())
     if path is not None:
@@ -241,7 +226,6 @@ def export(
 
 
 def _like(manifest: Manifest) -> CompactMLP:
-    """A network of the stored one's shapes."""
     layers, reads = [], manifest.in_size
     rows = zip(manifest.units, manifest.activations, manifest.keeps_input, strict=True)
     for units, activation, keeps_input in rows:

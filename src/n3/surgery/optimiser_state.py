@@ -18,22 +18,17 @@ MOMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "TraceState": ("trace",),
         "EmaState": ("ema",),
-        "ScaleByAdamState": ("mu", "nu"),
+        **dict.fromkeys(("ScaleByAdamState", "ScaleByBeliefState", "SophiaState"), ("mu", "nu")),
         "ScaleByAmsgradState": ("mu", "nu", "nu_max"),
-        "ScaleByBeliefState": ("mu", "nu"),
-        "ScaleByLionState": ("mu",),
-        "ScaleByRmsState": ("nu",),
-        "ScaleByRmsWithCountState": ("nu",),
-        "ScaleByRStdDevState": ("mu", "nu"),
-        "ScaleByRStdDevWithCountState": ("mu", "nu"),
+        **dict.fromkeys(("ScaleByLionState", "MuonState"), ("mu",)),
+        **dict.fromkeys(("ScaleByRmsState", "ScaleByRmsWithCountState"), ("nu",)),
+        **dict.fromkeys(("ScaleByRStdDevState", "ScaleByRStdDevWithCountState"), ("mu", "nu")),
         "ScaleByRssState": ("sum_of_squares",),
         "ScaleByAdaDeltaState": ("e_g", "e_x"),
         "ScaleByAdanState": ("m", "v", "n", "g"),
         "ScaleByAdemamixState": ("m1", "m2", "nu"),
         "ApplyEvery": ("grad_acc",),
         "MultiStepsState": ("acc_grads",),
-        "MuonState": ("mu",),
-        "SophiaState": ("mu", "nu"),
         "ProdigyState": ("exp_avg", "exp_avg_sq", "grad_sum"),
     }
 )
@@ -49,11 +44,8 @@ Change = Callable[[PyTree, bool], PyTree]
 def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
     """The state with every tree of the parameters' form changed.
 
-    Args:
-        state: A state made of `eqx.filter(model, eqx.is_inexact_array)`, or trees of that form alone, which
-            count as averages; None: nothing.
-        model: What the state belongs to.
-        change: What to do with each tree.
+    The state is made of `eqx.filter(model, eqx.is_inexact_array)`, or of trees of that form alone, which count
+    as averages; None: nothing.
 
     Raises:
         ValueError: If the state is not of this model, or holds what cannot be carried, naming it.
@@ -65,9 +57,8 @@ def carried(state: PyTree, model: eqx.Module, change: Change) -> PyTree:
     def within(node: PyTree, place: str, is_copy: bool | None) -> PyTree:
         if type(node) is type(model):
             if is_copy is None:
-                raise ValueError(
-                    f"`state` cannot be carried: whether `{place}` holds averages or parameters is not known."
-                )
+                text = f"whether `{place}` holds averages or parameters is not known"
+                raise ValueError(f"`state` cannot be carried: {text}.")
             _check(node, parameters, shapes, place)
             return change(node, is_copy)
         if eqx.is_array(node) and node.shape == ravelled and len(shapes) > 1:
@@ -118,12 +109,10 @@ def _check(node: PyTree, parameters: PyTree, shapes: list[tuple[int, ...]], plac
     try:
         parts = jax.tree.structure(parameters).flatten_up_to(node)
     except ValueError as error:
-        raise ValueError(
-            f"`state` must belong to `net`: `{place}` is not of the form of its trainable arrays ({error})."
-        ) from error
+        text = f"`{place}` is not of the form of its trainable arrays ({error})"
+        raise ValueError(f"`state` must belong to `net`: {text}.") from error
     for part, shape in zip(parts, shapes, strict=True):
-        if not isinstance(part, optax.MaskedNode) and getattr(part, "shape", None) != shape:
-            raise ValueError(
-                f"`state` must belong to `net`: `{place}` holds shape {getattr(part, 'shape', None)} for a "
-                f"parameter of shape {shape}, or something other than a number for each."
-            )
+        own = getattr(part, "shape", None)
+        if not isinstance(part, optax.MaskedNode) and own != shape:
+            text = f"`{place}` holds shape {own} for a parameter of shape {shape}, or something other"
+            raise ValueError(f"`state` must belong to `net`: {text} than a number for each.")

@@ -17,13 +17,15 @@ from n3.nn import groups
 from n3.nn.sized import AbstractSized
 from n3.surgery.compact import opened
 from n3.surgery.edit import Edit, edited, is_gated
-from n3.tracing.trace import number_of_outputs, takes_key
+from n3.tracing.trace import key_if_taken, number_of_outputs
 
 Selector = Callable[
     [Float[Array, "samples units"], Float[Array, "samples out_size"]],
     Bool[Array, " units"] | Float[Array, " units"],
 ]
 """A user's criterion: of a layer's activations and the targets, what goes (true, or below zero)."""
+_Units = list[Bool[np.ndarray, " _units"]]
+_Rows = Float[Array, "samples out_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +76,20 @@ def prune(
 
     A text that names layers alone removes layers: those behind depth gates but the first, and otherwise those
     without which the outputs still depend on the inputs, such as the branch of a residual sum. Such a group
-    keeps one unit that counts nothing.
+    keeps one unit that counts nothing. Any Equinox model that `n3.grow` could grow is taken.
 
-    Args:
-        net: A `GrowingMLP`, a model that `n3.grow` made, or any Equinox model that `n3.grow` could grow.
-        criterion: A text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`,
-            `redundancy` and `participation`, and `layer.importance`, `layer.gain` (over the layer before),
-            `layer.entropy` and `layer.redundancy`, in nats, all as `n3.information.MEASURES` says (a unit's
-            entropy is 0 where it is constant and 4.6 where it takes part fully; an importance without any
-            information scatters around 0); or a function of a layer's activations `[samples, units]` and the
-            targets that returns for each unit whether it goes, or a number that is below zero where it goes.
-        data: Inputs and targets that the quantities are measured on, samples first: targets `[samples]` or
-            `[samples, outputs]`, classes as labels or one-hot.
-        is_classes: Whether the targets are classes; None: where they are whole numbers.
-        importance: A user's importance of each unit in place of the built-in one, times its participation;
-            units are then taken as additive, and a layer's importance is the sum.
-        state: An optimiser state over `net`: the moments of all that stays come along.
+    A criterion is a text as in `n3.config.criteria`, with a unit's `importance`, `marginal`, `entropy`,
+    `redundancy` and `participation`, and `layer.importance`, `layer.gain` (over the layer before),
+    `layer.entropy` and `layer.redundancy`, in nats, all as `n3.information.MEASURES` says (a unit's entropy is
+    0 where it is constant and 4.6 where it takes part fully; an importance without any information scatters
+    around 0); or a function of a layer's activations `[samples, units]` and the targets that returns for each
+    unit whether it goes, or a number that is below zero where it goes.
 
-    Returns:
-        The model, its state, and what went and why.
+    The data are inputs and targets, samples first: targets `[samples]` or `[samples, outputs]`, classes as
+    labels or one-hot; they are classes where they are whole numbers, unless `is_classes` says. A user's
+    `importance` of each unit, times its participation, takes the place of the built-in one; units are then
+    taken as additive, and a layer's importance is the sum. Of an optimiser state the moments of all that stays
+    come along.
 
     Raises:
         ValueError: If the criterion cannot be read or would empty a layer, or samples or a function's values do
@@ -105,9 +102,8 @@ def prune(
     rule = parse(criterion) if isinstance(criterion, str) else criterion
     named = rule.names() if isinstance(rule, Criterion) else frozenset()
     names = tuple(name for name, own in MEASURES.items() if not own.is_costly or f"layer.{name}" in named)
-    spelled = (
-        repr(criterion) if isinstance(criterion, str) else f"by {getattr(criterion, '__name__', 'function')}"
-    )
+    by = f"by {getattr(criterion, '__name__', 'function')}"
+    spelled = repr(criterion) if isinstance(criterion, str) else by
     bench = _Bench(inputs, targets, is_classes, importance, names, spelled)
     is_of_layers = isinstance(rule, Criterion) and rule.names() <= set(LAYER)
     removed, edit = (_without_layers if is_of_layers else _without_units)(bench, given, rule)
@@ -125,9 +121,7 @@ class _Bench:
     """Measures to take."""
     spelled: str
 
-    def values(
-        self, net: AbstractSized, is_there: list[Bool[np.ndarray, " _units"]]
-    ) -> list[dict[str, np.ndarray]]:
+    def values(self, net: AbstractSized, is_there: _Units) -> list[dict[str, np.ndarray]]:
         """The quantities of each unit of each layer, those of its layer among them."""
         found, before = [], 0.0
         how = {"is_classes": self.is_classes, "names": self.names, "custom": self.importance}
@@ -242,7 +236,7 @@ def _without_layers(bench: _Bench, net: AbstractSized, rule: Criterion) -> tuple
         left.remove(names[place])
 
 
-def _can_go(bench: _Bench, net: AbstractSized, layer: int, is_there: list[Bool[np.ndarray, " _units"]]) -> bool:
+def _can_go(bench: _Bench, net: AbstractSized, layer: int, is_there: _Units) -> bool:
     """Whether a layer is behind a depth gate, or the outputs depend on the inputs without it."""
     if is_gated(net):
         return layer > 0
@@ -251,14 +245,13 @@ def _can_go(bench: _Bench, net: AbstractSized, layer: int, is_there: list[Bool[n
     return bool(np.any(np.ptp(outputs, axis=0) > 1e-6 * np.abs(outputs).max()))
 
 
-def _muted(net: AbstractSized, is_there: list[Bool[np.ndarray, " _units"]]) -> AbstractSized:
+def _muted(net: AbstractSized, is_there: _Units) -> AbstractSized:
     """The network with the outgoing weights of absent units at zero: shapes stay, and so do programs."""
     keeps = [np.any(is_there, axis=0)] * len(is_there) if is_gated(net) else is_there
     return groups.masked(net, net.structure, [jnp.asarray(keep, jnp.float32) for keep in keeps])
 
 
 def _masks(net: AbstractSized) -> list[Float[Array, " _units"]]:
-    """How much each unit takes part, its layer's gate included."""
     return [own * gate for own, gate in zip(net.participation(), net.gates(), strict=True)]
 
 
@@ -268,28 +261,24 @@ _activations = eqx.filter_jit(lambda net, inputs: net.activations(inputs))
 @eqx.filter_jit
 def _outputs(net: AbstractSized, inputs: Float[Array, "samples ..."]) -> Float[Array, "samples outputs"]:
     model = eqx.nn.inference_mode(net)
-    keys = {"key": jax.random.key(0)} if takes_key(model) else {}
+    keys = key_if_taken(model, jax.random.key(0))
     outputs = jax.vmap(lambda one: model(one, **keys))(inputs)
     return jnp.concatenate([own.reshape(len(inputs), -1) for own in jax.tree.leaves(outputs)], axis=1)
 
 
-def _checked(
-    net: AbstractSized, inputs: Array, targets: Array, *, is_classes: bool
-) -> Float[Array, "samples out_size"]:
+def _checked(net: AbstractSized, inputs: Array, targets: Array, *, is_classes: bool) -> _Rows:
     """The targets as rows of numbers, or of classes: one-hot, or 0 and 1 where the model has one output."""
     (shape, _), outs = net.structure.example[0], number_of_outputs(net, *net.structure.example)
     rows = targets if targets.ndim == 2 or not is_classes or outs == 1 else jax.nn.one_hot(targets, outs)
     rows = rows.reshape(len(rows), -1).astype(jnp.float32) if rows.ndim else rows
     labels, classes = np.asarray(targets), max(outs, 2)
     if is_classes and labels.ndim == 1 and labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f"`data` must have labels in [0, {classes - 1}]; got {labels.min()} to {labels.max()}."
-        )
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"`data` must have labels in [0, {classes - 1}]; got {got}.")
     if not (np.isfinite(labels).all() and np.isfinite(np.asarray(inputs)).all()):
         raise ValueError("`data` must be finite; got NaN or an infinity.")
     if inputs.shape[1:] != shape or rows.shape != (len(inputs), outs) or len(inputs) < 2:
-        raise ValueError(
-            f"`data` must be inputs [samples, {', '.join(map(str, shape))}] and targets [samples, {outs}], two "
-            f"samples or more; got {inputs.shape} and {targets.shape}."
-        )
+        form = f"inputs [samples, {', '.join(map(str, shape))}] and targets [samples, {outs}]"
+        got = f"{inputs.shape} and {targets.shape}"
+        raise ValueError(f"`data` must be {form}, two samples or more; got {got}.")
     return rows

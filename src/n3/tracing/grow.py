@@ -14,7 +14,7 @@ from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
-from n3.nn.sized import AbstractSized, first_run
+from n3.nn.sized import AbstractSized, PerGroup, first_run
 from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
 from n3.tracing.trace import activations, find_structure, key_if_taken
 
@@ -50,10 +50,8 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
         ValueError: If groups can be smaller one by one, but not together.
     """
     model = perturbed(model, key=jr.fold_in(key, len(found.example)))
-    halves = [  # the last unit of a half takes part half
-        jnp.clip(max(units // 2, 1) - 0.5 - jnp.arange(units, dtype=jnp.float32), 0.0, 1.0)
-        for units in found.capacity
-    ]
+    halved = lambda units: max(units // 2, 1) - 0.5 - jnp.arange(units, dtype=jnp.float32)  # noqa: E731
+    halves = [jnp.clip(halved(units), 0.0, 1.0) for units in found.capacity]  # the last one takes part half
     if _difference(model, found, halves, key=key) is None:
         return {}
     reasons = {}
@@ -63,32 +61,26 @@ def failing_groups(model: PyTree, found: Structure, *, key: PRNGKeyArray) -> dic
         reasons |= {} if reason is None else {number: reason}
     if not reasons:
         layers = ", ".join(group.layers[0] for group in found.groups)
-        raise ValueError(
-            f"`where` must leave out one of {layers}: they can be grown one by one, but not together."
-        )
+        text = "they can be grown one by one, but not together"
+        raise ValueError(f"`where` must leave out one of {layers}: {text}.")
     return reasons
 
 
 def perturbed(model: PyTree, *, key: PRNGKeyArray) -> PyTree:
     """A model with normal noise on every number: a zero would hide what it is multiplied with."""
     leaves, structure = jax.tree.flatten(model)
-    noisy = [
-        leaf + (PERTURBATION * jr.normal(jr.fold_in(key, place), leaf.shape)).astype(leaf.dtype)
-        if eqx.is_inexact_array(leaf)
-        else leaf
-        for place, leaf in enumerate(leaves)
-    ]
-    return structure.unflatten(noisy)
+    for place, leaf in enumerate(leaves):
+        if eqx.is_inexact_array(leaf):
+            noise = PERTURBATION * jr.normal(jr.fold_in(key, place), leaf.shape)
+            leaves[place] = leaf + noise.astype(leaf.dtype)
+    return structure.unflatten(leaves)
 
 
 PERTURBATION = 0.1
 """Standard deviation of the noise under which copies of a model are compared."""
 
 
-def _difference(
-    model: PyTree, found: Structure, participation: Participation, *, key: PRNGKeyArray
-) -> str | None:
-    """What is wrong with a smaller copy; None if nothing."""
+def _difference(model: PyTree, found: Structure, participation: Participation, *, key) -> str | None:
     whole = masked(model, found, participation)
     return difference(whole, lambda: smaller_model(model, found, participation), found.example, key=key)
 
@@ -98,11 +90,7 @@ def difference(
 ) -> str | None:
     """How the outputs of two models differ on a drawn sample; None if not, but for rounding.
 
-    Args:
-        model: A model.
-        make: Makes the other one.
-        example: Shape and data type of each input.
-        key: For the sample.
+    One model is given, the other one made. The example has the shape and the data type of each input.
     """
     inputs = [_drawn(shape, dtype, jr.fold_in(key, n)) for n, (shape, dtype) in enumerate(example)]
     call = eqx.filter_jit(lambda own: own(*inputs, **key_if_taken(model, key)))
@@ -170,7 +158,6 @@ class Grown(AbstractSized, Generic[_Model]):
         by tile, and what a tile computes is not kept for gradients.
         """
         model = self.masked()
-
         one = jax.checkpoint(lambda sample: activations(model, self.structure, (sample,)))
         found = jax.lax.map(one, inputs, batch_size=min(TILE, len(inputs)))
         return tuple(each.T for each in found)
@@ -187,9 +174,7 @@ class Grown(AbstractSized, Generic[_Model]):
         """Zero: `n3.fit` puts no prior on weights."""
         return tuple(jnp.zeros(units) for units in self.structure.capacity)
 
-    def unit_parameters(
-        self, sizes: Float[Array, " groups"], inputs: Float[Array, ""]
-    ) -> Float[Array, " groups"]:
+    def unit_parameters(self, sizes: PerGroup, inputs: Float[Array, ""]) -> PerGroup:
         """What a further unit of each group adds to the effective parameters (`groups.parameter_count`)."""
         return jax.grad(lambda own: groups.parameter_count(self.structure, own, inputs))(sizes)
 
@@ -317,8 +302,8 @@ def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
 
 
 def _check_stateless(model: PyTree) -> None:
-    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda n: isinstance(n, eqx.nn.StateIndex))
-    for path, node in nodes:
-        if isinstance(node, eqx.nn.StateIndex):
+    is_state = lambda node: isinstance(node, eqx.nn.StateIndex)  # noqa: E731
+    for path, node in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_state):
+        if is_state(node):
             name = jax.tree_util.keystr(path)
             raise ValueError(f"`model` must have no state, such as batch statistics; got one at {name}.")

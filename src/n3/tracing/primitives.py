@@ -138,16 +138,14 @@ def _is_unpooled(params, axis, size):
     return own == (1, 1, 0, 0) and params["base_dilation"][axis] == 1
 
 
+CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 WHOLE: Mapping[str, Callable[[Any, int, int], bool]] = MappingProxyType(
     {
         "slice": _is_unsliced,
         "dynamic_slice": lambda params, axis, size: params["slice_sizes"][axis] == size,
         "pad": lambda params, axis, size: tuple(params["padding_config"][axis]) == (0, 0, 0),
         "rev": lambda params, axis, size: axis not in params["dimensions"],
-        **dict.fromkeys(
-            ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"),
-            lambda params, axis, size: axis != params["axis"],
-        ),
+        **dict.fromkeys(CUMULATIVE, lambda params, axis, size: axis != params["axis"]),
         **dict.fromkeys(("reduce_window_max", "reduce_window_min", "reduce_window_sum"), _is_unpooled),
     }
 )
@@ -167,12 +165,9 @@ def walk(
 ) -> list[_T]:
     """Go through a program in the order in which it runs, with whatever stands for its arrays.
 
-    Args:
-        program: A jaxpr.
-        arguments: What stands for its inputs.
-        visit: From an equation and what stands for its operands to what stands for its results.
-        constant: What stands for an array that the program holds.
-        enter: Whether to go into a called function, or to visit the call as a whole.
+    The arguments stand for its inputs. `visit` goes from an equation and what stands for its operands to what
+    stands for its results; `constant` says what stands for an array that the program holds, and `enter` whether
+    to go into a called function, or to visit the call as a whole.
     """
     known = dict(zip(program.jaxpr.constvars, map(constant, program.consts), strict=True))
     known |= dict(zip(program.jaxpr.invars, arguments, strict=True))

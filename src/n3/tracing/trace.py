@@ -18,6 +18,8 @@ from n3.tracing.axes import Dimension, Gates, Sum, Value, fixed, layout_of
 from n3.tracing.layers import layers_in
 from n3.tracing.primitives import SUMMING, called, carry, sums_in, walk
 
+_PerUnit = Float[Array, " _units"]
+
 
 def takes_key(model: Callable[..., Any]) -> bool:
     """Whether a model is called with `key=`."""
@@ -50,9 +52,7 @@ def traced(model: PyTree, inputs: Sequence[Array | jax.ShapeDtypeStruct]) -> tup
     return jax.make_jaxpr(call)(leaves, list(inputs)), leaves
 
 
-def activations(
-    model: PyTree, structure: Structure, inputs: Sequence[Array]
-) -> tuple[Float[Array, " _units"], ...]:
+def activations(model: PyTree, structure: Structure, inputs: Sequence[Array]) -> tuple[_PerUnit, ...]:
     """What the last reader of each group sees of every unit in one sample, before the participation.
 
     A unit that has several positions, or is a block of channels, counts by its mean. The participation of other
@@ -101,13 +101,9 @@ def find_structure(
     operation treats channels alike and one by one, but for sums over them in which a parameter takes part: with
     that parameter zero at a channel, the sum is the same without it.
 
-    Args:
-        model: A model whose norms count participation (`norms.participating`).
-        example: One sample's inputs, or their shapes.
-        chosen: Paths of the layers to grow; None: all but those whose channels are the model's input or output.
-
-    Returns:
-        The groups in the order of their first layers, and what belongs to them.
+    The model's norms count participation (`norms.participating`); the example is one sample's inputs, or their
+    shapes. The chosen are paths of the layers to grow; None: all but those whose channels are the model's input
+    or output. The groups stand in the order of their first layers.
 
     Raises:
         ValueError: If a chosen layer's channels cannot be dropped exactly (it names the layer and the reason),
@@ -140,7 +136,6 @@ def find_structure(
 
 
 def _parameters(model: PyTree) -> dict[str, Value]:
-    """What is known of each array of a model, by its path."""
     known = {}
     for path, array in jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
         name = jax.tree_util.keystr(path)
@@ -176,9 +171,8 @@ def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[
             reason = next(iter(notes), "nothing reads them" if atoms else "there is only one")
             raise ValueError(f"`where` must leave out layer {path}: as to its channels, {reason}.")
     if not found:
-        raise ValueError(
-            "`model` must have a hidden linear or convolutional layer; got none that can be grown."
-        )
+        text = "a hidden linear or convolutional layer; got none that can be grown"
+        raise ValueError(f"`model` must have {text}.")
     return found
 
 

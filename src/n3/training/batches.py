@@ -85,9 +85,8 @@ class ArraySource:
         return epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
 
     def _selected(self, rows: Int[np.ndarray, "..."]) -> Selection:
-        return Selection(
-            self.inputs, self.targets, jnp.asarray(rows), runs=self.key.size if self.key.ndim else 0
-        )
+        runs = self.key.size if self.key.ndim else 0
+        return Selection(self.inputs, self.targets, jnp.asarray(rows), runs=runs)
 
     def require(self, check: Check) -> None:
         """See that the targets pass a check, which raises where they do not."""
@@ -108,9 +107,8 @@ class IterableSource:
     def __init__(self, batches: Iterable[Any], *, steps: int):
         self.batches, self.steps = batches, steps
         if isinstance(batches, Iterator):
-            raise ValueError(
-                "`train_data` must be iterable again and again; got an iterator, which ends for good."
-            )
+            text = "must be iterable again and again; got an iterator, which ends for good"
+            raise ValueError(f"`train_data` {text}.")
         self._next = chain.from_iterable(self._once() for _ in count())
         self._check: Check = lambda targets: None
 

@@ -13,6 +13,8 @@ from n3.training.step import Recipe
 
 Action = Literal["wait", "prune", "expand", "rollback"]
 ACTIONS: tuple[str, ...] = get_args(Action)
+UnitChange = tuple[int, ...]
+"""Change of the units of each hidden layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,7 @@ class Decision:
     seed: int
     arm: str
     action: Action
-    units: tuple[int, ...]
-    """Change of the units of each hidden layer."""
+    units: UnitChange
     reason: str
     before: float
     """Validation loss at the look."""
@@ -40,8 +41,7 @@ class Track:
     """Validation loss at each look; where a change was undone, the one before it."""
     last: Action | None = None
     """The latest change, `prune` or `expand`."""
-    units: tuple[int, ...] = ()
-    """Change of the units of each hidden layer that it made."""
+    units: UnitChange = ()
     is_undone: bool = False
     looks: int = 0
     """Looks since a change was made or undone, this one included."""
@@ -52,8 +52,8 @@ class Track:
         """The track at the next look."""
         return replace(self, losses=(*self.losses, loss), looks=self.looks + 1)
 
-    def done(self, action: Action, units: tuple[int, ...], cooldown: int) -> "Track":
-        """The track after a decision and its change of the units of each hidden layer.
+    def done(self, action: Action, units: UnitChange, cooldown: int) -> "Track":
+        """The track after a decision.
 
         A change is on trial for `cooldown` looks, beside the one at which the next may be made.
         """
@@ -68,22 +68,14 @@ class Track:
 
 
 def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[Action, ...], str]:
-    """What a run should do at a look.
+    """What a run should do at a look: the actions to try in order, until one finds something to do; and why.
 
     A change that is on trial, until the looks of its cooldown are over, is undone where the validation loss is
     above that before it by more than the margin, or is not finite. Else nothing changes at the last look,
     during a cooldown, at the first look, or while the loss still falls by more than the plateau. At rest
     pruning and expansion take turns: the one that was not the last change comes first, and the other where the
     first finds nothing to do, but none that was just undone. An expansion needs looks enough left for a pruning
-    after it.
-
-    Args:
-        track: The run so far, with the validation loss at this look.
-        config: Cooldown, plateau and margin.
-        left: Looks that come after this one.
-
-    Returns:
-        The actions to be tried, in their order, until one finds something to do; and why.
+    after it. The track includes the validation loss at this look; `left` looks come after it.
     """
     loss = track.losses[-1]
     if track.before is not None and not loss <= track.before * (1.0 + config.margin):
@@ -103,11 +95,8 @@ def decide(track: Track, config: StructureConfig, *, left: int) -> tuple[tuple[A
         return ("wait",), f"validation loss still falls: {loss:.4g} after {previous:.4g}"
     order: tuple[Action, ...] = ("expand", "prune") if track.last == "prune" else ("prune", "expand")
     is_late = left < config.cooldown + 2
-    tried: tuple[Action, ...] = tuple(
-        action
-        for action in order
-        if not (track.is_undone and action == track.last) and not (action == "expand" and is_late)
-    )
+    barred = {track.last if track.is_undone else None, "expand" if is_late else None}
+    tried: tuple[Action, ...] = tuple(action for action in order if action not in barred)
     rest = f"validation loss at rest: {loss:.4g} after {previous:.4g}"
     return (tried, rest) if tried else (("wait",), f"{rest}; too late to expand, and pruning was undone")
 

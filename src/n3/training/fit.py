@@ -139,7 +139,6 @@ def fit(
 
 
 def _check_traceable(importance: Importance, model: AbstractSized, goal: OutputLoss, first: Selection) -> None:
-    """Refuse a user's importance that cannot be compiled."""
     active, targets = model.activations(first.inputs)[0].T, goal.columns(first.targets).T
     try:
         jax.eval_shape(importance, active, targets)
@@ -149,19 +148,15 @@ def _check_traceable(importance: Importance, model: AbstractSized, goal: OutputL
 
 def _warn_of_empty_groups(sizes: Float[np.ndarray, "*runs groups"], layers: tuple[str, ...]) -> None:
     """Say which groups ended without a unit: a model without a path around them is a constant."""
-    empty = np.sum(np.atleast_2d(sizes) < EMPTY, axis=0)
-    told = [
-        f"{name} ({count} of {np.atleast_2d(sizes).shape[0]} runs)"
-        for name, count in zip(layers, empty, strict=True)
-        if count
-    ]
+    rows = np.atleast_2d(sizes)
+    empty = zip(layers, np.sum(rows < EMPTY, axis=0), strict=True)
+    told = [f"{name} ({count} of {len(rows)} runs)" for name, count in empty if count]
     if told:
         text = "start from all units (`initial_size=None` in `n3.grow`), train longer, or lower `price_scale`"
         warnings.warn(f"`fit` ended without a unit in {', '.join(told)}: {text}.", RuntimeWarning, stacklevel=3)
 
 
 def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, stages, report) -> PyTree:
-    """The model after all steps, or where every run has diverged."""
     done, drive = 0, plan.drive
     while done < plan.steps and not recorder.is_over:
         if drive and drive.is_due(done):
@@ -180,7 +175,6 @@ def _train(plan: Plan, state: TrainState, source, hypers, recorder: Recorder, st
 
 
 def _stages_of(plan: Plan, structure, capacity, key, recorder: Recorder, hypers, importance) -> Stages:
-    """The structure of the runs, which the validation loss judges."""
     runs, pool, how = max(recorder.runs, 1), recorder.pool, {"is_classes": plan.goal.is_classes}
     return Stages(
         rules=Rules(config=structure, arm="fit", seeds=tuple(range(runs)), importance=importance, **how),
@@ -195,7 +189,6 @@ def _stages_of(plan: Plan, structure, capacity, key, recorder: Recorder, hypers,
 
 
 def _restructured(stages: Stages, done: int, state: TrainState, recorder: Recorder) -> TrainState:
-    """The runs, or the single one, after a look at their structure."""
     losses = np.atleast_1d(evaluate(recorder.plan, state.net, recorder.validation_data)[0])
     if recorder.runs:
         return stages.look(done, state, losses)
@@ -214,7 +207,6 @@ def _check_numbers(*, steps: int, batch: int, **others: Any) -> None:
 def _check_settings(
     model, validation_data, information, target_size, monitor, importance, structure, *, is_informed
 ) -> None:
-    """Refuse what cannot be read again, and settings that would do nothing."""
     is_sized = isinstance(model, AbstractSized)
     if isinstance(validation_data, Iterator):
         raise ValueError("`validation_data` is an iterator and can be read only once; pass a DataLoader.")
@@ -241,7 +233,6 @@ def _check_settings(
 
 
 def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:
-    """The drive's numbers, of every run where they have samples of their own."""
     numbers = {"samples": samples, "outputs": max(goal.outputs - goal.is_classes, 1)}
     prices = [prices_of(settings, pool.of_run(run).inputs, **numbers) for run in range(pool.runs or 1)]
     hypers = DriveHypers.of(settings, prices, prior=0.0)
@@ -329,7 +320,6 @@ def _target_size(model: PyTree, target_size: float | None) -> float:
         return 0.0
     first = float(model.controller.capacity[0])
     if target_size is not None and not 0.0 < target_size <= first:
-        raise ValueError(
-            f"`target_size` must be in (0, {first:g}], the first group's capacity; got {target_size}."
-        )
+        bounds = f"(0, {first:g}], the first group's capacity"
+        raise ValueError(f"`target_size` must be in {bounds}; got {target_size}.")
     return first if target_size is None else target_size

@@ -64,9 +64,7 @@ class OutputLoss:
         return total, jnp.sum(metrics.hits(rows, self.columns(targets).astype(rows.dtype)))
 
 
-def output_loss_of(
-    model: Callable[..., Any], inputs: Array, targets: Array, loss: str | LossOfOne | None
-) -> OutputLoss:
+def output_loss_of(model: PyTree, inputs: Array, targets: Array, loss: str | LossOfOne | None) -> OutputLoss:
     """The goal that the inputs and targets of some samples suggest: classes where targets are whole numbers.
 
     The model is the one that the user wrote, which is asked whether it takes a key. The loss is a name in

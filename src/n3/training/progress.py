@@ -28,7 +28,5 @@ class Progress:
         if self.is_plain and 5 * step // self.steps > self.told:
             self.told = 5 * step // self.steps
             seconds = time.perf_counter() - self.started
-            left = seconds * (self.steps - step) / step
-            print(
-                f"{self.label}: step {step}/{self.steps}, {seconds:.0f} s, {left:.0f} s left", file=sys.stderr
-            )
+            times = f"{seconds:.0f} s, {seconds * (self.steps - step) / step:.0f} s left"
+            print(f"{self.label}: step {step}/{self.steps}, {times}", file=sys.stderr)

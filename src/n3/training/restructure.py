@@ -21,9 +21,12 @@ from n3.surgery.edit import Edit, edited
 from n3.surgery.expand import expand
 from n3.surgery.prune import prune
 from n3.training import decisions
-from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, look_steps, most_programs
+from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, UnitChange
 from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses, pool_of
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
+
+Units = tuple[int, ...]
+"""Of each hidden layer or group."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,7 @@ class Altered:
 
     state: TrainState | None
     """The run afterwards, of whatever capacity, its drive still as before; None: nothing was to be changed."""
-    units: tuple[int, ...]
-    """Change of the units of each hidden layer."""
+    units: UnitChange
     reason: str
 
 
@@ -69,12 +71,7 @@ def expanded(state: TrainState, config: StructureConfig, bound: Sequence[int], *
 
 
 def with_capacity(
-    state: TrainState,
-    drive: InformationDrive | None,
-    capacity: tuple[int, ...],
-    *,
-    is_changed: bool,
-    key: PRNGKeyArray,
+    state: TrainState, drive: InformationDrive | None, capacity: Units, *, is_changed: bool, key: PRNGKeyArray
 ) -> TrainState:
     """The run in a program's capacity: the same function, of which no unit that takes part is left out.
 
@@ -144,8 +141,8 @@ class Stages:
     """Many runs whose structure may change at looks, between compiled stages."""
 
     rules: Rules
-    bound: tuple[int, ...]
-    """Units that each hidden layer or group can hold."""
+    bound: Units
+    """Most that each layer can hold."""
     drive: InformationDrive | None
     hypers: DriveHypers | None
     keys: Key[jax.Array, " runs"]
@@ -157,7 +154,7 @@ class Stages:
 
     def __post_init__(self) -> None:
         self.config, self.capacity = self.rules.config, self.bound
-        self.looks = look_steps(self.steps, self.config.structure_every)
+        self.looks = decisions.look_steps(self.steps, self.config.structure_every)
         self.runs = [_Run()] * len(self.keys)
 
     def decisions(self) -> tuple[Decision, ...]:
@@ -165,12 +162,9 @@ class Stages:
         return tuple(own for run in self.runs for own in decisions.with_next_loss(run.log))
 
     def look(self, step: int, states: TrainState, losses: Float[np.ndarray, " runs"]) -> TrainState:
-        """The states with which the runs go on, in the capacity that they then need (`capacity`).
+        """The states with which the runs go on after `step` steps, in the capacity that they need (`capacity`).
 
-        Args:
-            step: Steps taken so far.
-            states: Of all runs, along a first axis.
-            losses: Loss of each on samples that it is not trained on.
+        Losses are each run's on samples that it is not trained on.
         """
         self.step, self.left = step, int(np.sum(self.looks > step))
         before = [run_of(states, row) for row in range(len(self.runs))]
@@ -179,16 +173,11 @@ class Stages:
         was, self.capacity = self.capacity, self._next_capacity(after, is_changed)
         if not any(is_changed) and self.capacity == was:
             return states
-        sound = {
-            row: with_capacity(
-                own, self.drive, self.capacity, is_changed=is_changed[row], key=self._keys(row)[1]
-            )
-            for row, own in enumerate(after)
-            if has_finite_sizes(own)
-        }
+        rows = [row for row, own in enumerate(after) if has_finite_sizes(own)]
+        how = {row: {"is_changed": is_changed[row], "key": self._keys(row)[1]} for row in rows}
+        sound = {row: with_capacity(after[row], self.drive, self.capacity, **how[row]) for row in rows}
         like = next(iter(sound.values()))
-        every = [sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)]
-        return stack_runs(every)
+        return stack_runs([sound.get(row) or shaped_as(own, like) for row, own in enumerate(after)])
 
     def _decided(self, row: int, state: TrainState, loss: float) -> TrainState:
         """A run after its decision, which is noted: the same object where nothing changes."""
@@ -224,7 +213,7 @@ class Stages:
         """Keys for what a run adds at this look, and for what fills it up to a program's capacity."""
         return jr.split(jr.fold_in(jr.fold_in(self.keys[row], STREAM), self.step))
 
-    def _next_capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> tuple[int, ...]:
+    def _next_capacity(self, states: Sequence[TrainState], is_changed: Sequence[bool]) -> Units:
         """Units of each layer with which all runs can go on to the next look; fewer only after a change."""
         rows = enumerate(zip(states, is_changed, strict=True))
         sight = [self._sight(row, *of) for row, of in rows if has_finite_sizes(of[0])]
@@ -257,10 +246,8 @@ def train_in_stages(
     """Train the runs of an arm and change their structure on the way.
 
     A run that changes nothing is what `sweep` makes of it, and the arguments are those of `sweep`; the recipe's
-    capacity is the most that a layer can hold, and the stops increase strictly.
-
-    Returns:
-        Final states, in the capacity of the last stage, with the records; and what became of the structure.
+    capacity is the most that a layer can hold, and the stops increase strictly. Final states are in the
+    capacity of the last stage.
     """
     began = time.perf_counter()
     stages = Stages(
@@ -298,6 +285,6 @@ def train_in_stages(
         looks=looks,
         capacity=np.array([program.capacity for program in programs[:-1]]),
         programs=frozenset(programs),
-        most_programs=most_programs(stages.bound),
+        most_programs=decisions.most_programs(stages.bound),
     )
     return whole, staged

@@ -10,6 +10,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from n3.information.gaussian import Scalar
 from n3.information.measures import LayerMonitor, Pool
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn import losses, metrics
@@ -17,6 +18,9 @@ from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
 from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
 from n3.training import batches
+
+Count, Counts = Int[Array, ""], Int[Array, " records"]
+"""Steps taken."""
 
 
 class StepRecord(eqx.Module):
@@ -119,14 +123,8 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     and shapes start from the same drawn weights.
     """
     net_key, controller_key, order_key = jr.split(key, 3)
-    controller = make_controller(
-        recipe.controller,
-        recipe.capacity,
-        is_layerwise=recipe.layerwise,
-        initial_size=hypers.initial_size,
-        mask=recipe.mask,
-        key=controller_key,
-    )
+    start = {"initial_size": hypers.initial_size, "mask": recipe.mask, "key": controller_key}
+    controller = make_controller(recipe.controller, recipe.capacity, is_layerwise=recipe.layerwise, **start)
     initial_depth = float(len(recipe.capacity)) if recipe.drive else 1.5
     net = GrowingMLP(
         recipe.in_size,
@@ -149,9 +147,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     return TrainState(net, moments, order, order_key, jnp.full((), -1, jnp.int32), drive)
 
 
-def step(
-    recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Int[Array, ""]
-) -> TrainState:
+def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Count) -> TrainState:
     """The run after one more step of the optimiser.
 
     `count`, the steps taken so far, is the same for all runs of a sweep, so that epochs turn together.
@@ -208,26 +204,17 @@ def descended(
 
 
 def advance(
-    recipe: Recipe,
-    state: TrainState,
-    hypers: Hypers,
-    problem: Problem,
-    start: Int[Array, ""],
-    stops: Int[Array, " records"],
+    recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, start: Count, stops: Counts
 ) -> tuple[TrainState, StepRecord]:
     """Train on from step `start` to each stop and record the run there: the unit that is compiled.
 
-    The stops are steps that do not decrease, none before the start.
-
-    Returns:
-        The run at the last stop, and its records stacked along a first axis.
+    The stops are steps that do not decrease, none before the start. What comes back is the run at the last
+    stop, and its records stacked along a first axis.
     """
 
     def to_stop(carry: tuple[TrainState, Array], stop: Array):
         state, count = carry
-        state = jax.lax.fori_loop(
-            count, stop, lambda i, running: step(recipe, running, hypers, problem, i), state
-        )
+        state = jax.lax.fori_loop(count, stop, lambda i, own: step(recipe, own, hypers, problem, i), state)
         record = observe(recipe, state, hypers, problem)
         is_sound = jnp.isfinite(record.train_loss) & jnp.all(jnp.isfinite(record.size))
         broken = _first_divergence(state.diverged_at, is_sound, stop)
@@ -244,10 +231,8 @@ def train(
     """One whole run: `init` and `advance`.
 
     The key decides everything random about it. `stops` are the steps at which to record, non-decreasing; the
-    last ends the run.
-
-    Returns:
-        The final state (its `net` is the trained network), and the records stacked along a first axis.
+    last ends the run. What comes back is the final state, whose `net` is the trained network, and the records
+    stacked along a first axis.
     """
     state = init(recipe, hypers, problem, key=key)
     return advance(recipe, state, hypers, problem, jnp.asarray(0), stops)
@@ -262,12 +247,8 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     if recipe.drive:
         drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem.train))
     outputs = state.net.batch(problem.test.inputs)
-    targets, shares = problem.test.targets, problem.test.shares
-    metric = (
-        metrics.accuracy(outputs, targets, shares)
-        if recipe.loss == "cross-entropy"
-        else metrics.rmse(outputs, targets, shares, problem.unit)
-    )
+    seen = outputs, problem.test.targets, problem.test.shares
+    metric = metrics.accuracy(*seen) if recipe.loss == "cross-entropy" else metrics.rmse(*seen, problem.unit)
     return StepRecord(
         train_loss=train_loss,
         test_loss=task_loss(state.net, problem.test, recipe.loss),
@@ -294,9 +275,7 @@ def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.Gradien
     return {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
 
 
-def _gradient(
-    recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples
-) -> tuple[Float[Array, ""], GrowingMLP]:
+def _gradient(recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples) -> tuple[Scalar, GrowingMLP]:
     """The objective and its gradient; the task's share is accumulated tile by tile."""
     settings = {"target_size": hypers.target_size, "target_depth": hypers.target_depth, "loss": recipe.loss}
     if batch.shares.shape[0] <= recipe.tile:
@@ -314,7 +293,7 @@ def _gradient(
 
 
 def informed(
-    state: TrainState, drive: InformationDrive, hypers: DriveHypers, pool: Pool, count: Int[Array, ""]
+    state: TrainState, drive: InformationDrive, hypers: DriveHypers, pool: Pool, count: Count
 ) -> TrainState:
     """A run after its drive has looked at the information that units hold."""
     found = drive.look(state.net, state.moments, state.drive, hypers, pool, count)

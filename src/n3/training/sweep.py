@@ -110,22 +110,14 @@ def sweep(
 
     Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
     the sizes reach a power of two, from the largest of all runs. Every leaf of the numbers and the samples has
-    a first axis of runs.
+    a first axis of runs, and so have the keys.
 
-    Args:
-        recipe: The program, the same for all runs.
-        hypers: The numbers.
-        problem: The samples.
-        keys: One key a run.
-        stops: Steps at which to record, non-decreasing; the last ends the runs.
-        block: Runs computed at once on a device; None: as many as the cache holds on CPU, all on others.
-        devices: Devices to share the runs; None: all that JAX has.
-        progress: Called with the step reached, once a chunk.
-        start: Step and states to go on from, in place of the first step and what the keys draw.
-        is_tiered: Whether to train with fewer units than are allocated where that is worth its programs.
-
-    Returns:
-        Final states and records, in the order of the keys: run `i` is what `train` returns for row `i`.
+    `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
+    runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
+    that JAX has). `progress` is called with the step reached, once a chunk. `start` is a step and states to go
+    on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
+    than are allocated where that is worth its programs. Final states and records are in the order of the keys:
+    run `i` is what `train` returns for row `i`.
 
     Raises:
         ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.
@@ -248,9 +240,8 @@ def _padded(leaf: Array, total: int) -> Array:
 
 
 def _number_of_runs(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> int:
-    rows = {
-        leaf.shape[0] for leaf in jax.tree.leaves((hypers, problem, keys)) if eqx.is_array(leaf) and leaf.ndim
-    }
+    leaves = jax.tree.leaves((hypers, problem, keys))
+    rows = {leaf.shape[0] for leaf in leaves if eqx.is_array(leaf) and leaf.ndim}
     if len(rows) != 1:
         raise ValueError(f"every leaf must have one row a run; got {sorted(rows)} rows.")
     return rows.pop()

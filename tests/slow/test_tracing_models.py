@@ -159,9 +159,12 @@ def test_tokens_share_the_layers_of_a_transformer():
     assert compacted.embedding.weight.shape == (7, 5)
 
 
-def test_heads_whose_number_is_written_down_are_refused():
+def test_heads_whose_number_is_written_down_are_left_out_or_refused_where_asked_for():
     with pytest.raises(ValueError, match=r"leave out layer \.attention\.query_proj: with fewer channels"):
-        grow(Words(), example=WORDS, key=KEYS[6])
+        grow(Words(), lambda m: m.attention.query_proj, example=WORDS, key=KEYS[6])
+    left = grow(Words(), example=WORDS, key=KEYS[6]).group_names
+    assert ".perceptron.layers[0]" in left
+    assert ".attention.query_proj" not in left
 
 
 def test_a_grown_model_is_compiled_vectorised_and_differentiated():

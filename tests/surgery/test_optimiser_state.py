@@ -190,3 +190,12 @@ def test_a_state_of_one_number_passes_through():
     state = optax.sgd(optax.cosine_decay_schedule(0.1, 10)).init(parameters(model))
     made = prune(model, unit_of, data_of(model), state=state)
     assert jax.tree.structure(made.state) == jax.tree.structure(state)
+
+
+def test_a_copy_of_a_size_stays_as_far_from_the_network_s_own():
+    model = held(built_in())
+    state = OPTIMISERS["schedule-free"]().init(parameters(model))
+    behind = eqx.tree_at(lambda s: s.z.controller.weight, state, model.controller.weight - 0.25)
+    made = prune(model, unit_of, data_of(model), state=behind)
+    np.testing.assert_allclose(made.net.controller.weight, [3.0, 3.0])
+    np.testing.assert_allclose(made.state.z.controller.weight, [2.75, 2.75])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n3.config.criteria import LAYER, OPERATORS, UNIT, Criterion, parse
+from n3.config.criteria import OPERATORS, Criterion, parse
 from networks import quick
 
 
@@ -43,8 +43,11 @@ def test_reasons_name_what_holds():
     assert criterion.names() == {"importance", "entropy", "marginal"}
 
 
+NAMES = ("importance", "entropy", "layer.importance", "layer.gain", "android", "nor", "anything")
+
+
 comparisons = st.tuples(
-    st.sampled_from(UNIT + LAYER),
+    st.sampled_from(NAMES),
     st.sampled_from(sorted(OPERATORS)),
     st.floats(-2, 2),
 )
@@ -76,7 +79,7 @@ def test_what_is_spelled_out_is_read_back(tree):
     rng = np.random.default_rng(0)
     criterion = parse(spelled(tree))
     for _ in range(5):
-        values = {name: float(rng.normal()) for name in UNIT + LAYER}
+        values = {name: float(rng.normal()) for name in NAMES}
         assert criterion.holds(values) == truth(tree, values)
 
 
@@ -97,11 +100,7 @@ def test_any_other_text_is_one_clear_error(text):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (
-            "importence < 0.1",
-            r"one of importance, .*layer\.gain; got 'importence'\. Did you mean 'importance'\?",
-        ),
-        ("layer.size < 3", r"`criterion` must name one of .*; got 'layer.size'"),
+        ("and < 1", "needs a comparison"),
         ("", "needs a comparison such as `importance < 0.01`, not 'nothing more'; got ''"),
         ("importance", "needs a comparison .* not 'importance'"),
         ("importance < ", "needs a comparison .* not 'importance <'"),

@@ -341,10 +341,9 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
             for name, low in (("expand", -1), ("cooldown", -1), ("plateau", -1.0), ("margin", -1.0))
         ),
         (
-            lambda: StructureConfig(prune="importence < 1"),
-            r"`prune` must be a criterion of units: .* Did you mean 'importance'\?",
+            lambda: StructureConfig(prune="importance"),
+            r"`prune` must be a criterion of units: .*needs a comparison",
         ),
-        (lambda: StructureConfig(prune="layer.gain < 1"), r"`prune` must name units, .* got 'layer\.gain < 1'"),
         *(
             (
                 lambda method=method: in_stages(method=method),

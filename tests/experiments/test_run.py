@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import n3
-from n3.config.experiment import TaskConfig, TrainingConfig
+from n3.config.experiment import StructureConfig, TaskConfig, TrainingConfig
 from n3.data.dataset import load_dataset
 from n3.experiments import arms
 from n3.experiments.run import grid_of, load_data
@@ -280,10 +280,22 @@ def has_gpu():
 
 
 def test_bad_values_are_refused_before_anything_is_written(tmp_path):
+    informed = tiny(tmp_path, network={"method": "information"})
     bad = [
         (tiny(tmp_path, task={"task": "besel"}), "bessel"),
         (replace(tiny(tmp_path), task=TaskConfig(), training=TrainingConfig(batch=2000)), "batch"),
         (tiny(tmp_path, task={"samples": 3}, monitor=("gap",)), "more than three"),
+        (
+            tiny(tmp_path, monitor=("entropi",)),
+            "`monitor` must be one of .* got 'entropi'. Did you mean 'entropy'",
+        ),
+        *(
+            (replace(informed, structure=StructureConfig(structure_every=5, prune=text)), message)
+            for text, message in (
+                ("layer.gain < 1", r"`prune` must name units, .* got 'layer\.gain < 1'"),
+                ("importence < 1", r"`prune` must be a criterion of units: .* Did you mean 'importance'"),
+            )
+        ),
     ]
     for experiment, message in bad if has_gpu() else [*bad, (tiny(tmp_path, device="gpu"), "--extra cuda13")]:
         with pytest.raises(ValueError, match=message):

@@ -1,7 +1,6 @@
 """Measures: units and layers against explicit forms, the objective's terms, the monitor, and its gaps."""
 
 from functools import partial
-from typing import get_args
 
 import equinox as eqx
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from n3.config.criteria import LAYER, UNIT, Monitor
 from n3.information import gaussian
 from n3.information.measures import (
     BLIND,
@@ -21,6 +19,8 @@ from n3.information.measures import (
     TermWeights,
     blindness,
     check_importance,
+    check_monitor,
+    criterion_of,
     gap,
     information_terms,
     measure_units,
@@ -85,10 +85,31 @@ def seen(active, targets, mask=(1, 1, 1, 1, 1), is_there=(1, 1, 1, 1, 1)):
 
 
 def test_criteria_and_monitor_know_every_measure():
-    assert set(UNIT) == {name for name, own in MEASURES.items() if own.unit}
-    of_layers = {name for name, own in MEASURES.items() if own.layer}
-    assert set(get_args(Monitor)) == of_layers
-    assert set(LAYER) == {f"layer.{name}" for name in of_layers} | {"layer.gain"}
+    for name, own in MEASURES.items():
+        if own.unit:
+            assert criterion_of(f"{name} < 1").names() == {name}
+        if own.layer:
+            check_monitor([name])
+            assert criterion_of(f"layer.{name} < 1").names() == {f"layer.{name}"}
+    assert criterion_of("layer.gain < 1").names() == {"layer.gain"}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "importence < 0.1",
+            r"one of importance, .*layer\.gain; got 'importence'\. Did you mean 'importance'\?",
+        ),
+        ("importance < 1 and layer.size < 3", r"`criterion` must be one of .*; got 'layer.size'"),
+        ("gap < 3", r"`criterion` must be one of .*; got 'gap'"),
+    ],
+)
+def test_unknown_names_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        criterion_of(text)
+    with pytest.raises(ValueError, match=r"`monitor` must be one of .* got 'participation'"):
+        check_monitor(["entropy", "participation"])
 
 
 def test_importance_is_what_no_other_unit_says(layer):

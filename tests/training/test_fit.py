@@ -443,11 +443,14 @@ def test_many_runs_end_one_by_one_and_the_rest_goes_on():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"monitor": ("entropi",)}, "`monitor` must be of entropy, .* got 'entropi'. Did you mean 'entropy'"),
+        (
+            {"monitor": ("entropi",)},
+            "`monitor` must be one of .* got 'entropi'. Did you mean 'entropy'",
+        ),
         ({"importance": lambda a, t: a[0]}, "`importance` goes with method information, or with `monitor`"),
         ({"structure": StructureConfig(structure_every=5)}, "`structure` goes with .* `validation_data`"),
         ({"structure": StructureConfig(), "validation_data": (X, LINE)}, "`structure` needs `structure_every`"),
-        ({"monitor": "entropi"}, "`monitor` must be of entropy, .* got 'entropi'. Did you mean 'entropy'"),
+        ({"monitor": "entropi"}, "`monitor` must be one of .* got 'entropi'. Did you mean 'entropy'"),
         ({"key": KEYS[:2]}, r"`model` must have a first axis of 2 runs in every array"),
     ],
 )

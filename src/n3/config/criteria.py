@@ -1,7 +1,7 @@
 """Criteria: which units or layers should go, by a text such as `importance < 0.01`, and what it is held to.
 
-A text is comparisons of a name and a number, joined by `and` (which binds closer), `or` and brackets. What the
-names stand for is measured by `n3.information.measures`.
+A text is comparisons of a name and a number, joined by `and` (which binds closer), `or` and brackets. Which
+names there are, and what they stand for, says `n3.information.measures`.
 """
 
 import math
@@ -10,16 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
 
-from n3.config.validation import suggestion
-
-UNIT: tuple[str, ...] = ("importance", "marginal", "entropy", "redundancy", "participation")
-"""Names for a unit."""
-Monitor = Literal["entropy", "importance", "redundancy", "structure", "gap"]
-"""Measures of a whole layer."""
-LAYER: tuple[str, ...] = (*(f"layer.{name}" for name in get_args(Monitor)), "layer.gain")
-"""Names for a whole layer; `layer.gain` is its importance over that of the layer before."""
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 )
@@ -59,10 +50,10 @@ class Criterion:
 
 
 def parse(text: str) -> Criterion:
-    """The criterion of a text such as `importance < 0.01 and entropy < 0.2`, with names of `UNIT` and `LAYER`.
+    """The criterion of a text such as `importance < 0.01 and entropy < 0.2`, with any names.
 
     Raises:
-        ValueError: If the text is not of that form, or a name is unknown.
+        ValueError: If the text is not of that form.
     """
     found = list(_TOKEN.finditer(text.strip()))
     if found and found[-1]["rest"]:
@@ -99,11 +90,12 @@ def _joined(alternatives: list[list[Criterion]]) -> Criterion:
 
 def _comparison(text: str, tokens: list[str]) -> Criterion:
     name, sign, bound = [*tokens, "", ""][:3]
-    known = UNIT + LAYER
-    if re.match(_NAME, name) and name not in known:
-        near = suggestion(name, known)
-        raise ValueError(f"`criterion` must name one of {', '.join(known)}; got {name!r}.{near}")
-    if name not in known or sign not in OPERATORS or not re.match(_NUMBER, bound):
+    if (
+        not re.match(_NAME, name)
+        or name in ("and", "or")
+        or sign not in OPERATORS
+        or not re.match(_NUMBER, bound)
+    ):
         said = f"such as `importance < 0.01`, not {' '.join(tokens).strip() or 'nothing more'!r}"
         raise ValueError(f"`criterion` needs a comparison {said}; got {text!r}.")
     if not math.isfinite(float(bound)):

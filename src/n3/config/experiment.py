@@ -243,11 +243,9 @@ class StructureConfig:
     def __post_init__(self) -> None:
         validation.check_ranges(self)
         try:
-            names = criteria.parse(self.prune).names()
+            criteria.parse(self.prune)
         except ValueError as error:
             raise ValueError(f"`prune` must be a criterion of units: {error}") from error
-        if names <= set(criteria.LAYER):
-            raise ValueError(f"`prune` must name units, since layers stay; got {self.prune!r}.")
 
 
 Arm = Literal["growing", "grown", "shrinking", "static", "warmup", "rescaled", "equal-size"]
@@ -267,9 +265,9 @@ class RunConfig:
     """Seeds: `0:100` (the end is left out) or a list such as `3 5 8`."""
     records: Annotated[int, "positive"] = 100
     """Rows kept of each run's history, from the first step to the last."""
-    monitor: tuple[criteria.Monitor, ...] = ()
-    """What to record and draw of every layer, in nats; gap is what nearest neighbours see about the target and
-    the Gaussian estimate does not."""
+    monitor: tuple[str, ...] = ()
+    """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap. The gap
+    is what nearest neighbours see about the target and the Gaussian estimate does not."""
     out: str = "runs"
     """Folder that receives the run directory."""
     log_dir: str | None = None

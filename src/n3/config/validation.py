@@ -5,7 +5,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -73,16 +73,21 @@ def choice(name: str, text: str, *, names: tuple[str, ...]) -> tuple[str, ...]:
     """
     word, colon, rest = text.partition(":")
     chosen = tuple(rest.split(",")) if colon else (text,)
-    known = ", ".join(names)
     if colon and word != CHOOSE:
         raise ValueError(f"`{name}` must be a name or `{CHOOSE}:` and names; got {text!r}.")
-    for each in chosen:
-        if each not in names:
-            raise ValueError(f"`{name}` must be one of {known}; got {each!r}.{suggestion(each, names)}")
+    among(name, chosen, known=names)
     distinct(name, chosen)
     if colon and len(chosen) < 2:
-        raise ValueError(f"`{name}` must choose among two or more of {known}; got {text!r}.")
+        raise ValueError(f"`{name}` must choose among two or more of {', '.join(names)}; got {text!r}.")
     return chosen if colon else ()
+
+
+def among(name: str, values: Iterable[str], *, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not known, naming its field and the nearest that is."""
+    for value in values:
+        if value not in known:
+            near = suggestion(value, known)
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.{near}")
 
 
 def distinct(name: str, values: tuple[Any, ...]) -> None:

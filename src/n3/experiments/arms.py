@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, PyTree
 from n3.config.experiment import Experiment, Select
 from n3.data.dataset import Dataset
 from n3.information import gaussian
-from n3.information.measures import Importance, LayerMonitor
+from n3.information.measures import Importance, LayerMonitor, check_monitor, check_prune
 from n3.information.price import degrees_of, prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
@@ -30,6 +30,8 @@ def recipe_of(
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized, is_classes = controller == network.method, data.kind == "classification"
     settings, steps = experiment.information, training.steps or 0
+    if experiment.structure.structure_every is not None:
+        check_prune(experiment.structure.prune)
     drive = InformationDrive.of(settings, steps=steps, is_classes=is_classes, custom=importance)
     return Recipe(
         in_size=data.in_size,
@@ -99,6 +101,7 @@ def concatenate(trees: Sequence[PyTree]) -> PyTree:
 
 def _monitor_of(experiment: Experiment, data: Dataset, custom: Importance | None) -> LayerMonitor | None:
     names, samples, psi = experiment.run.monitor, len(data.train_inputs), experiment.information.psi
+    check_monitor(names)
     if "gap" in names and samples <= 3:
         raise ValueError(f"`monitor` gap needs more than three training samples; got {samples}.")
     settings = {"is_classes": data.kind == "classification", "psi": float(gaussian.PSI.get(psi, psi))}

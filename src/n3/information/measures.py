@@ -1,6 +1,6 @@
 """Measures: what the units of a layer say about the target and about each other, in nats."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -12,6 +12,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from n3.config import validation
+from n3.config.criteria import Criterion, parse
 from n3.information import gaussian, nearest_neighbours
 from n3.information.gaussian import Activations, Channel, PerUnit, Scalar, Targets
 from n3.nn.metrics import predicted_class
@@ -87,7 +89,7 @@ MEASURES: Mapping[str, LayerMeasure] = MappingProxyType(
     }
 )
 """Every measure by name. Criteria and the monitor know it by the same name, a layer's in a criterion as
-`layer.<name>` (`n3.config.criteria`).
+`layer.<name>`. To add one, add its entry here.
 
 Of a unit, `importance` is what no other unit says of the target (`information.conditional_importance`) and
 `marginal` what it says alone (`information.marginal_importance`), both with the bias taken off. `redundancy` is
@@ -97,6 +99,34 @@ part, 4.6 for one that does fully.
 Of a layer, `importance` is what its masked units say together, bias taken off, and `redundancy` their total
 correlation. `entropy` is what the masked layer says of its units, `logdet(S / noise) / 2`. `structure` is the
 entropy of the masks, and `gap` what the function `gap` says."""
+
+
+OF_UNITS: tuple[str, ...] = tuple(name for name, own in MEASURES.items() if own.unit)
+"""Names of a unit's measures in a criterion."""
+OF_LAYERS: tuple[str, ...] = (*(f"layer.{name}" for name, own in MEASURES.items() if own.layer), "layer.gain")
+"""Names of a layer's measures in a criterion; `layer.gain` is its importance over that of the layer before."""
+
+
+def check_monitor(names: Iterable[str]) -> None:
+    """Refuse a name in a `monitor` that is no measure of a layer, with a ValueError."""
+    validation.among("monitor", names, known=tuple(name for name, own in MEASURES.items() if own.layer))
+
+
+def criterion_of(text: str) -> Criterion:
+    """The criterion of a text (`n3.config.criteria`); a ValueError if it cannot be read or names no measure."""
+    criterion = parse(text)
+    validation.among("criterion", sorted(criterion.names()), known=OF_UNITS + OF_LAYERS)
+    return criterion
+
+
+def check_prune(text: str) -> None:
+    """Refuse a text that does not say which units a run prunes, with a ValueError."""
+    try:
+        names = criterion_of(text).names()
+    except ValueError as error:
+        raise ValueError(f"`prune` must be a criterion of units: {error}") from error
+    if names <= set(OF_LAYERS):
+        raise ValueError(f"`prune` must name units, since layers stay; got {text!r}.")
 
 
 class Measured(eqx.Module):

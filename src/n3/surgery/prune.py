@@ -11,8 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from n3.config.criteria import LAYER, Criterion, parse
-from n3.information.measures import MEASURES, Importance, check_importance, measure_units
+from n3.config.criteria import Criterion
+from n3.information.measures import (
+    MEASURES,
+    OF_LAYERS,
+    Importance,
+    check_importance,
+    criterion_of,
+    measure_units,
+)
 from n3.nn import groups
 from n3.nn.sized import AbstractSized
 from n3.surgery.compact import opened
@@ -99,13 +106,13 @@ def prune(
     given, state, close = opened(net, state, example=inputs[0])
     is_classes = not jnp.issubdtype(targets.dtype, jnp.inexact) if is_classes is None else is_classes
     targets = _checked(given, inputs, targets, is_classes=is_classes)
-    rule = parse(criterion) if isinstance(criterion, str) else criterion
+    rule = criterion_of(criterion) if isinstance(criterion, str) else criterion
     named = rule.names() if isinstance(rule, Criterion) else frozenset()
     names = tuple(name for name, own in MEASURES.items() if not own.is_costly or f"layer.{name}" in named)
     by = f"by {getattr(criterion, '__name__', 'function')}"
     spelled = repr(criterion) if isinstance(criterion, str) else by
     bench = _Bench(inputs, targets, is_classes, importance, names, spelled)
-    is_of_layers = isinstance(rule, Criterion) and rule.names() <= set(LAYER)
+    is_of_layers = isinstance(rule, Criterion) and rule.names() <= set(OF_LAYERS)
     removed, edit = (_without_layers if is_of_layers else _without_units)(bench, given, rule)
     made, state = close(*edited(given, edit, state))
     return Pruned(net=made, state=state, removed=tuple(removed))
@@ -222,7 +229,7 @@ def _without_layers(bench: _Bench, net: AbstractSized, rule: Criterion) -> tuple
             is_there = [(np.asarray(mask) > 0) & (n in left) for n, mask in enumerate(_masks(net))]
             now = _muted(net, is_there)
         tables, gates = bench.values(now, is_there), np.asarray(now.gates())
-        own = [{name: float(table[name][0]) for name in table if name in LAYER} for table in tables]
+        own = [{name: float(table[name][0]) for name in table if name in OF_LAYERS} for table in tables]
         found = [n for n, each in enumerate(own) if gates[n] > 0 and names[n] in left and rule.holds(each)]
         if not found:
             return removed, edit

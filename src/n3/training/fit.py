@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,11 +12,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from n3.config import validation
-from n3.config.criteria import Monitor
 from n3.config.experiment import InformationConfig, StructureConfig
 from n3.information.gaussian import PSI
-from n3.information.measures import Importance, LayerMonitor, check_importance
+from n3.information.measures import Importance, LayerMonitor, check_importance, check_monitor, check_prune
 from n3.information.price import prices_of
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.controllers import Information
@@ -220,16 +218,14 @@ def _check_settings(
         raise ValueError("`structure` goes with grown models and `validation_data`, which judges every change.")
     if structure is not None and structure.structure_every is None:
         raise ValueError("`structure` needs `structure_every`, the steps between two looks; got None.")
+    if structure is not None:
+        check_prune(structure.prune)
     if monitor and not is_sized:
         raise ValueError("`monitor` measures the units of grown models: grow the model, or leave it out.")
     if importance is not None and not is_informed and "importance" not in monitor:
         rest = "or with `monitor` of importance: leave it out."
         raise ValueError(f"`importance` goes with method information, {rest}")
-    known = get_args(Monitor)
-    for name in monitor:
-        if name not in known:
-            near = validation.suggestion(name, known)
-            raise ValueError(f"`monitor` must be of {', '.join(known)}; got {name!r}.{near}")
+    check_monitor(monitor)
 
 
 def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:

@@ -236,12 +236,16 @@ def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss
 
 
 def _runs_in_block(model: PyTree, batch: int, runs: int) -> int:
-    """Runs whose activations over a batch stay in a CPU's cache; all on other devices."""
+    """Runs whose activations over a batch stay in a CPU's cache, about; all on other devices.
+
+    A rest of fewer runs would be compiled by itself, so blocks are equal where half as many runs allow that.
+    """
     if jax.default_backend() != "cpu":
         return runs
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
     widest = max((leaf.shape[0] for leaf in arrays if leaf.ndim > 1), default=1)
-    return int(min(runs, max(1, BLOCK_BYTES // (4 * batch * widest))))
+    most = int(min(runs, max(1, BLOCK_BYTES // (4 * batch * widest))))
+    return next((own for own in range(most, most // 2, -1) if runs % own == 0), most)
 
 
 @eqx.filter_jit

@@ -172,7 +172,7 @@ def test_fit_with_budget_monitor_and_importance(name):
 @each
 def test_units_that_meet_a_text_go_and_take_their_moments_along(name):
     model, (x, y) = sized(name), data(name)
-    state = optax.adam(1e-2).init(eqx.filter(model, eqx.is_inexact_array))
+    state = with_moments_alike(model)
     seen, mask = model.activations(jnp.asarray(x))[0], model.participation()[0]
     own = measure_units(seen, jnp.asarray(y.T), mask, jnp.ones_like(mask), is_classes=False)
     bound = float(jnp.min(own.units["importance"])) + 1e-4
@@ -183,7 +183,15 @@ def test_units_that_meet_a_text_go_and_take_their_moments_along(name):
     gone = [sum(one.layer == group for one in pruned.removed) for group in range(len(capacity))]
     assert pruned.net.controller.capacity == tuple(capacity - gone)
     assert [leaf.shape for leaf in jax.tree.leaves(pruned.state[0].mu)] == shapes_of(pruned.net)
+    trees = (eqx.tree_at(lambda m: m.controller, own, None) for own in (pruned.state[0].mu, pruned.net))
+    assert all(map(np.array_equal, *map(arrays_of, trees)))
     assert np.isfinite(np.asarray(outputs(pruned.net, x))).all()
+
+
+def with_moments_alike(model):
+    """A state of Adam that has every parameter for its own average, so that one shows where the other went."""
+    parameters = eqx.filter(model, eqx.is_inexact_array)
+    return eqx.tree_at(lambda state: state[0].mu, optax.adam(1e-2).init(parameters), parameters)
 
 
 def shapes_of(model):
@@ -305,10 +313,11 @@ def arrays_of(model):
 @over(MAKERS)
 def test_a_plain_model_comes_back_as_one_of_its_class(name):
     model, x = plain(name), data(name)[0]
-    state = optax.adam(1e-2).init(eqx.filter(model, eqx.is_inexact_array))
+    state = with_moments_alike(model)
     pruned = n3.prune(model, lambda active, targets: np.arange(active.shape[1]) == 1, data(name), state=state)
     made, carried = n3.expand(model, units=4, method="split", state=state, example=jnp.asarray(x[0]))
     np.testing.assert_allclose(outputs(made, x), outputs(model, x), rtol=1e-4, atol=1e-5)
+    assert all(map(np.array_equal, arrays_of(pruned.state[0].mu), arrays_of(pruned.net)))
     for small, own in ((pruned.net, pruned.state), (made, carried)):
         assert type(small) is type(model)
         assert [leaf.shape for leaf in jax.tree.leaves(own[0].mu)] == shapes_of(small)

@@ -461,12 +461,17 @@ def test_constant_units_and_targets_leave_no_gap(folds):
     assert abs(gaps(active, 0.0 * t).mean()) < 0.05
 
 
+def test_ties_are_not_taken_for_information(folds):
+    steps = np.sign(folds[1])
+    assert np.all(gaps(np.repeat(steps, WIDTH, axis=1), steps) < BLIND)
+
+
 def test_no_more_samples_than_the_bound_are_seen(folds):
     active, t = folds
     rows, plain = default_rng(0).permutation(MANY), gaps(active, np.abs(t))
     changed, within = active.copy(), active.copy()
     changed[:, :, rows[512:]] = 9.0
-    within[:, :, rows[:512]] *= -1.0
+    within[:, :, rows[511]] = 9.0
     np.testing.assert_array_equal(gaps(changed, np.abs(t)), plain)
     assert np.all(gaps(within, np.abs(t)) != plain)
 

@@ -40,6 +40,14 @@ def test_only_readers_are_multiplied():
         np.testing.assert_array_equal(masked.layers[n].bias, MODEL.layers[n].bias)
 
 
+def test_of_the_groups_along_an_axis_only_those_that_are_read_count():
+    both = Layout(5, parts=(UNITS, Layout(2, group=1)), is_sum=True)
+    found = Structure((), (Leaf("['w']", (both,), (frozenset({1}),), True),), (), ())
+    shares = [jnp.asarray(np.full(units, share, np.float32)) for units, share in ((3, 0.0), (2, 0.5))]
+    masked = groups.masked({"w": jnp.asarray(np.ones(5, np.float32))}, found, shares)
+    np.testing.assert_array_equal(masked["w"], [1, 1, 1, 0.5, 0.5])
+
+
 def test_a_reader_keeps_its_data_type():
     model = filled(lambda: eqx.nn.MLP(2, 1, 4, 1, dtype=jnp.bfloat16, key=jax.random.key(0)))
     found = find_structure(model, [jax.ShapeDtypeStruct((2,), jnp.bfloat16)], None)
@@ -100,7 +108,9 @@ def test_units_without_a_past_are_zero_and_others_are_copied():
     assert not np.any(made.layers[5].weight[0, 20:])
     told = FOUND.resized([3, 6, 1])
     assert told.capacity == (3, 6, 1)
-    assert {leaf.path: leaf.layouts[-1].size for leaf in told.leaves}[".layers[7].weight"] == 1
+    sizes = {leaf.path: leaf.layouts[-1].size for leaf in told.leaves}
+    assert (sizes[".layers[5].weight"], sizes[".layers[7].weight"]) == (6 * 4, 1)
+    assert CHAINED.resized((4,)).size == 4 * 2 + 4
     assert told.within("model").leaves[0].path == ".model" + FOUND.leaves[0].path
 
 

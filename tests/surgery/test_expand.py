@@ -13,7 +13,20 @@ from n3.nn.controllers import Layerwise
 from n3.surgery.compact import compact
 from n3.surgery.edit import full_units
 from n3.surgery.expand import expand
-from networks import CLOSE, KINDS, UNRANKED, filled, moments, network, quick, reference, shapes, stepped, task
+from networks import (
+    CLOSE,
+    KINDS,
+    UNRANKED,
+    filled,
+    grown_perceptron,
+    moments,
+    network,
+    quick,
+    reference,
+    shapes,
+    stepped,
+    task,
+)
 
 KEY = jr.key(11)
 
@@ -68,11 +81,11 @@ def test_further_capacity_compacts_to_the_very_same_network(kind):
 @pytest.mark.parametrize("depth", [None, 1.5])
 def test_new_units_that_take_part_keep_the_outputs_under_every_controller(kind, method, depth):
     net = network(kind, (4, 4), 2.3, depth=depth)
-    made, _ = expand(net, units=2, method=method, is_born=True, key=KEY)
+    made, _ = expand(net, units=3, method=method, is_born=True, key=KEY)
     np.testing.assert_allclose(reference(made), reference(net), **CLOSE)
     if kind not in UNRANKED:
-        np.testing.assert_allclose(made.controller.sizes(), np.asarray(net.controller.sizes()) + 2, rtol=1e-6)
-        np.testing.assert_allclose(made.participation()[0][4], net.participation()[0][2], atol=1e-5)
+        np.testing.assert_allclose(made.controller.sizes(), np.asarray(net.controller.sizes()) + 3, rtol=1e-6)
+        np.testing.assert_allclose(made.participation()[0][5], net.participation()[0][2], atol=1e-5)
 
 
 def test_growth_reaches_capacity_that_was_added():
@@ -85,11 +98,11 @@ def test_growth_reaches_capacity_that_was_added():
 
 def test_a_split_by_hand():
     net = network("fixed", (3,), 2.0, size_input=False)
-    net = eqx.tree_at(lambda n: n.readout.weight, net, jnp.asarray(np.float32([[1, 3, 9]] * 3)))
-    made, _ = expand(net, units=2, method="split")
-    np.testing.assert_array_equal(made.readout.weight[0], [1.0, 0.75, 1.5, 0.75, 9.0])
-    np.testing.assert_array_equal(made.layers[0].weight, np.asarray(net.layers[0].weight)[[0, 1, 1, 1, 2]])
-    assert made.controller.size.tolist() == [4.0]
+    net = eqx.tree_at(lambda n: n.readout.weight, net, jnp.asarray(np.float32([[2, 3, 9]] * 3)))
+    made, _ = expand(net, units=3, method="split")
+    np.testing.assert_array_equal(made.readout.weight[0], [1.0, 0.75, 1.5, 1.0, 0.75, 9.0])
+    np.testing.assert_array_equal(made.layers[0].weight, np.asarray(net.layers[0].weight)[[0, 1, 1, 0, 1, 2]])
+    assert made.controller.size.tolist() == [5.0]
 
 
 def test_one_size_weight_becomes_one_a_layer_where_births_part():
@@ -185,6 +198,11 @@ def test_new_weights_have_no_moments_and_old_ones_keep_theirs(method):
 def test_refused(shape, options, message):
     with pytest.raises(ValueError, match=message):
         expand(network(**shape), **{"key": KEY, **options})
+
+
+def test_layers_have_a_place_in_the_built_in_network_alone():
+    with pytest.raises(ValueError, match="`layers` can be added to a GrowingMLP alone"):
+        expand(grown_perceptron(), layers=1, method="identity", key=KEY)
 
 
 class Tied(eqx.Module):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from n3.information.measures import measure_units
 from n3.surgery.compact import compact
 from n3.surgery.prune import prune
 from networks import CLOSE, KINDS, moments, network, quick, reference, shapes, silenced, task
@@ -134,6 +135,16 @@ def test_the_layers_of_a_residual_stream_lose_the_same_units():
     np.testing.assert_allclose(reference(pruned.net), reference(silenced(both, 0, [1])), **CLOSE)
 
 
+def test_of_a_unit_of_all_layers_the_values_are_those_where_it_says_most():
+    def own(active, targets):
+        return jnp.asarray(np.arange(4, dtype=np.float32))
+
+    net = network("fixed", (4, 4), 4.0, depth=1.6)
+    pruned = prune(net, "importance < 1.5 and importance > 0.2", DATA, importance=own, is_classes=False)
+    assert gone(pruned) == [(None, 1)]
+    np.testing.assert_allclose(pruned.removed[0].values["importance"], 1.0, rtol=1e-6)
+
+
 def test_a_layer_that_says_nothing_goes_from_a_residual_stream():
     net = dead(network("fixed", (4, 4, 4), 4.0, depth=3.0), 2, *range(4))
     pruned = prune(net, "layer.importance < 0.01", DATA, is_classes=False)
@@ -179,6 +190,14 @@ def test_a_layer_s_gain_is_over_the_layer_before():
     assert pruned.removed[0].values["layer.importance"] > 0.1
 
 
+def test_a_costly_measure_is_taken_where_it_is_named():
+    net = dead(network("fixed", (4,), 4.0), 0, 1)
+    pruned = prune(net, "layer.gap > -9 and entropy < 0.001", DATA, is_classes=False)
+    assert gone(pruned) == [(0, 1)]
+    assert "layer.gap" in pruned.removed[0].values
+    assert "layer.gap" not in prune(net, "entropy < 0.001", DATA, is_classes=False).removed[0].values
+
+
 def test_a_function_chooses_by_truth_or_by_a_number_below_zero():
     net = network("fixed", (4,), 4.0)
     by_truth = prune(net, lambda active, targets: np.arange(4) == 2, DATA, is_classes=False)
@@ -218,7 +237,12 @@ def test_classes_are_judged_as_classes():
     x, y = DATA[0].T
     labels = np.stack([x > 0, (x <= 0) & (y > 0), (x <= 0) & (y <= 0)], axis=1).astype(np.float32)
     net = dead(network("fixed", (4,), 4.0), 0, 3)
-    assert gone(prune(net, "importance < 1e-4", (DATA[0], labels), is_classes=True))[0] == (0, 3)
+    pruned = prune(net, "importance < 1e-4", (DATA[0], labels), is_classes=True)
+    assert gone(pruned)[0] == (0, 3)
+    seen, every = net.activations(jnp.asarray(DATA[0]))[0], jnp.ones(4)
+    own = measure_units(seen, jnp.asarray(labels.T), every, every, is_classes=True)
+    found = pruned.removed[0].values["layer.importance"]
+    np.testing.assert_allclose(found, own.layer["importance"], rtol=1e-5)
 
 
 def test_the_moments_of_what_stays_come_along():

@@ -13,7 +13,9 @@ import pytest
 
 import n3
 from n3.config.experiment import InformationConfig, StructureConfig
+from n3.information.measures import LayerMonitor, Pool
 from n3.nn import Choice
+from n3.nn.sized import stack_runs
 from n3.tracing.grow import compact_model, grow
 from n3.training.batches import epoch_rows
 from n3.training.fit import fit
@@ -119,9 +121,20 @@ def test_a_grown_model_looks_at_its_units_and_is_the_same_from_arrays_and_batche
     assert one.step.tolist() == [5, 10, 15, 20, 25]
     assert np.all(np.diff(one.sizes[:, 0]) < 0)
     np.testing.assert_array_equal(by_arrays.sizes(), one.sizes[-1])
+    np.testing.assert_allclose(one.parameters, 3 * one.sizes[-1, 0] + 1, rtol=1e-6)
     compacted = compact_model(by_arrays)
     assert compacted.layers[0].out_features == np.ceil(one.sizes[-1, 0]) < 8
     np.testing.assert_allclose(outputs_of(compacted, X), outputs_of(by_arrays, X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("importance", [None, lambda active, targets: jnp.var(active, axis=0)])
+def test_what_is_monitored_is_what_the_units_say(importance):
+    settings = {"information": InformationConfig(psi=0.8), "importance": importance}
+    model, history = quiet(grown(), (X, LINE), monitor=("entropy", "importance"), **settings)
+    monitor = LayerMonitor(names=("entropy", "importance"), is_classes=False, psi=0.8, custom=importance)
+    expected = eqx.filter_jit(monitor)(model, Pool(jnp.asarray(X), jnp.asarray(LINE.T)))
+    for name, own in expected.items():
+        np.testing.assert_allclose(history.monitor[name][-1], own, rtol=1e-3)
 
 
 def test_another_method_approaches_its_target():
@@ -183,6 +196,8 @@ def test_the_key_decides_dropout_which_is_fresh_in_every_step():
     assert losses(50) != losses(50, KEYS[1])
     first, second = losses(50)
     assert first != second
+    both = quiet(stack_runs([with_dropout()] * 2), data, steps=50, key=KEYS[:2], learning_rate=0.0)[1]
+    np.testing.assert_allclose(both.train_loss, [losses(50), losses(50, KEYS[1])], rtol=1e-5)
 
 
 def test_a_run_that_diverges_ends_and_says_where():
@@ -199,10 +214,11 @@ def test_a_run_that_diverges_ends_and_says_where():
 
 
 def test_records_are_few_and_include_the_last_step():
-    _, history = quiet(perceptron(), (X, LINE), steps=5 * STEPS + 5)
-    assert history.step.tolist() == [25, 50, 75, 100, 125, 130]
+    _, history = quiet(perceptron(), (X, LINE), steps=1301)
+    assert history.step.tolist() == [*range(50, 1301, 50), 1301]
     assert history.validation_loss is None
-    assert history.sizes.shape == (6, 0)
+    assert history.sizes.shape == (27, 0)
+    assert history.parameters == 8 + 8 + 8 + 1
 
 
 def test_progress_is_told_unless_quiet(capsys):
@@ -221,6 +237,8 @@ def test_progress_is_told_unless_quiet(capsys):
         ({"train_data": [(X, LINE), (X, LINE[:, [0, 0]])]}, "`train_data` must have 1 targets a sample"),
         ({"validation_data": (X, LINE[:3])}, "`validation_data` must have as many inputs as targets"),
         ({"validation_data": []}, "`validation_data` must hold samples; got none"),
+        ({"learning_rate": -0.1}, "`learning_rate` must be zero or more, and finite; got -0.1"),
+        ({"monitor": "entropy"}, "`monitor` measures the units of grown models"),
     ],
 )
 def test_what_cannot_be_trained(changes, message):
@@ -392,6 +410,9 @@ def test_a_users_model_chooses_its_activation():
     assert trained.choice.temperature == 0.0
     assert sorted(np.asarray(trained.choice.shares()).tolist()) == [0.0, 1.0]
     assert np.any(np.asarray(trained.choice.logits) != 0.0)
+    _, first = quiet(model, (X, LINE), steps=1, batch=SAMPLES)  # with equal shares, whatever the temperature
+    expected = np.mean((np.asarray(outputs_of(model, X)) - LINE) ** 2)
+    np.testing.assert_allclose(first.train_loss, [expected], rtol=1e-6)
 
 
 def test_every_unit_of_a_perceptron_of_equinox_chooses():
@@ -411,7 +432,7 @@ def test_a_group_that_ends_empty_is_told():
 
 @pytest.mark.parametrize("runs", [0, 2])
 def test_units_are_really_removed_and_added_while_a_users_model_trains(runs):
-    """One unit says nothing and goes at the second look, when the loss is at rest; two come at the third."""
+    """One unit says nothing and goes at the second look, when the loss is at rest; one fits in at the third."""
     key = jr.split(KEYS[1], runs) if runs else KEYS[1]
     made = eqx.filter_vmap(lambda key: eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=key))(key) if runs else perceptron()
     model = grow(made, example=X[0], key=key, method="auxiliary")
@@ -422,11 +443,11 @@ def test_units_are_really_removed_and_added_while_a_users_model_trains(runs):
     structure = replace(structure, cooldown=0)
     options = {"steps": 125, "learning_rate": 0.0, "structure": structure, "key": key}
     trained, history = quiet(model, (X, LINE), (X, LINE), **options)
-    actions = [own.action for own in history.decisions if own.seed == 0]
-    assert actions[:1] == ["wait"]
-    assert "prune" in actions
-    assert len(history.decisions) == max(runs, 1) * len(actions)
-    assert trained.controller.capacity != (8,) or "expand" in actions
+    actions = ["wait", "prune", "expand", "wait", "wait"]
+    assert [own.action for own in history.decisions] == max(runs, 1) * actions
+    assert trained.controller.capacity == (8,)
+    expected = np.broadcast_to([8.0, 8.0, 7.0, 8.0, 8.0], history.sizes.shape[:-1])
+    np.testing.assert_allclose(history.sizes[..., 0], expected, rtol=1e-6)
     np.testing.assert_allclose(history.validation_loss[..., 0], history.validation_loss[..., -1], rtol=1e-4)
 
 
@@ -435,9 +456,10 @@ def test_many_runs_end_one_by_one_and_the_rest_goes_on():
     models = eqx.filter_vmap(lambda key: eqx.nn.MLP(1, 1, 8, 1, jnp.tanh, key=key))(keys)
     models = eqx.tree_at(lambda m: m.layers[0].bias, models, models.layers[0].bias.at[1].set(jnp.nan))
     with pytest.warns(RuntimeWarning, match="the loss of run 1 was nan at step 0"):
-        _, history = quiet(models, (X, LINE), (X, LINE), key=keys)
+        _, history = quiet(models, (X, LINE), (X, LINE), key=keys, steps=2 * STEPS)
     assert history.diverged_at.tolist() == [-1, 0]
-    assert np.isfinite(history.validation_loss[0]).all()
+    assert history.step.tolist() == [STEPS, 2 * STEPS]
+    assert history.validation_loss[0, 1] < history.validation_loss[0, 0] < np.inf
 
 
 @pytest.mark.parametrize(
@@ -450,6 +472,17 @@ def test_many_runs_end_one_by_one_and_the_rest_goes_on():
         ({"importance": lambda a, t: a[0]}, "`importance` goes with method information, or with `monitor`"),
         ({"structure": StructureConfig(structure_every=5)}, "`structure` goes with .* `validation_data`"),
         ({"structure": StructureConfig(), "validation_data": (X, LINE)}, "`structure` needs `structure_every`"),
+        (
+            {
+                "structure": StructureConfig(structure_every=5, prune="layer.importance < 1"),
+                "validation_data": (X, LINE),
+            },
+            "`prune` must name units",
+        ),
+        (
+            {"importance": lambda a, t: np.asarray(a).var(axis=0), "monitor": "importance"},
+            "`importance` must be made of JAX's operations",
+        ),
         ({"monitor": "entropi"}, "`monitor` must be one of .* got 'entropi'. Did you mean 'entropy'"),
         ({"key": KEYS[:2]}, r"`model` must have a first axis of 2 runs in every array"),
     ],

@@ -184,3 +184,11 @@ def test_an_iterable_without_batches_or_pairs():
         IterableSource([], steps=1).pool(5)
     with pytest.raises(ValueError, match="must hold pairs of inputs and targets; got ndarray"):
         checked(INPUTS, name="train_data")
+
+
+@pytest.mark.parametrize("samples", [1, 2, 10, 2000])
+def test_epochs_are_permutations_by_jax(samples):
+    keys = jr.split(KEY, 3)
+    expected = [jr.permutation(jr.fold_in(key, 4), samples) for key in keys]
+    np.testing.assert_array_equal(epoch_rows(keys, 4, samples, batch=1)[..., 0], np.stack(expected))
+    np.testing.assert_array_equal(epoch_rows(keys[1], 4, samples, batch=1)[:, 0], expected[1])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Int, Key, PRNGKeyArray, UInt32
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from n3.nn.losses import Samples
 
@@ -189,7 +189,8 @@ def _permutations(key: Key[Array, "*runs"], epoch: int, samples: int) -> Int[np.
 
 
 @partial(jax.jit, static_argnums=2)
-def _sort_keys(key: Key[Array, "*runs"], epoch: int, samples: int) -> UInt32[Array, "*runs rounds samples"]:
+def _sort_keys(key, epoch, samples):
+    """Random numbers `[*runs, rounds, samples]`, by which a permutation is sorted round after round."""
     rounds = math.ceil(3 * math.log(max(1, samples)) / math.log(2**32 - 1))
 
     def own(each: PRNGKeyArray) -> Array:

@@ -11,10 +11,26 @@ from n3.config.experiment import (
     TaskConfig,
 )
 from n3.data import dataset
-from n3.data.dataset import DATASETS, build_dataset, describe_task, draw_rows, load_dataset, load_task, split
+from n3.data.dataset import (
+    DATASETS,
+    build_dataset,
+    describe_task,
+    draw_rows,
+    folds_of,
+    load_dataset,
+    load_task,
+    split,
+)
 from n3.data.sources import SYNTHETIC_TASKS, RawSamples, Table, draw_sine_classes, mnist1d_tables, range_scaler
 
-CURVES = [name for name, recipe in SYNTHETIC_TASKS.items() if recipe.targets == ("y",)]
+OF_STUDY = {
+    **{name: (240, 1000) for name in ("sine-5", "sine-5-clean")},
+    **{name: (400, 1000) for name in ("friedman", "friedman-copies")},
+    **{"smooth": (120, 1000), "checkerboard": (800, 1000), "rare-class": (3200, 4000)},
+    **{"random-labels": (500, 1000), "separable": (300, 1000)},
+}
+"""Tasks of the study of sizing, with their usual sizes."""
+CURVES = [name for name, recipe in SYNTHETIC_TASKS.items() if recipe.targets == ("y",) and name not in OF_STUDY]
 
 
 BUNDLED = [name for name in DATASETS if name not in SYNTHETIC_TASKS and name != "mnist1d"]
@@ -35,6 +51,7 @@ ARRAYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 DEFAULT_SIZES = {
     **dict.fromkeys([*CURVES, "sine-classes"], (1024, 256)),
     **dict.fromkeys([name for name in DATASETS if name.startswith("spirals")], (2048, 512)),
+    **OF_STUDY,
     "moons": (512, 512),
     "digits": (1348, 449),
     "breast-cancer": (427, 142),
@@ -370,3 +387,35 @@ def test_too_few_samples_are_refused():
     whole = load_dataset("sine", train_samples=4, test_samples=7, seed=2)
     with pytest.raises(ValueError, match="`samples` must be 5 or more where a fifth is held out; got 4"):
         dataset.held_out(whole, seed=2)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_folds_are_of_equal_size_and_drawn_by_the_seed(folds):
+    targets = default_rng(0).normal(size=(17, 2)).astype(np.float32)
+    found = folds_of(targets, folds, is_classes=False, seed=4)
+    counts = np.bincount(found, minlength=folds)
+    assert len(counts) == folds
+    assert counts.max() - counts.min() <= 1
+    np.testing.assert_array_equal(found, folds_of(targets, folds, is_classes=False, seed=4))
+    assert not np.array_equal(found, folds_of(targets, folds, is_classes=False, seed=5))
+    assert not np.array_equal(found, np.arange(17) % folds)
+
+
+@pytest.mark.parametrize("is_one_column", [False, True])
+def test_folds_have_an_equal_part_of_each_class(is_one_column):
+    labels = np.repeat([0, 1], [80, 10]) if is_one_column else np.repeat([0, 1, 2], [70, 15, 5])
+    targets = labels[:, None] if is_one_column else np.eye(3)[labels]
+    found = folds_of(targets.astype(np.float32), 5, is_classes=True, seed=1)
+    for label in np.unique(labels):
+        counts = np.bincount(found[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert np.bincount(found).tolist() == [18] * 5
+
+
+def test_fewer_samples_than_two_a_fold_are_refused():
+    targets = np.zeros((9, 1), np.float32)
+    assert sorted(folds_of(targets, 4, is_classes=False, seed=0)) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    with pytest.raises(
+        ValueError, match="`members` need two training samples or more in each of 5 folds; got 9"
+    ):
+        folds_of(targets, 5, is_classes=False, seed=0)

@@ -187,3 +187,58 @@ def test_scaler_by_hand():
 def test_scaler_refuses_a_scale_of_zero():
     with pytest.raises(ValueError, match="`scale` must be positive and finite"):
         Scaler(offset=np.zeros(2), scale=np.array([1.0, 0.0]))
+
+
+def drawn(name, samples=4000):
+    return SYNTHETIC_TASKS[name].draw(default_rng(0), samples)
+
+
+def test_the_checkerboard_has_sixteen_fields_and_one_label_in_twenty_flipped():
+    x, y = drawn("checkerboard")
+    colours = (np.floor(4 * x[:, 0]) + np.floor(4 * x[:, 1])) % 2
+    assert abs(np.mean(y != colours) - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 4000)
+    assert {tuple(field) for field in np.floor(4 * x).astype(int)} == {
+        (a, b) for a in range(4) for b in range(4)
+    }
+
+
+def test_one_sample_of_a_hundred_is_rare_and_lies_higher_in_four_inputs():
+    x, y = drawn("rare-class")
+    assert y.sum() == 40
+    moved = x[y == 1].mean(axis=0) - x[y == 0].mean(axis=0)
+    np.testing.assert_allclose(moved, [1.5] * 4 + [0.0] * 16, atol=5 / np.sqrt(40))
+
+
+def test_friedmans_function_leaves_unit_noise_and_copies_are_equal():
+    x, y = drawn("friedman-copies")
+    assert x.shape == (4000, 100)
+    for copy in range(1, 10):
+        np.testing.assert_array_equal(x[:, :10], x[:, 10 * copy : 10 * copy + 10])
+    np.testing.assert_array_equal(drawn("friedman").inputs, x[:, :10])
+    u = x[:, :10]
+    clean = 10 * np.sin(np.pi * u[:, 0] * u[:, 1]) + 20 * (u[:, 2] - 0.5) ** 2 + 10 * u[:, 3] + 5 * u[:, 4]
+    assert np.std(y[:, 0] - clean) == pytest.approx(1.0, rel=5 / np.sqrt(8000))
+
+
+def test_the_smooth_target_leaves_noise_of_a_tenth():
+    x, y = drawn("smooth")
+    assert np.std(y[:, 0] - np.sin(3 * x[:, 0]) - x[:, 0] * x[:, 1]) == pytest.approx(
+        0.1, rel=5 / np.sqrt(8000)
+    )
+
+
+def test_the_sine_of_the_study_has_five_half_waves_a_side():
+    for name, noise in (("sine-5", 0.1), ("sine-5-clean", 0.0)):
+        x, y = drawn(name)
+        left = y - np.sin(5 * np.pi * x)
+        assert np.std(left) == pytest.approx(noise, rel=5 / np.sqrt(8000), abs=1e-12)
+
+
+def test_labels_at_random_say_nothing_and_separable_ones_have_a_margin():
+    x, y = drawn("random-labels")
+    assert y.sum() == 2000
+    assert np.abs(x[y == 1].mean(axis=0) - x[y == 0].mean(axis=0)).max() < 5 * np.sqrt(2 / 2000)
+    x, y = drawn("separable")
+    distance = x @ np.array([2.0, -1.0, 1.0, 0.0, 0.0]) / np.sqrt(6.0)
+    assert distance[y == 1].min() >= 0.2 - 1e-9
+    assert distance[y == 0].max() <= -0.2 + 1e-9

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int32
 from numpy.random import Generator, default_rng
 
 from n3.config import experiment
@@ -141,7 +141,9 @@ def _draw(name: str, recipe: sources.SyntheticTask, *, seed: int, **samples: int
     """Both splits come from streams of their own: the test split does not depend on `train_samples`."""
     sizes = (samples["train_samples"] or recipe.sizes[0], samples["test_samples"] or recipe.sizes[1])
     train, test = map(recipe.draw, default_rng(seed).spawn(2), sizes)
-    table = sources.Table(train, ("x", "y")[: train.inputs.shape[1]], tuple(recipe.targets))
+    inputs = train.inputs.shape[1]
+    names = ("x", "y")[:inputs] if inputs <= 2 else tuple(f"x{place}" for place in range(inputs))
+    table = sources.Table(train, names, tuple(recipe.targets))
     return build_dataset(name, table, test, fit=recipe.fit)
 
 
@@ -214,6 +216,33 @@ def describe_task(task: TaskConfig, data: Dataset) -> str:
 
 HELD_OUT = 5
 """One in so many training samples is held out to choose the price, or to judge changes of structure."""
+
+
+def number_of_folds(members: int) -> int:
+    """Parts of the samples of which each member holds one out; a single member holds out a fifth."""
+    return members if members > 1 else HELD_OUT
+
+
+def folds_of(
+    targets: Float32[np.ndarray, "samples out_size"], folds: int, *, is_classes: bool, seed: int
+) -> Int32[np.ndarray, " samples"]:
+    """The fold, from 0, of each sample: as many samples in each, and of each class, as can be.
+
+    The stream of the seed is none of those that a data set is drawn from. Fewer samples than folds are a
+    ValueError.
+    """
+    samples = len(targets)
+    if samples < 2 * folds:
+        raise ValueError(
+            f"`members` need two training samples or more in each of {folds} folds; got {samples}."
+        )
+    order = default_rng(seed).spawn(4)[3].permutation(samples)
+    if is_classes:
+        labels = targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0]
+        order = order[np.argsort(labels[order], kind="stable")]
+    found = np.empty(samples, np.int32)
+    found[order] = np.arange(samples) % folds
+    return found
 
 
 def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:

@@ -108,6 +108,52 @@ def draw_moons(rng: Generator, samples: int) -> RawSamples:
     return RawSamples(points + 0.2 * rng.standard_normal(points.shape), labels)
 
 
+def draw_checkerboard(rng: Generator, samples: int) -> RawSamples:
+    """Inputs uniform on the unit square; the class is the colour of 4 x 4 fields, 5 % of the labels flipped."""
+    x = rng.uniform(size=(samples, 2))
+    colours = np.floor(4 * x).sum(axis=1).astype(np.int64) % 2
+    return RawSamples(x, np.where(rng.uniform(size=samples) < 0.05, 1 - colours, colours))
+
+
+def draw_rare_class(rng: Generator, samples: int) -> RawSamples:
+    """Twenty normal inputs; one sample of a hundred is of class 1, its first four inputs 1.5 higher."""
+    labels = rng.permutation(np.arange(samples) % 100 == 0).astype(np.int64)
+    x = rng.standard_normal((samples, 20))
+    x[labels == 1, :4] += 1.5
+    return RawSamples(x, labels)
+
+
+def draw_friedman(rng: Generator, samples: int, *, copies: int) -> RawSamples:
+    """Friedman's first function of five of ten uniform inputs, with unit noise; each input `copies` times.
+
+    References:
+        Friedman, "Multivariate adaptive regression splines" (1991), equation 61.
+    """
+    x = rng.uniform(size=(samples, 10))
+    y = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    return RawSamples(np.tile(x, copies), (y + rng.standard_normal(samples))[:, None])
+
+
+def draw_smooth(rng: Generator, samples: int) -> RawSamples:
+    """Two inputs uniform on `[-1, 1]`; `sin(3 x0) + x0 x1` plus normal noise of deviation 0.1."""
+    x = rng.uniform(-1, 1, (samples, 2))
+    y = np.sin(3 * x[:, 0]) + x[:, 0] * x[:, 1] + 0.1 * rng.standard_normal(samples)
+    return RawSamples(x, y[:, None])
+
+
+def draw_random_labels(rng: Generator, samples: int) -> RawSamples:
+    """Five normal inputs and two classes that have nothing to do with them."""
+    return RawSamples(rng.standard_normal((samples, 5)), rng.permutation(np.arange(samples) % 2))
+
+
+def draw_separable(rng: Generator, samples: int) -> RawSamples:
+    """Five normal inputs, moved 0.2 away from a plane on either side of which there is one class."""
+    x = rng.standard_normal((samples, 5))
+    normal = np.array([2.0, -1.0, 1.0, 0.0, 0.0]) / np.sqrt(6.0)
+    side = np.where(x @ normal > 0, 1.0, -1.0)
+    return RawSamples(x + 0.2 * side[:, None] * normal, (side > 0).astype(np.int64))
+
+
 class SyntheticTask(NamedTuple):
     """Recipe of an endless set: how to draw and scale samples, names of targets or classes, usual sizes."""
 
@@ -118,6 +164,7 @@ class SyntheticTask(NamedTuple):
 
 
 _mixture = partial(draw_curve, curve=gaussian_mixture, low=-4.0, high=4.0)
+_sine_5 = partial(draw_curve, curve=lambda x: np.sin(5 * np.pi * x))
 _cubic = Polynomial([-13 / 32, -45 / 32, 45 / 32, 45 / 32])
 SYNTHETIC_TASKS = {
     "bessel": SyntheticTask(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
@@ -132,6 +179,15 @@ SYNTHETIC_TASKS = {
     "line": SyntheticTask(partial(draw_curve, curve=Polynomial([0, 1]), noise=0.1)),
     "noise": SyntheticTask(partial(draw_curve, curve=np.zeros_like, noise=1.0)),
     "sine": SyntheticTask(partial(draw_curve, curve=lambda x: np.sin(3 * np.pi * x), noise=0.1)),
+    "sine-5": SyntheticTask(partial(_sine_5, noise=0.1), sizes=(240, 1000)),
+    "sine-5-clean": SyntheticTask(_sine_5, sizes=(240, 1000)),
+    "smooth": SyntheticTask(draw_smooth, standard_scaler, sizes=(120, 1000)),
+    "friedman": SyntheticTask(partial(draw_friedman, copies=1), standard_scaler, sizes=(400, 1000)),
+    "friedman-copies": SyntheticTask(partial(draw_friedman, copies=10), standard_scaler, sizes=(400, 1000)),
+    "checkerboard": SyntheticTask(draw_checkerboard, standard_scaler, ("white", "black"), (800, 1000)),
+    "rare-class": SyntheticTask(draw_rare_class, standard_scaler, ("usual", "rare"), (3200, 4000)),
+    "random-labels": SyntheticTask(draw_random_labels, standard_scaler, ("first", "second"), (500, 1000)),
+    "separable": SyntheticTask(draw_separable, standard_scaler, ("below", "above"), (300, 1000)),
     "sine-classes": SyntheticTask(draw_sine_classes, targets=("negative", "positive")),
     "moons": SyntheticTask(draw_moons, standard_scaler, ("first", "second"), (512, 512)),
     "spirals": SyntheticTask(partial(draw_spirals, arms=5), range_scaler, "01234", (2048, 512)),

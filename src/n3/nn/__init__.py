@@ -15,9 +15,12 @@ from n3.nn.losses import LossTerms as LossTerms
 from n3.nn.losses import LossWeights as LossWeights
 from n3.nn.losses import Samples as Samples
 from n3.nn.losses import objective as objective
+from n3.nn.losses import sample_losses as sample_losses
 from n3.nn.losses import task_loss as task_loss
 from n3.nn.masks import MASKS as MASKS
 from n3.nn.masks import participation as participation
+from n3.nn.members import Ensemble as Ensemble
+from n3.nn.members import mean_outputs as mean_outputs
 from n3.nn.metrics import accuracy as accuracy
 from n3.nn.metrics import active_parameters as active_parameters
 from n3.nn.metrics import active_units as active_units

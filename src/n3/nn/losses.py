@@ -77,10 +77,34 @@ def task_loss(net: GrowingMLP, samples: Samples, loss: str | type_of_loss) -> Fl
     Raises:
         ValueError: If `LOSSES` has no such name.
     """
+    each = _loss_of_each(loss)
+    return jnp.sum(each(net.batch(samples.inputs), samples.targets) * samples.shares)
+
+
+def sample_losses(outputs: Rows, targets: Rows, loss: str | type_of_loss) -> PerSample:
+    """The task's loss of each sample, in the units of `task_loss`, with its errors."""
+    return _loss_of_each(loss)(outputs, targets)
+
+
+def _loss_of_each(loss: str | type_of_loss) -> type_of_loss:
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
-    each = LOSSES[loss] if isinstance(loss, str) else loss
-    return jnp.sum(each(net.batch(samples.inputs), samples.targets) * samples.shares)
+    return LOSSES[loss] if isinstance(loss, str) else loss
+
+
+def constant_losses(
+    targets: Rows, others: Float[Array, "out_size others"], loss: str, *, least: float
+) -> Float[Array, " others"]:
+    """The task's loss of other samples where outputs are the best constant: the mean, or the shares of classes.
+
+    No class counts as less than the share `least`, nor as more than all but that.
+    """
+    constant = jnp.mean(targets, axis=1, keepdims=True)
+    if loss == "cross-entropy":
+        share = jnp.clip(constant, least, 1.0 - least)
+        yes, no = jnp.log(share), jnp.log(jnp.maximum(1.0 - share, least))
+        constant = yes - no if len(constant) == 1 else yes
+    return sample_losses(jnp.broadcast_to(constant, others.shape), others, loss)
 
 
 def penalties(

@@ -1,10 +1,13 @@
 """Metrics: how good a network is, and how much of it takes part."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from n3.nn.losses import PerSample, Rows
+from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
+from n3.nn.sized import run_of
 
 ACTIVE = 1e-3
 """Participation from which a unit counts as active."""
@@ -46,8 +49,9 @@ def effective_size(net: GrowingMLP) -> Float[Array, " depth"]:
     return net.controller.sizes() * net.gates()
 
 
-def active_units(net: GrowingMLP) -> Int[Array, " depth"]:
+def active_units(net: GrowingMLP | Ensemble[GrowingMLP]) -> Int[Array, " depth"]:
     """Units of each hidden layer whose participation, times the layer's gate, is `ACTIVE` or more."""
+    net = run_of(net.members, 0) if isinstance(net, Ensemble) else net  # members share their sizes
     layers = zip(net.participation(), net.gates(), strict=True)
     return jnp.stack([jnp.sum(own * gate >= ACTIVE) for own, gate in layers])
 
@@ -57,12 +61,14 @@ def choice_shares(net: GrowingMLP) -> dict[str, Float[Array, " depth"]]:
     return {} if net.choice is None else dict(zip(net.choice.names, net.choice.shares().T, strict=True))
 
 
-def active_parameters(net: GrowingMLP) -> Int[Array, ""]:
-    """Weights and biases that the active units need.
+def active_parameters(net: GrowingMLP | Ensemble[GrowingMLP]) -> Int[Array, ""]:
+    """Weights and biases that the active units need, of all members.
 
     What the compact network has no more counts nothing: a size input, which folds into a bias, and the logits
     of a choice of activations.
     """
+    if isinstance(net, Ensemble):
+        return jnp.sum(eqx.filter_vmap(active_parameters)(net.members))
     before, own = _ends(net)
     return jnp.sum((before + 1) * own)
 

@@ -208,6 +208,14 @@ class GrowingMLP(AbstractSized):
         hidden, mask, _ = self._hidden(x)
         return self.controller.gain() * _affine(self.readout.weight * mask[None], self.readout.bias, hidden)
 
+    def features(self, x: Float[Array, "in_size samples"]) -> Float[Array, "units samples"]:
+        """What the read-out sees of many samples, one a column: its outputs are `gain * (W features + b)`.
+
+        A unit whose participation is below `masks.PRESENT` is none.
+        """
+        hidden, mask, _ = self._hidden(x)
+        return hidden * jnp.where(mask < masks.PRESENT, 0.0, mask)[:, None]
+
     def activations(
         self, inputs: Float[Array, "samples in_size"]
     ) -> tuple[Float[Array, "_capacity samples"], ...]:

@@ -2,12 +2,13 @@
 
 import abc
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from n3.nn import groups
 from n3.nn.controllers import AbstractController
@@ -94,6 +95,19 @@ def run_of(models: PyTree, row: int) -> PyTree:
 def stack_runs(models: Sequence[PyTree]) -> PyTree:
     """Models of one form as one whose arrays have a first axis of runs."""
     return jax.tree.map(lambda *own: jnp.stack(own) if eqx.is_array(own[0]) else own[0], *models)
+
+
+def choose_runs(
+    is_new: Bool[Array, "*runs"] | Bool[np.ndarray, "*runs"] | np.bool, new: PyTree, old: PyTree
+) -> PyTree:
+    """Of two models of one form the one or the other, by a truth for each run."""
+
+    def chosen(own: Any, other: Any) -> Any:
+        if not eqx.is_array(own):
+            return other
+        return jnp.where(is_new.reshape(*is_new.shape, *(1,) * (own.ndim - is_new.ndim)), own, other)
+
+    return jax.tree.map(chosen, new, old)
 
 
 def first_run(model: PyTree, key: Key[Array, "*runs"]) -> tuple[PyTree, int]:

@@ -180,17 +180,17 @@ def aimed(drive, size, worth, price):
 
 
 @eqx.filter_jit
-def stepped(net, best, task, drives, settings):
+def stepped(net, best, task, drives, settings, drive=DRIVE):
     """The gradient of so much by the task and so many times the weights by the drive, and the update by it."""
     own = eqx.filter(net, eqx.is_inexact_array)
     held = jax.tree.map(lambda leaf: drives * leaf, own)
     state = eqx.tree_at(lambda s: (s.best, s.gradient), DRIVE.start(net), (best, held))
-    gradient = DRIVE.added(jax.tree.map(lambda leaf: task * jnp.ones_like(leaf), own), net, state)
-    return gradient, DRIVE.paced(own, gradient, settings)
+    gradient = drive.added(jax.tree.map(lambda leaf: task * jnp.ones_like(leaf), own), net, state)
+    return gradient, drive.paced(own, gradient, settings)
 
 
-def step(net, *, best, task=0.0, drives=0.0, **changes):
-    return stepped(net, np.float32([best]), np.float32(task), np.float32(drives), numbers(**changes))
+def step(net, *, best, task=0.0, drives=0.0, drive=DRIVE, **changes):
+    return stepped(net, np.float32([best]), np.float32(task), np.float32(drives), numbers(**changes), drive)
 
 
 @both
@@ -250,6 +250,16 @@ def test_a_size_rests_at_just_its_aim_once_it_is_there_and_looks_are_over(kind):
             expected = np.float32(best if is_near and is_over else 3.5)
             np.testing.assert_array_equal(settled.controller.weight, [expected])
     np.testing.assert_array_equal(parts(settled)[0].weight, parts(net)[0].weight)
+
+
+@both
+def test_by_held_out_samples_neither_the_task_nor_a_term_holds_a_size_against_the_pull(kind):
+    drive = replace(DRIVE, criterion="held-out")
+    gradient, updates = step(network(2.0, kind), best=1.5, task=-40.0, drives=1.0, drive=drive)
+    np.testing.assert_allclose(gradient.controller.weight, [0.5], rtol=1e-6)
+    np.testing.assert_allclose(updates.controller.weight, [-0.05], rtol=1e-6)
+    for total, own in zip(parts(gradient), parts(network(2.0, kind)), strict=True):
+        np.testing.assert_allclose(total.weight, -40.0 + own.weight, rtol=1e-6)
 
 
 def test_looks_are_at_the_cadence_and_end():
@@ -477,16 +487,21 @@ def test_settings_reach_the_drive():
     assert (drive.every, drive.look_ahead, drive.until, drive.birth_until) == (7, 3, 6, 0)
     assert (drive.reorder, drive.is_classes, drive.terms, drive.features) == (False, True, True, False)
     assert (DRIVE.until, DRIVE.birth_until, DRIVE.terms) == (600, 300, False)
+    judged = InformationConfig(criterion="held-out")
+    own = InformationDrive.of(judged, steps=11, is_classes=True, custom=None, has_members=True)
+    assert (own.criterion, own.has_members) == ("held-out", True)
+    assert (own.every, InformationDrive.of(settings, steps=9, is_classes=True, custom=None).every) == (100, 7)
 
 
 def test_settings_and_prices_reach_the_numbers_of_every_run():
     settings = InformationConfig(price_start=0.1, budget=50, birth=0.3, size_rate=0.2, psi="generation")
-    settings = replace(settings, importance=0.4, redundancy=0.5, structure=0.6)
+    settings = replace(settings, importance=0.4, redundancy=0.5, structure=0.6, errors=0.7, resolution=1e-3)
     found = DriveHypers.of(settings, [Prices(0.1, 0.2, 3.0), Prices(0.4, 0.5, 6.0)], prior=0.7)
     expected = {"price": [0.1, 0.4], "parameter_price": [0.2, 0.5], "inputs": [3.0, 6.0]}
     expected |= {"log_start": [np.log(0.1)] * 2, "budget": [50] * 2, "birth": [0.3] * 2, "prior": [0.7] * 2}
     expected |= {"rate": [0.2] * 2, "importance": [0.4] * 2, "psi": [0.8] * 2}
     expected |= {"redundancy": [0.5] * 2, "structure": [0.6] * 2}
+    expected |= {"errors": [0.7] * 2, "resolution": [1e-3] * 2}
     assert {*expected} == {*vars(found)}
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, err_msg=name)

@@ -37,5 +37,13 @@ from n3.information.nearest_neighbours import ross as ross
 from n3.information.price import Prices as Prices
 from n3.information.price import degrees_of as degrees_of
 from n3.information.price import prices_of as prices_of
+from n3.information.readout import order_of as order_of
+from n3.information.readout import prefix_losses as prefix_losses
+from n3.information.readout import smallest_within as smallest_within
+from n3.information.regression import STRENGTHS as STRENGTHS
+from n3.information.regression import best_strength as best_strength
+from n3.information.regression import readout_losses as readout_losses
+from n3.information.regression import solve as solve
+from n3.information.regression import solve_path as solve_path
 from n3.information.sizing import DriveHypers as DriveHypers
 from n3.information.sizing import InformationDrive as InformationDrive

@@ -23,12 +23,23 @@ Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_
 """A user's importance of each unit, from a layer's activations and the targets, samples first."""
 
 
+class HeldOut(eqx.Module):
+    """Samples that a network has not trained on."""
+
+    inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
+    targets: Float[Array, "out_size samples"]
+    weights: Float[Array, " samples"]
+    """1, or 0 for a sample that only fills up."""
+
+
 class Pool(eqx.Module):
     """Samples at which units are measured."""
 
     inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
     targets: Float[Array, "out_size samples"]
     """Numbers, or classes as one-hot rows or one row of 0 and 1."""
+    held: HeldOut | None = None
+    """Samples that sizes are judged by; None: by those above."""
 
 
 @dataclass

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3.config.experiment import InformationConfig
-from n3.information import depth, gaussian, measures
+from n3.information import depth, gaussian, held_out, measures
 from n3.information.gaussian import Scalar
 from n3.information.measures import Importance, Pool
 from n3.information.price import Prices, ascend_price, sizes_within_budget
@@ -45,11 +45,13 @@ def with_frontier_gradient(
     weight: Scalar,
     prior: Scalar,
     is_classes: bool,
+    alone: bool = False,
 ) -> Sized:
     """A gradient with that of the information of the units in sight, for those that take no part yet alone.
 
     `look_ahead` units beyond those that take part are in sight. The information of all in sight weighs
-    `weight`, in loss units per nat, and beside it the description of their weights `prior`.
+    `weight`, in loss units per nat, and beside it the description of their weights `prior`; with `alone`, where
+    the target is what is left of it, that of those that take no part yet.
     """
     born = jnp.floor(net.controller.sizes())
     units = [jnp.arange(mask.size, dtype=born.dtype) for mask in net.participation()]
@@ -58,7 +60,8 @@ def with_frontier_gradient(
 
     def term(n: Sized) -> Float[Array, ""]:
         promised = jnp.zeros(())
-        for active, seen, cost in zip(n.activations(pool.inputs), ahead, n.weight_cost(), strict=True):
+        counted = unborn if alone else ahead
+        for active, seen, cost in zip(n.activations(pool.inputs), counted, n.weight_cost(), strict=True):
             mask = seen.astype(active.dtype)
             channel = measures.masked_channel(active, pool.targets, mask, is_classes=is_classes)
             promised += gaussian.gaussian_information(channel) - prior * jnp.sum(mask * cost)
@@ -66,6 +69,10 @@ def with_frontier_gradient(
 
     own = eqx.filter_grad(term)(net).only_making([share.astype(born.dtype) for share in unborn])
     return jax.tree.map(jnp.add, gradient, own)  # Adam makes a step of any rest: all others are exactly zero
+
+
+NUMBERS = "birth", "errors", "resolution", "importance", "redundancy", "structure"
+"""Settings that are numbers of the drive, by the same names."""
 
 
 class DriveHypers(eqx.Module):
@@ -87,6 +94,10 @@ class DriveHypers(eqx.Module):
     """Weight of the description of unborn units' weights, beside that information (as `LossWeights.prior`)."""
     rate: Float[Array, "*runs"]
     """Units by which a step moves the size, at most: the learning rate of its plain gradient descent."""
+    errors: Float[Array, "*runs"]
+    """Standard errors within which fewer units are as good, by held-out samples."""
+    resolution: Float[Array, "*runs"]
+    """Share of the target's variance below which a further unit is worth nothing, by held-out samples."""
     importance: Float[Array, "*runs"]
     psi: Float[Array, "*runs"]
     redundancy: Float[Array, "*runs"]
@@ -103,7 +114,7 @@ class DriveHypers(eqx.Module):
             "prior": prior,
             "rate": settings.size_rate,
             "psi": float(gaussian.PSI.get(settings.psi, settings.psi)),
-            **{name: getattr(settings, name) for name in ("birth", "importance", "redundancy", "structure")},
+            **{name: getattr(settings, name) for name in NUMBERS},
         }
         rows = {name: jnp.full(len(prices), value, jnp.float32) for name, value in numbers.items()}
         return cls(price=unit, parameter_price=parameter, inputs=inputs, **rows)
@@ -129,6 +140,10 @@ class InformationDrive:
     """What of the drive fixes the program; hashable, static under `jit`."""
 
     is_classes: bool
+    criterion: str = "price"
+    """What a unit is held against: a `price`, or what it gains on samples that are `held-out`."""
+    has_members: bool = False
+    """Whether networks that share the sizes are judged together, along the axis `MEMBERS`."""
     every: int = 25
     """Steps between two looks."""
     look_ahead: int = 8
@@ -152,16 +167,26 @@ class InformationDrive:
 
     @classmethod
     def of(
-        cls, settings: InformationConfig, *, steps: int, is_classes: bool, custom: Importance | None
+        cls,
+        settings: InformationConfig,
+        *,
+        steps: int,
+        is_classes: bool,
+        custom: Importance | None,
+        has_members: bool = False,
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
-        names = "every", "look_ahead", "reorder", "redundancy_aware", "correct", "features"
+        usual = 100 if settings.criterion == "held-out" else 25
+        names = "look_ahead", "reorder", "redundancy_aware", "correct", "features"
+        names += ("criterion",)
         return cls(
             is_classes=is_classes,
             until=math.ceil(settings.settle * steps),
             birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
             terms=any((settings.importance, settings.redundancy, settings.structure)),
             custom=custom,
+            every=settings.every or usual,
+            has_members=has_members,
             **{name: getattr(settings, name) for name in names},
         )
 
@@ -188,6 +213,8 @@ class InformationDrive:
 
         The optimiser's moments are permuted as the network is; `count` steps, the same for all runs, are taken.
         """
+        if self.criterion == "held-out":
+            return self._held_out_look(net, moments, state, hypers, pool, count)
         is_live, sizes = count < self.until, net.controller.sizes()
         log_price = ascend_price(state.log_price, net.parameter_count(sizes), hypers.budget)
         gates, capacity = net.gates(), jnp.array(net.controller.capacity, sizes.dtype)
@@ -212,6 +239,24 @@ class InformationDrive:
         best = jnp.where(is_live, best, state.best)
         gradient = self._gradient(net, masks, hypers, pool, count)
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
+
+    def _held_out_look(self, net, moments, state: DriveState, hypers: DriveHypers, pool: Pool, count):
+        """As `look`, by what units gain on samples that are held out."""
+        orders = held_out.orders_of(net, pool, is_classes=self.is_classes)
+        net, moments = reorder((net, moments), orders, jnp.asarray(len(orders) - 1))
+        masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
+        how = {name: getattr(self, name) for name in ("look_ahead", "is_classes", "has_members")}
+        numbers = {"errors": hypers.errors, "resolution": hypers.resolution}
+        judgement = held_out.judged(net, pool, **numbers, **how)
+        best = jnp.where(judgement.best < 0, state.best, judgement.best)
+        capacity = jnp.array(net.controller.capacity, best.dtype)
+        is_over = (hypers.budget > 0) & (net.parameter_count(best) > hypers.budget)
+        within = sizes_within_budget(best, hypers.budget, capacity, net.parameter_count)
+        best = jnp.where(count < self.until, jnp.where(is_over, within, best), state.best)
+        left = Pool(pool.inputs, judgement.residual)
+        gradient = self._gradient(net, masks, hypers, pool, count, births=left)
+        rest = net.participation(), state.log_price, jnp.zeros_like(best), state.depth
+        return net, moments, DriveState(gradient, best, *rest)
 
     def best_size(self, size: Scalar, worth: Float[Array, " choices"], price: Scalar) -> Scalar:
         """`N*`: the number of units in sight that is worth most after its price, in nats per unit.
@@ -252,7 +297,8 @@ class InformationDrive:
         """The gradient of the objective with the drive's own, the pull `clip(N - N*, -1, 1)` included."""
         gradient = jax.tree.map(jnp.add, gradient, state.gradient)
         pull = jnp.clip(_weight(net) - state.best, -1.0, 1.0)
-        gradient = eqx.tree_at(_weight, gradient, _weight(gradient) + pull)
+        task = 0.0 if self.criterion == "held-out" else _weight(gradient)  # held-out samples alone decide
+        gradient = eqx.tree_at(_weight, gradient, task + pull)
         if net.depth_weight is None:
             return gradient
         return eqx.tree_at(_depth, gradient, depth.pull(net.depth_weight, state.depth))
@@ -295,17 +341,40 @@ class InformationDrive:
         settings = {"is_classes": self.is_classes, "features": self.features, "custom": self.custom}
         return measures.information_terms(net, pool, weights, before=masks, **settings)
 
-    def _gradient(self, net, masks, hypers: DriveHypers, pool: Pool, count: Int[Array, ""]) -> AbstractSized:
-        """Gradient of the information terms, and of the birth term for the units not yet born alone."""
+    def _gradient(
+        self, net, masks, hypers: DriveHypers, pool: Pool, count: Int[Array, ""], births: Pool | None = None
+    ) -> AbstractSized:
+        """Gradient of the information terms, and of the birth term for the units not yet born alone.
+
+        Births add information about the target, or about what is left of it at `births`.
+        """
         gradient = _no_gradient(net)
         if self.terms:
             gradient = eqx.filter_grad(lambda n: self._terms(n, masks, hypers, pool).total())(net)
         if self.birth_until == 0:
             return gradient
         fade = hypers.birth * (1.0 - count.astype(hypers.birth.dtype) / self.birth_until)
-        settings = {"look_ahead": self.look_ahead, "prior": hypers.prior, "is_classes": self.is_classes}
-        with_births = partial(with_frontier_gradient, net=net, pool=pool, weight=fade, **settings)
+        is_classes, alone = self.is_classes and births is None, births is not None
+        settings = {
+            "look_ahead": self.look_ahead,
+            "prior": hypers.prior,
+            "is_classes": is_classes,
+            "alone": alone,
+        }
+        with_births = partial(with_frontier_gradient, net=net, pool=births or pool, weight=fade, **settings)
         return jax.lax.cond(count < self.birth_until, with_births, lambda g: g, gradient)
+
+
+def are_whole(sizes: Float[Array | np.ndarray, "*runs groups"]) -> Bool[Array, "*runs"]:
+    """Whether all sizes have arrived at whole units."""
+    return jnp.all(jnp.abs(sizes - jnp.round(sizes)) < SETTLED, axis=-1)
+
+
+def with_whole_sizes(net: PyTree) -> PyTree:
+    """A model of method information with its sizes at whole units; any other as it is."""
+    if not isinstance(net, AbstractSized) or not isinstance(net.controller, Information):
+        return net
+    return eqx.tree_at(_weight, net, jnp.round(_weight(net)))
 
 
 def _weight(net: AbstractSized):

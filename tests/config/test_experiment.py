@@ -44,6 +44,8 @@ UNUSUAL = Experiment(
         steps=12,
         optimiser="sgd",
         learning_rate=0.1 + 0.2,
+        members=0,
+        readout="trained",
         batch=32,
         size_cost=0.0,
         weight_prior=0.5,
@@ -103,6 +105,13 @@ STAGED = Experiment(
 )
 
 
+JUDGED = Experiment(
+    network=NetworkConfig(method="information"),
+    training=TrainingConfig(members=3, readout="trained", refit=True),
+    information=InformationConfig(criterion="held-out", errors=0.0, resolution=1e-3),
+)
+
+
 PATHS_REFUSED = ["cheap", "0.1", "0.1:1", "0.1:1:3:4", "0:1:3", "1:1:3", "1:0.1:3", "0.1:inf:3", "nan:1:3"]
 
 
@@ -150,12 +159,12 @@ def in_stages(every=10, *, method="information", steps=None, arms=("growing",), 
     )
 
 
-def test_the_unusual_experiment_differs_from_the_default_in_every_field():
+def test_the_unusual_experiments_differ_from_the_default_in_every_field():
     for part in dataclasses.fields(Experiment):
-        whole = STAGED if part.name in ("structure", "information") else UNUSUAL  # which has depth gates
-        ours, usual = getattr(whole, part.name), getattr(Experiment(), part.name)
-        for entry in dataclasses.fields(ours):
-            assert getattr(ours, entry.name) != getattr(usual, entry.name), entry.name
+        usual = getattr(Experiment(), part.name)
+        ours = [getattr(whole, part.name) for whole in (UNUSUAL, STAGED, JUDGED)]  # each has what others refuse
+        for entry in dataclasses.fields(usual):
+            assert any(getattr(own, entry.name) != getattr(usual, entry.name) for own in ours), entry.name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -166,7 +175,9 @@ def test_json_round_trip_of_every_method(method, resolve):
     assert Experiment.from_json(experiment.to_json()) == experiment
 
 
-@pytest.mark.parametrize("experiment", [UNUSUAL, UNUSUAL.resolved(), STAGED, STAGED.resolved()])
+@pytest.mark.parametrize(
+    "experiment", [UNUSUAL, UNUSUAL.resolved(), STAGED, STAGED.resolved(), JUDGED, JUDGED.resolved()]
+)
 def test_json_round_trip_of_other_values(experiment):
     again = Experiment.from_json(experiment.to_json())
     assert again == experiment
@@ -438,3 +449,40 @@ def test_a_target_beyond_the_usual_capacity_is_refused_and_not_cut():
 def test_layerwise_sizes_do_not_go_with_information():
     with pytest.raises(ValueError, match="`layerwise` does not go with `method` information"):
         Experiment(network=NetworkConfig(method="information", capacity=(4, 4), layerwise=True))
+
+
+def judged(*, training=None, network=None, **information):
+    return Experiment(
+        network=NetworkConfig(method="information", **network or {}),
+        training=TrainingConfig(**training or {}),
+        information=InformationConfig(**{"criterion": "held-out"} | information),
+    )
+
+
+def test_held_out_samples_bring_members_a_solved_readout_and_no_weight_prior():
+    found = judged().resolved().training
+    assert (found.members, found.readout, found.refit, found.weight_prior) == (5, "solved", False, 0.0)
+    found = judged(criterion="price").resolved().training
+    assert (found.members, found.readout, found.weight_prior) == (0, "trained", 1.0)
+
+
+GATED = {"capacity": (4, 4), "depth_gates": True}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"training": {"members": 0}}, "`members` must be 1 or more under criterion held-out; got 0"),
+        ({"training": {"refit": True}, "criterion": "price"}, "`refit` needs `members`"),
+        ({"training": {"readout": "solved"}, "criterion": "price"}, "`readout` solved needs `members`"),
+        ({"training": {"members": 3}, "criterion": "price"}, "`members` need `criterion` held-out, by which"),
+        ({"network": GATED}, "`depth_gates` go with `criterion` price"),
+        (
+            {"network": GATED, "training": {"refit": True, "members": 2}, "criterion": "price"},
+            "`refit` does not go with `depth_gates`",
+        ),
+    ],
+)
+def test_what_members_do_not_go_with_is_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        judged(**parts)

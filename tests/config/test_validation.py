@@ -108,6 +108,7 @@ class Ranged:
     price: Annotated[float | str, "at_least_zero"] = "dear"
     batch: Annotated[int | Literal["full"], "positive"] = "full"
     free: float = -1.0
+    kind: Literal["price", "held-out"] | None = None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +135,14 @@ def test_numbers_are_refused_beyond_the_range_of_their_field(name, allowed, refu
 
 def test_a_text_in_place_of_a_number_is_refused():
     for name in ("positive", "batch"):
-        with pytest.raises(TypeError):
+        with pytest.raises(ValueError, match=f"`{name}` must be .*; got 'half'"):
             check_ranges(Ranged(**{name: "half"}))
+
+
+def test_a_name_that_a_field_does_not_hold_is_refused_with_those_it_does():
+    check_ranges(Ranged(kind="held-out"))
+    with pytest.raises(ValueError, match=r"`kind` must be price, held-out; got 'held_out'\. Did you mean"):
+        check_ranges(Ranged(kind="held_out"))
 
 
 def test_a_path_by_hand():

@@ -125,6 +125,15 @@ class TrainingConfig:
     """Optimiser; None: the method's."""
     learning_rate: Annotated[float | None, "positive"] = None
     """Learning rate, per step; None: the method's."""
+    members: Annotated[int | None, "at_least_zero"] = None
+    """Networks of every run that share its sizes, each with an equal part of the samples held out (1: one
+    network, a fifth held out; 0: one, with none); None: 5 under criterion held-out, else 0."""
+    readout: Literal["trained", "solved"] | None = None
+    """Whether the read-out stays as training left it, or is solved in the end, of the strength that held-out
+    samples choose; None: solved where there are members."""
+    refit: bool = False
+    """Train one network of the sizes found on all samples, in place of the members, for as many steps; the
+    held-out loss stays that of the members."""
     schedule: Literal["constant", "cosine"] | None = None
     """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
     batch: Annotated[int | Literal["full"], "positive"] = "full"
@@ -153,6 +162,12 @@ class TrainingConfig:
 class InformationConfig:
     """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
 
+    criterion: Literal["price", "held-out"] = "price"
+    """What judges a unit: its `price` in nats, or (`held-out`) the loss on samples that `members` hold out."""
+    errors: Annotated[float, "at_least_zero"] = 0.5
+    """Standard errors of the difference on held-out samples within which fewer units count as equally good."""
+    resolution: Annotated[float, "at_least_zero"] = 1e-8
+    """Share of the target's variance below which a further unit is worth nothing, by criterion held-out."""
     price: Annotated[Price, "at_least_zero"] = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
     parameters), `chi-square` (its 95 % quantile over 2n), or a geometric path LOW:HIGH:COUNT, all tried."""
@@ -168,8 +183,8 @@ class InformationConfig:
     """Active parameters to be met, by adapting the price; None: the price decides."""
     look_ahead: Annotated[int, "positive"] = 8
     """Units beyond the size whose promise counts."""
-    every: Annotated[int, "positive"] = 25
-    """Steps between two looks at the information."""
+    every: Annotated[int | None, "positive"] = None
+    """Steps between two looks at the information; None: 25, or 100 by held-out samples."""
     size_rate: Annotated[float, "positive"] = 0.05
     """Units by which a step moves the size."""
     settle: Annotated[float, "unit_interval"] = 0.6
@@ -290,6 +305,16 @@ class RunConfig:
             raise ValueError(f"`name` must match {_NAME.pattern} and not be dots alone; got {self.name!r}.")
 
 
+def member_faults(members: int, *, is_judged: bool, readout: str | None, refit: bool) -> Iterator[str]:
+    """What of a run needs members and has none, in an experiment as in `n3.fit`."""
+    if is_judged and not members:
+        yield "`members` must be 1 or more under criterion held-out; got 0."
+    if readout == "solved" and not members:
+        yield "`readout` solved needs `members`, whose held-out samples choose its strength."
+    if refit and not members:
+        yield "`refit` needs `members`, which find the sizes."
+
+
 _CONTROLLER = {
     "task": {},
     "network": {"capacity": (10,), "size_input": False, "initialisation": "fan-in"},
@@ -350,6 +375,19 @@ class Experiment:
             yield f"{named}: only with `method` information; got {network.method}."
         if information.path and "growing" not in arms:
             yield "`price` as a path needs growing among `arms`: it is the arm that tries them all."
+        is_judged = is_informed and information.criterion == "held-out"
+        members = is_judged if training.members is None else training.members
+        given = {"readout": training.readout, "refit": training.refit}
+        yield from member_faults(members, is_judged=is_judged, **given)
+        if training.refit and network.depth_gates:
+            yield "`refit` does not go with `depth_gates`: its layers are all open."
+        if members and is_informed and not is_judged:
+            yield "`members` need `criterion` held-out, by which they share their sizes; got price."
+        if is_judged and network.depth_gates:
+            yield "`depth_gates` go with `criterion` price: layers are judged by the information of the last."
+        if members and (information.path or self.structure.structure_every is not None):
+            rest = "`price` as a path or `structure_every`, which hold a part out of all"
+            yield f"`members` do not go with {rest}."
         if self.structure.structure_every is not None:
             yield from self._structure_faults(self.structure.structure_every)
         samples, batch = self.task.samples, training.batch
@@ -378,7 +416,11 @@ class Experiment:
         task, network = (_filled(getattr(self, part), **preset[part]) for part in ("task", "network"))
         units, usual = float(min(network.capacity)), {"schedule": "constant", **preset["training"]}
         usual["target_size"] = min(usual.get("target_size", units), units)
-        training = _filled(self.training, **usual)
+        is_judged = self.network.method == "information" and self.information.criterion == "held-out"
+        if is_judged:
+            usual |= {"members": 5, "weight_prior": 0.0}
+        training = _filled(self.training, **{"members": 0, **usual})
+        training = _filled(training, readout="solved" if training.members else "trained")
         return replace(self, task=task.named(), network=network, training=training)
 
     def to_json(self) -> str:

@@ -5,6 +5,7 @@ import difflib
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
@@ -30,18 +31,23 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "at_least_zero": ("be zero or more, and finite", lambda value: 0 <= value < math.inf),
     "unit_interval": ("lie in [0, 1]", lambda value: 0 <= value <= 1),
 }
+_plain_hints = functools.cache(get_type_hints)
 _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
 def check_ranges(config: Any) -> None:
     """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
 
-    None is no number, nor is a text that the field may hold.
+    None is no number, nor is a text that the field may hold; another text is refused.
     """
     for name, hint in _hints(type(config)).items():
         value, spelled = getattr(config, name), str(hint)
         if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):
             continue
+        if isinstance(value, str):
+            known = tuple(re.findall("'([^']*)'", str(_plain_hints(type(config))[name])))
+            words = ", ".join(known) if known else "a number"
+            raise ValueError(f"`{name}` must be {words}; got {value!r}.{suggestion(value, known)}")
         for words, holds in (_RANGES[kind] for kind in getattr(hint, "__metadata__", ())):
             if not holds(value):
                 raise ValueError(f"`{name}` must {words}; got {value}.")

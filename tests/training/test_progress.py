@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from n3.training.progress import Progress
+from n3.training.history import Progress
 
 
 class Terminal:

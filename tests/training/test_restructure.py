@@ -22,9 +22,10 @@ from n3.config.experiment import (
 )
 from n3.experiments import arms
 from n3.experiments.run import describe, load_splits, run
+from n3.information.measures import Pool
 from n3.information.sizing import InformationDrive
 from n3.training import restructure
-from n3.training.step import Recipe, TrainState, advance, pool_of
+from n3.training.step import Recipe, TrainState, advance
 from n3.training.sweep import sweep
 from networks import CLOSE, moments, network, reference, task
 
@@ -95,7 +96,9 @@ def test_the_drive_of_a_changed_run_begins_anew_but_for_the_price():
 
 def test_units_that_meet_the_criterion_go_with_their_reason():
     own = state()
-    found = restructure.pruned(own, pool_of(task()), "participation < 0.5", is_classes=False)
+    found = restructure.pruned(
+        own, Pool(task().inputs.T, task().targets), "participation < 0.5", is_classes=False
+    )
     assert found.units == (-1,)
     assert found.reason == f"unit 3 of layer 0: participation {float(own.net.participation()[0][3]):.3g} < 0.5"
     assert found.state.net.controller.capacity == (5,)
@@ -107,7 +110,7 @@ def test_units_that_meet_the_criterion_go_with_their_reason():
     [("participation > 2", "no unit with participation > 2"), ("entropy < 99", "would empty hidden layer 0")],
 )
 def test_nothing_is_pruned_without_need_or_where_nothing_would_be_left(criterion, reason):
-    found = restructure.pruned(state(), pool_of(task()), criterion, is_classes=False)
+    found = restructure.pruned(state(), Pool(task().inputs.T, task().targets), criterion, is_classes=False)
     assert found.state is None
     assert found.units == (0,)
     assert reason in found.reason

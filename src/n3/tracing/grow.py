@@ -15,8 +15,7 @@ from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
 from n3.nn.sized import AbstractSized, PerGroup, first_run
-from n3.tracing.layers import LAYERS, layers_in, with_true_sizes
-from n3.tracing.trace import activations, find_structure, key_if_taken
+from n3.tracing.trace import LAYERS, activations, find_structure, key_if_taken, layers_in, with_true_sizes
 
 TILE = 128
 """Samples whose activations are computed at once."""

@@ -1,18 +1,20 @@
 """Batches: the samples of every step, from arrays or from anything that can be gone through again and again."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from itertools import chain, count, groupby, islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from n3.data.dataset import HELD_OUT, folds_of, number_of_folds
 from n3.nn.losses import Samples
 
 
@@ -50,6 +52,14 @@ Check = Callable[[Any], None]
 Pair = tuple[np.ndarray, np.ndarray]
 
 
+class HeldRows(eqx.Module):
+    """Rows of samples that are held out of training."""
+
+    rows: Int[Array, "..."]
+    weights: Float[Array, "..."]
+    """1, or 0 for a row that only fills up a shorter fold."""
+
+
 class Selection(eqx.Module):
     """Samples by their rows: some steps, `rows[step]` each, or a pool at which units are measured."""
 
@@ -58,36 +68,64 @@ class Selection(eqx.Module):
     rows: Int[Array, "..."]
     runs: int = eqx.field(static=True, default=0)
     """Runs that have rows of their own, along a first axis; 0: all share them."""
+    members: int = eqx.field(static=True, default=0)
+    """Members of a run that have rows of their own, along the next axis; 0: all share them."""
+    held: HeldRows | None = None
+    """Samples held out of training, with the same axes."""
 
     @property
     def axis(self) -> int | None:
-        """Axis of the runs, if any."""
-        return 0 if self.runs else None
+        """First axis of the rows that is not of samples, if any."""
+        return 0 if self.runs or self.members else None
 
     def of_run(self, run: int) -> "Selection":
-        """The samples of one run alone."""
+        """The samples of one run alone, of members those of the first."""
         rows = self.rows[run] if self.runs else self.rows
+        rows = rows[0] if self.members else rows
         return Selection(self.inputs[rows], self.targets[rows], jnp.arange(len(rows)))
 
 
 class ArraySource:
     """Batches of arrays, freshly shuffled in every epoch, whose samples beyond whole batches are left out.
 
-    The arrays stay on the device; a chunk is their row numbers, of every run its own where there are many keys.
+    The arrays stay on the device; a chunk is their row numbers, of every run its own where there are many keys,
+    and of every member where samples have folds: member `i` trains on all but fold `i`.
     """
 
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray, *, batch: int, key: Key[Array, "*runs"]):
+    def __init__(
+        self,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        *,
+        batch: int,
+        key: Key[Array, "*runs"],
+        folds: Int[np.ndarray, "*runs samples"] | None = None,
+        members: int = 0,
+    ):
         self.inputs, self.targets = jnp.asarray(inputs), jnp.asarray(targets)
-        self.batch, self.key = min(batch, len(inputs)), key
-        self.samples = len(inputs) // self.batch * self.batch
+        self.runs, self.members, self.key, self._fit = key.size if key.ndim else 0, members, key, None
+        number = len(inputs)
+        if folds is not None:
+            self._fit, self._held, self._weights = rows_of_members(folds, members)
+            self.key, number = member_keys(key, members), self._fit.shape[-1]
+        self.batch = min(batch, number)
+        self.samples = number // self.batch * self.batch
+        self._number = number
         self._rows = chain.from_iterable(np.moveaxis(self._epoch(epoch), -2, 0) for epoch in count())
 
     def _epoch(self, epoch: int) -> Int[np.ndarray, "*runs batches batch"]:
-        return epoch_rows(self.key, epoch, len(self.inputs), batch=self.batch)
+        rows = epoch_rows(self.key, epoch, self._number, batch=self.batch)
+        if self._fit is None:
+            return rows
+        own = np.take_along_axis(self._fit, rows.reshape(*self.key.shape, -1), axis=-1)
+        return own.reshape(rows.shape)
 
-    def _selected(self, rows: Int[np.ndarray, "..."]) -> Selection:
-        runs = self.key.size if self.key.ndim else 0
-        return Selection(self.inputs, self.targets, jnp.asarray(rows), runs=runs)
+    def _selected(self, rows: Int[np.ndarray, "..."], held: int = 0) -> Selection:
+        out = None
+        if held and self._fit is not None:
+            out = HeldRows(*(jnp.asarray(own[..., :held]) for own in (self._held, self._weights)))
+        axes = {"runs": self.runs, "members": self.members}
+        return Selection(self.inputs, self.targets, jnp.asarray(rows), held=out, **axes)
 
     def require(self, check: Check) -> None:
         """See that the targets pass a check, which raises where they do not."""
@@ -98,19 +136,29 @@ class ArraySource:
         return [self._selected(np.stack(list(islice(self._rows, steps)), axis=-2))]
 
     def pool(self, samples: int) -> Selection:
-        """The samples that come first, as many as asked for or an epoch has."""
-        return self._selected(self._epoch(0).reshape(*self.key.shape, -1)[..., :samples])
+        """The samples that come first, as many as asked for or an epoch has; as many held out of training."""
+        return self._selected(self._epoch(0).reshape(*self.key.shape, -1)[..., :samples], held=samples)
+
+    def whole(self) -> Selection:
+        """All samples that are trained on, in the arrays' order, and all that are held out."""
+        every = np.broadcast_to(np.arange(self._number), (*self.key.shape, self._number))
+        return self._selected(every if self._fit is None else self._fit, held=len(self.inputs))
 
 
 class IterableSource:
-    """Batches as an iterable yields them, from its beginning again whenever it ends."""
+    """Batches as an iterable yields them, from its beginning again whenever it ends.
 
-    def __init__(self, batches: Iterable[Any], *, steps: int):
-        self.batches, self.steps = batches, steps
+    With a part held out, every sample whose checksum says so is left out, in whatever order samples come, and
+    the others are put into batches as large as the iterable's first one.
+    """
+
+    def __init__(self, batches: Iterable[Any], *, steps: int, is_held: bool = False):
+        self.batches, self.steps, self.is_held = batches, steps, is_held
         if isinstance(batches, Iterator):
             text = "must be iterable again and again; got an iterator, which ends for good"
             raise ValueError(f"`train_data` {text}.")
-        self._next = chain.from_iterable(self._once() for _ in count())
+        every = chain.from_iterable(self._once() for _ in count())
+        self._next = self._rebatched(every) if is_held else every
         self._check: Check = lambda targets: None
 
     def _once(self) -> Iterator[Pair]:
@@ -120,6 +168,38 @@ class IterableSource:
             yield checked(pair, name="train_data")
         if is_empty:
             raise ValueError("`train_data` must yield batches; got none.")
+
+    def _rebatched(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
+        size, left = 0, None
+        known, is_complete = self._survey.known, self._survey.is_complete
+        for pair in pairs:
+            size = size or len(pair[0])
+            sums = checksums(pair[0])
+            is_out = is_held_out(sums)
+            if is_complete and not known.issuperset(sums[is_out].tolist()):
+                text = "must yield the same samples in every pass where a part is held out; got others"
+                raise ValueError(f"`train_data` {text}. Pass arrays, or augment samples in the model.")
+            own = [side[~is_out] for side in pair]
+            left = own if left is None else [np.concatenate(both) for both in zip(left, own, strict=True)]
+            while len(left[0]) >= size:
+                yield left[0][:size], left[1][:size]
+                left = [side[size:] for side in left]
+
+    @cached_property
+    def _survey(self) -> "Survey":
+        """One pass, of twice as many batches as there are steps at most."""
+        known, out, number, passed = set(), [], 0, 0
+        for pair in islice(self._once(), 2 * self.steps):
+            sums = checksums(pair[0])
+            is_out = is_held_out(sums)
+            known |= set(sums[is_out].tolist())
+            number, passed = number + int(np.sum(~is_out)), passed + 1
+            if sum(len(inputs) for inputs, _ in out) < MOST_OF_STREAM and is_out.any():
+                out.append((pair[0][is_out], pair[1][is_out]))
+        if not number or sum(len(inputs) for inputs, _ in out) < 2:
+            text = f"must have some two samples in each of {HELD_OUT} parts, one of which is held out"
+            raise ValueError(f"`train_data` {text}; got too few that differ.")
+        return Survey(known, _concatenated(out, MOST_OF_STREAM), number, passed < 2 * self.steps)
 
     def require(self, check: Check) -> None:
         """See that the targets of every batch pass a check, which raises where they do not."""
@@ -137,32 +217,128 @@ class IterableSource:
     @cached_property
     def samples(self) -> int:
         """Samples of an epoch, or of as many batches as there are steps: found by going through them once."""
+        if self.is_held:
+            return self._survey.samples
         return sum(len(np.asarray(inputs)) for inputs, _ in islice(self.batches, self.steps))
 
     def pool(self, samples: int) -> Selection:
-        """The samples that come first, as many as asked for or an epoch has."""
+        """The samples that come first, as many as asked for or an epoch has; as many held out of training."""
         found: list[Pair] = []
-        for pair in self._once():
-            found.append(pair)
+        for inputs, targets in self._once():
+            kept = ~is_held_out(checksums(inputs)) if self.is_held else slice(None)
+            found.append((inputs[kept], targets[kept]))
             if sum(len(inputs) for inputs, _ in found) >= samples:
                 break
         shapes = {tuple(side.shape[1:] for side in pair) for pair in found}
         if len(shapes) > 1:
             raise ValueError(f"`train_data` must have samples of one shape; got {sorted(shapes)}.")
-        inputs, targets = (jnp.asarray(np.concatenate(side)[:samples]) for side in zip(*found, strict=True))
-        return Selection(inputs, targets, jnp.arange(len(inputs)))
+        fit = _concatenated(found, samples)
+        rows = jnp.arange(len(fit[0]))
+        if not self.is_held:
+            return Selection(*map(jnp.asarray, fit), rows)
+        out = [side[:samples] for side in self._survey.held]
+        held = HeldRows(len(rows) + jnp.arange(len(out[0])), jnp.ones(len(out[0])))
+        both = (jnp.asarray(np.concatenate(sides)) for sides in zip(fit, out, strict=True))
+        return Selection(*both, rows, held=held)
+
+    def whole(self) -> Selection:
+        """The first `MOST_OF_STREAM` samples that are trained on, and as many that are held out."""
+        return self.pool(MOST_OF_STREAM)
 
 
-def source_of(data: Data, *, batch: int, steps: int, key: Key[Array, "*runs"]) -> ArraySource | IterableSource:
+MOST_OF_STREAM = 2**14
+"""Samples of an iterable by which a read-out is solved or a held-out loss is taken, at most."""
+
+
+class Survey(NamedTuple):
+    """What one pass through an iterable finds."""
+
+    known: set[int]
+    """Checksums of the samples held out."""
+    held: Pair
+    """The first of them."""
+    samples: int
+    """Samples that are not."""
+    is_complete: bool
+    """Whether the pass came to the end."""
+
+
+def checksums(inputs: np.ndarray) -> Int[np.ndarray, " samples"]:
+    """A checksum of each sample's inputs."""
+    return np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in inputs], np.int64)
+
+
+def is_held_out(sums: Int[np.ndarray, " samples"]) -> Bool[np.ndarray, " samples"]:
+    """Whether samples of these checksums are held out: about a fifth, equal inputs alike."""
+    return sums % HELD_OUT == 0
+
+
+def _concatenated(pairs: list[Pair], most: int) -> Pair:
+    inputs, targets = (np.concatenate(side)[:most] for side in zip(*pairs, strict=True))
+    return inputs, targets
+
+
+def source_of(
+    data: Data,
+    *,
+    batch: int,
+    steps: int,
+    key: Key[Array, "*runs"],
+    members: int = 0,
+    is_stratified: bool = False,
+) -> ArraySource | IterableSource:
     """Batches of training data: of `batch` samples for arrays, while an iterable decides for itself.
 
+    Each of some members holds out a fold of the arrays, a single one a fifth; the key of a run decides which
+    sample is in which fold. Folds have equal shares of the classes where they are stratified, also of those
+    that the targets are where they are whole numbers.
+
     Raises:
-        ValueError: If the data are empty, not finite, do not fit together, or cannot be iterated again.
+        ValueError: If the data are empty, not finite, do not fit together, or cannot be iterated again; or if
+            there are too few samples, or an iterable, for so many members.
     """
-    if is_arrays(data):
-        inputs, targets = checked(data, name="train_data")
+    if not is_arrays(data):
+        if members > 1:
+            text = "must be 1 at most where `train_data` is an iterable of batches"
+            raise ValueError(f"`members` {text}; got {members}. Pass arrays for more.")
+        return IterableSource(data, steps=steps, is_held=members > 0)
+    inputs, targets = checked(data, name="train_data")
+    if not members:
         return ArraySource(inputs, targets, batch=batch, key=key)
-    return IterableSource(data, steps=steps)
+    columns = targets.reshape(len(targets), -1).astype(np.float32)
+    is_stratified |= not np.issubdtype(targets.dtype, np.inexact)
+    number = number_of_folds(members)
+    found = [folds_of(columns, number, is_classes=is_stratified, seed=seed) for seed in _fold_seeds(key)]
+    folds = np.stack(found).reshape(*key.shape, len(inputs))
+    return ArraySource(inputs, targets, batch=batch, key=key, folds=folds, members=members)
+
+
+FOLD_STREAM = 1_000_007
+"""Which stream of a run's key decides the folds: none that the order of the samples uses."""
+
+
+def _fold_seeds(key: Key[Array, "*runs"]) -> list[int]:
+    own = jax.vmap(lambda each: jr.bits(jr.fold_in(each, FOLD_STREAM), dtype=jnp.uint32))(key.reshape(-1))
+    return np.asarray(own).tolist()
+
+
+def member_keys(key: Key[Array, "*runs"], members: int) -> Key[Array, "*runs members"]:
+    """A key for each member of every run."""
+    own = lambda each: jax.vmap(partial(jr.fold_in, each))(jnp.arange(members))  # noqa: E731
+    return jax.vmap(own)(key) if key.ndim else own(key)
+
+
+def rows_of_members(folds: Int[np.ndarray, "*runs samples"], members: int) -> tuple[np.ndarray, ...]:
+    """Rows that each member trains on, rows of its fold, and weights of the latter.
+
+    All have axes of runs, if any, and of members. Shapes are those of the largest fold: what fills up a shorter
+    one has weight 0, and is not trained on either.
+    """
+    is_held = folds[..., None, :] == np.arange(members)[:, None]
+    most = int(np.bincount(folds.reshape(-1, folds.shape[-1])[0]).max())
+    order, fit = np.argsort(is_held, axis=-1, kind="stable"), folds.shape[-1] - most
+    held = order[..., fit:]
+    return order[..., :fit], held, np.take_along_axis(is_held, held, axis=-1).astype(np.float32)
 
 
 def is_arrays(data: Data) -> bool:
@@ -200,7 +376,7 @@ def _sort_keys(key, epoch, samples):
             found.append(jr.bits(drawn, (samples,), jnp.uint32))
         return jnp.stack(found) if found else jnp.zeros((0, samples), jnp.uint32)
 
-    return jax.vmap(own)(key) if key.ndim else own(key)
+    return jax.vmap(own)(key.reshape(-1)).reshape(*key.shape, rounds, samples) if key.ndim else own(key)
 
 
 def checked(pair: Any, *, name: str) -> Pair:

@@ -50,18 +50,27 @@ class OutputLoss:
         rows = outputs.reshape(len(outputs), -1).T
         return LOSSES[self.loss](rows, self.columns(targets).astype(rows.dtype))
 
-    @eqx.filter_jit
-    def scores(self, model: PyTree, inputs: Array, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Sums over samples of the loss and of the classes that are predicted, without dropout.
+    @property
+    def has_logits(self) -> bool:
+        """Whether outputs are logits of classes."""
+        return self.loss == "cross-entropy"
 
-        The second is NaN where outputs are not logits of classes.
-        """
-        outputs = self.outputs_of(eqx.nn.inference_mode(model), inputs, jax.random.key(0))
+    def predicted(self, model: PyTree, inputs: Array) -> PyTree:
+        """Outputs of every sample, without dropout."""
+        return self.outputs_of(eqx.nn.inference_mode(model), inputs, jax.random.key(0))
+
+    def totals(self, outputs: PyTree, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sums over samples of the loss and of predicted classes; NaN where outputs are no logits."""
         total = jnp.sum(self.losses_of(outputs, targets))
-        if self.loss != "cross-entropy":
+        if not self.has_logits:
             return total, jnp.full((), jnp.nan)
         rows = outputs.reshape(len(outputs), -1).T
         return total, jnp.sum(metrics.hits(rows, self.columns(targets).astype(rows.dtype)))
+
+    @eqx.filter_jit
+    def scores(self, model: PyTree, inputs: Array, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Sums of a model, without dropout: see `totals`."""
+        return self.totals(self.predicted(model, inputs), targets)
 
 
 def output_loss_of(model: PyTree, inputs: Array, targets: Array, loss: str | LossOfOne | None) -> OutputLoss:

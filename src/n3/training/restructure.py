@@ -256,7 +256,7 @@ def train_in_stages(
         drive=recipe.drive,
         hypers=hypers.drive,
         keys=keys,
-        pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem.train)),
+        pool=lambda row: pool_of(jax.tree.map(lambda leaf: leaf[row], problem)),
         target_sizes=np.asarray(hypers.target_size),
         steps=int(stops[-1]),
     )

@@ -11,12 +11,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from n3.information.gaussian import Scalar
-from n3.information.measures import LayerMonitor, Pool
-from n3.information.sizing import DriveHypers, InformationDrive
+from n3.information.measures import HeldOut, LayerMonitor, Pool
+from n3.information.sizing import DriveHypers, InformationDrive, are_whole, with_whole_sizes
 from n3.nn import losses, metrics
 from n3.nn.controllers import make_controller
-from n3.nn.losses import LossWeights, Samples, over_tiles, task_loss, type_of_loss
+from n3.nn.losses import LossWeights, Samples, over_tiles, sample_losses, task_loss, type_of_loss
+from n3.nn.members import MEMBERS, mean_outputs
 from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
+from n3.nn.sized import choose_runs
 from n3.training import batches
 
 Count, Counts = Int[Array, ""], Int[Array, " records"]
@@ -46,6 +48,10 @@ class StepRecord(eqx.Module):
     objective, already weighted, and `price_term`, what its units cost in nats per sample."""
     monitor: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
     """What each hidden layer says, in nats, by name (`n3.information.measures.LayerMonitor`)."""
+    held_out_loss: Float[Array, "*records"] | None = None
+    """Of members: task loss over all samples, each by the member that has not trained on it."""
+    held_out_error: Float[Array, "*records"] | None = None
+    """Standard error of that mean."""
     choice_share: dict[str, Float[Array, "*records layers"]] = eqx.field(default_factory=dict)
     """Share of each activation in each hidden layer, by name, where layers choose theirs."""
 
@@ -75,6 +81,12 @@ class Recipe:
     """How the learning rate goes over the run: `constant`, or `cosine` down to zero."""
     drive: InformationDrive | None = None
     monitor: LayerMonitor | None = None
+    members: int = 0
+    """Networks of a run that share its sizes, each with a fold of the samples held out; 0: one, with none."""
+    held: int = 0
+    """Samples of the largest fold."""
+    keep_every: int = 1
+    """Steps between two moments at which members may be kept."""
     tile: int = 1024
     """Samples whose gradient is computed at once; more are accumulated tile by tile."""
 
@@ -100,6 +112,18 @@ class Problem(eqx.Module):
     train: Samples
     test: Samples
     unit: Float[Array, "*runs out_size"]
+    folds: Int[Array, "*runs samples"] | None = None
+    """The fold of each training sample; member `i` holds fold `i` out."""
+    held: Samples | None = None
+    """The samples that a member holds out, with shares 1, or 0 for what fills the fold up (`of_member`)."""
+
+
+class Kept(eqx.Module):
+    """The member of the moment at which all members lost least on what they hold out, at whole sizes."""
+
+    net: PyTree
+    loss: Float[Array, "*runs"]
+    """Task loss over all samples, each by the member that holds it out; infinite before the first moment."""
 
 
 class TrainState(eqx.Module):
@@ -114,10 +138,25 @@ class TrainState(eqx.Module):
     diverged_at: Int[Array, ""]
     """Step after which the loss was first NaN or infinite; -1 while it is finite."""
     drive: PyTree = None
+    kept: Kept | None = None
+    """Of members; `with_best_kept` puts it in place of what training ended with, where it is better."""
+
+
+def of_member(recipe: Recipe, problem: Problem) -> Problem:
+    """The problem of one member along the axis `MEMBERS`: the samples it trains on, and those it holds out."""
+    is_held = problem.folds == jax.lax.axis_index(MEMBERS)
+    order, fit = jnp.argsort(is_held, stable=True), problem.train.shares.shape[0] - recipe.held
+
+    def taken(rows: Int[Array, " some"], shares: Float[Array, " some"]) -> Samples:
+        return Samples(problem.train.inputs[:, rows], problem.train.targets[:, rows], shares)
+
+    held = taken(order[fit:], is_held[order[fit:]].astype(jnp.float32))
+    train = taken(order[:fit], jnp.full(fit, 1.0 / fit))
+    return Problem(train, problem.test, problem.unit, held=held)
 
 
 def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray) -> TrainState:
-    """A run before its first step; of the problem only the shapes matter.
+    """A run before its first step, or a member of it; of the problem only the shapes matter.
 
     The key decides the weights, the controller's jitter and the order of the samples. Runs with the same key
     and shapes start from the same drawn weights.
@@ -141,10 +180,11 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         net = with_rescaled_size_input(net, hypers.target_size)
     if hypers.annealing is not None:
         net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
-    order = None if recipe.batch is None else jnp.arange(problem.train.shares.shape[0])
+    order = None if recipe.batch is None else jnp.arange(problem.train.shares.shape[0] - recipe.held)
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
-    return TrainState(net, moments, order, order_key, jnp.full((), -1, jnp.int32), drive)
+    kept = Kept(net, jnp.full((), jnp.inf)) if recipe.members else None
+    return TrainState(net, moments, order, order_key, jnp.full((), -1, jnp.int32), drive, kept)
 
 
 def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, count: Count) -> TrainState:
@@ -153,8 +193,11 @@ def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, co
     `count`, the steps taken so far, is the same for all runs of a sweep, so that epochs turn together.
     """
     batch, drive = problem.train, recipe.drive
+    if recipe.members:
+        keep = lambda own: _keeping(recipe, own, problem)  # noqa: E731
+        state = jax.lax.cond(count % recipe.keep_every == 0, keep, lambda own: own, state)
     if drive is not None:
-        look = lambda own: informed(own, drive, hypers.drive, pool_of(problem.train), count)  # noqa: E731
+        look = lambda own: informed(own, drive, hypers.drive, pool_of(problem), count)  # noqa: E731
         state = jax.lax.cond(drive.is_due(count), look, lambda own: own, state)
     if recipe.batch is not None:
         order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
@@ -196,11 +239,13 @@ def descended(
         updates, moments = rule.update(gradient, state.moments, eqx.filter(state.net, eqx.is_inexact_array))
     updates = drive.paced(updates, gradient, hypers) if drive else updates
     updates = updates if factor is None else jax.tree.map(lambda update: factor * update, updates)
+    if drive and drive.criterion == "held-out":  # a size keeps its pace to the end, whatever the schedule
+        updates = drive.paced(updates, gradient, hypers)
     net = eqx.apply_updates(state.net, updates)
     net = drive.settled(net, state.drive, count) if drive else net
     net = net if temperature is None else annealed(net, state.net, temperature)
     diverged_at = _first_divergence(state.diverged_at, jnp.isfinite(loss), count)
-    return TrainState(net, moments, state.order, state.key, diverged_at, state.drive)
+    return TrainState(net, moments, state.order, state.key, diverged_at, state.drive, state.kept)
 
 
 def advance(
@@ -209,8 +254,10 @@ def advance(
     """Train on from step `start` to each stop and record the run there: the unit that is compiled.
 
     The stops are steps that do not decrease, none before the start. What comes back is the run at the last
-    stop, and its records stacked along a first axis.
+    stop, and its records stacked along a first axis. A member of a run trains on its own samples; its records
+    are those of the run.
     """
+    problem = of_member(recipe, problem) if recipe.members else problem
 
     def to_stop(carry: tuple[TrainState, Array], stop: Array):
         state, count = carry
@@ -245,13 +292,16 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
     penalties = losses.penalties(state.net, hypers.weights, task=train_loss, **goals)
     drawn, terms = 0.0, {}
     if recipe.drive:
-        drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem.train))
+        drawn, terms = recipe.drive.recorded(state.net, state.drive, hypers.drive, pool_of(problem))
     outputs = state.net.batch(problem.test.inputs)
+    if recipe.members:
+        outputs = mean_outputs(jax.lax.all_gather(outputs, MEMBERS), is_classes=recipe.loss == "cross-entropy")
     seen = outputs, problem.test.targets, problem.test.shares
     metric = metrics.accuracy(*seen) if recipe.loss == "cross-entropy" else metrics.rmse(*seen, problem.unit)
-    return StepRecord(
+    test_loss = jnp.sum(sample_losses(*seen[:2], recipe.loss) * problem.test.shares)
+    record = StepRecord(
         train_loss=train_loss,
-        test_loss=task_loss(state.net, problem.test, recipe.loss),
+        test_loss=test_loss,
         test_metric=metric,
         total_loss=train_loss + sum(penalties) + drawn,
         size_penalty=penalties[0],
@@ -260,14 +310,45 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
         size=metrics.effective_size(state.net),
         depth=jnp.sum(state.net.gates()),
         terms=terms,
-        monitor=recipe.monitor(state.net, pool_of(problem.train)) if recipe.monitor else {},
+        monitor=recipe.monitor(state.net, pool_of(problem)) if recipe.monitor else {},
         choice_share=metrics.choice_shares(state.net),
+    )
+    return _of_members(recipe, record, state, problem) if recipe.members else record
+
+
+def _held_out(recipe: Recipe, net: GrowingMLP, problem: Problem) -> tuple[Scalar, Scalar]:
+    """Task loss over all samples, each by the member that holds it out, and the standard error of that mean."""
+    losses = sample_losses(net.batch(problem.held.inputs), problem.held.targets, recipe.loss)
+    known = problem.held.shares > 0
+    total = lambda rows: jax.lax.psum(jnp.sum(jnp.where(known, rows, 0.0)), MEMBERS)  # noqa: E731
+    number = total(jnp.ones_like(losses))
+    mean = total(losses) / number
+    variance = total((losses - mean) ** 2) / jnp.maximum(number - 1.0, 1.0)
+    return mean, jnp.sqrt(variance / number)
+
+
+def _keeping(recipe: Recipe, state: TrainState, problem: Problem) -> TrainState:
+    """A member that is kept as it is, if all lose less than when they were kept last."""
+    loss = _held_out(recipe, state.net, problem)[0]
+    is_better = (loss < state.kept.loss) & are_whole(state.net.sizes())
+    kept = choose_runs(is_better, Kept(with_whole_sizes(state.net), loss), state.kept)
+    return eqx.tree_at(lambda own: own.kept, state, kept)
+
+
+def _of_members(recipe: Recipe, record: StepRecord, state: TrainState, problem: Problem) -> StepRecord:
+    """The record of a run of members: means over them, and what they lose on all that they hold out."""
+    record = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, MEMBERS), record)
+    found = _held_out(recipe, state.net, problem)
+    return eqx.tree_at(
+        lambda own: (own.held_out_loss, own.held_out_error), record, found, is_leaf=lambda own: own is None
     )
 
 
-def pool_of(samples: Samples) -> Pool:
-    """Samples as measures take them; their shares are taken as equal."""
-    return Pool(samples.inputs.T, samples.targets)
+def pool_of(problem: Problem) -> Pool:
+    """The training samples as measures take them, and those held out; their shares are taken as equal."""
+    train, held = problem.train, problem.held
+    own = None if held is None else HeldOut(held.inputs.T, held.targets, held.shares)
+    return Pool(train.inputs.T, train.targets, own)
 
 
 def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

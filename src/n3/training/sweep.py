@@ -20,6 +20,8 @@ from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
+from n3.nn.members import MEMBERS
+from n3.training.batches import member_keys
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
 
 LEAST_TIER = 32
@@ -176,12 +178,23 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
     over, each = PartitionSpec("runs"), PartitionSpec()
 
     def begin(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]):
-        each_run = lambda own: init(recipe, *own[:2], key=own[2])  # noqa: E731
-        return jax.lax.map(each_run, (hypers, problem, keys), batch_size=block)
+        def of_run(hypers: Hypers, problem: Problem, key: Key[Array, ""]) -> TrainState:
+            if not recipe.members:
+                return init(recipe, hypers, problem, key=key)
+            own = member_keys(key, recipe.members)
+            return jax.vmap(lambda key: init(recipe, hypers, problem, key=key), axis_name=MEMBERS)(own)
+
+        return jax.lax.map(lambda own: of_run(*own), (hypers, problem, keys), batch_size=block)
 
     def onward(state: TrainState, hypers: Hypers, problem: Problem, start: Array, stops: Array):
-        each_run = lambda own: advance(recipe, *own, start, stops)  # noqa: E731
-        return jax.lax.map(each_run, (state, hypers, problem), batch_size=block)
+        def of_run(state: TrainState, hypers: Hypers, problem: Problem) -> tuple[TrainState, StepRecord]:
+            if not recipe.members:
+                return advance(recipe, state, hypers, problem, start, stops)
+            train = lambda own: advance(recipe, own, hypers, problem, start, stops)  # noqa: E731
+            state, records = jax.vmap(train, axis_name=MEMBERS)(state)
+            return state, jax.tree.map(lambda leaf: leaf[0], records)  # the same of all
+
+        return jax.lax.map(lambda own: of_run(*own), (state, hypers, problem), batch_size=block)
 
     sharded = partial(jax.shard_map, mesh=mesh, out_specs=over, check_vma=False)
     return (
@@ -195,7 +208,7 @@ def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool
     if not on_cpu:
         return per_device
     wide = min(samples, recipe.tile) * max(*recipe.capacity, recipe.in_size) * 4
-    most = min(MOST_RUNS_IN_BLOCK, per_device, max(1, CACHE_BYTES // wide))
+    most = min(MOST_RUNS_IN_BLOCK, per_device, max(1, CACHE_BYTES // (wide * max(1, recipe.members))))
     near = range(max(1, -(-most // 2)), most + 1)
     return min(near, key=lambda size: (-(-per_device // size) * size, -size))
 
@@ -213,8 +226,9 @@ def _is_tiered(recipe: Recipe, work: int) -> bool:
 
 def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:
     """Units of each layer to train with between two steps, in all runs; one that diverged does not count."""
-    sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(state.net))
-    best, rate = np.asarray(state.drive.best), np.asarray(hypers.drive.rate)
+    first = jax.tree.map(lambda leaf: leaf[:, 0], state) if recipe.members else state  # members share sizes
+    sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(first.net))
+    best, rate = np.asarray(first.drive.best), np.asarray(hypers.drive.rate)
     sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
     most = float(np.max(sight, initial=0.0, where=np.isfinite(sight)))
     return tier_of(most, recipe.capacity, least=LEAST_TIER)

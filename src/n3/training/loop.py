@@ -1,0 +1,149 @@
+"""Loop: the steps of any model, its looks at information and its records, from the first to the last."""
+
+from collections.abc import Callable
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+
+from n3.information.sizing import DriveHypers
+from n3.nn.members import MEMBERS
+from n3.nn.mlp import Annealing, annealed
+from n3.nn.sized import AbstractSized, run_of, stack_runs
+from n3.tracing.grow import Grown
+from n3.training.batches import HeldRows, Selection, member_keys
+from n3.training.history import Plan, Recorder, axis_of, evaluate, pool_seen
+from n3.training.restructure import Stages
+from n3.training.step import TrainState, descended, informed
+
+CHUNK = 25
+"""Steps compiled as one, of models that information does not grow."""
+
+
+def train_model(
+    plan: Plan,
+    state: TrainState,
+    source,
+    hypers: DriveHypers | None,
+    recorder: Recorder,
+    *,
+    stages: Stages | None = None,
+    report: Callable[[int], None],
+    finish: Callable[[PyTree], PyTree] = lambda net: net,
+) -> PyTree:
+    """Train a model to the end of its plan, or until all runs have diverged: from a state to the model.
+
+    `finish` changes the model after the last step and before the last record. `report` is called with the step
+    that is reached.
+    """
+    done, drive = 0, plan.drive
+    while done < plan.steps and not recorder.is_over:
+        if drive and drive.is_due(done):
+            state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done))
+        onto = min(done + (drive.every if drive else CHUNK), plan.steps)
+        onto = onto if stages is None else min(onto, int(stages.looks[stages.looks > done][0]))
+        for chunk in source.chunks(onto - done):
+            state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done))
+            recorder.add(done, jax.device_get(losses))
+            done += losses.shape[-1]
+        if done == plan.steps:
+            state = eqx.tree_at(lambda own: own.net, state, finish(recorder.best(state.net)))
+        recorder.record(done, state.net, is_last=done == plan.steps)
+        if stages is not None and done in stages.looks:
+            state = _restructured(stages, done, state, recorder)
+        report(done)
+    return state.net
+
+
+def _restructured(stages: Stages, done: int, state: TrainState, recorder: Recorder) -> TrainState:
+    losses = np.atleast_1d(evaluate(recorder.plan, state.net, recorder.validation_data)[0])
+    if recorder.runs:
+        return stages.look(done, state, losses)
+    return run_of(stages.look(done, stack_runs([state]), losses), 0)
+
+
+def begin(plan: Plan, model: PyTree, keys: Key[Array, "*runs"]) -> TrainState:
+    """The runs of a model before the first step; members have the model's weights and a key each."""
+    if plan.members:
+        axis = 0 if plan.block is None else 1
+        spread = lambda leaf: jnp.repeat(jnp.expand_dims(leaf, axis), plan.members, axis)  # noqa: E731
+        model = jax.tree.map(lambda leaf: spread(leaf) if eqx.is_array(leaf) else leaf, model)
+        keys = member_keys(keys, plan.members)
+    return _begin(plan, model, keys)
+
+
+@eqx.filter_jit
+def _begin(plan: Plan, model: PyTree, keys: Key[Array, "*runs"]) -> TrainState:
+    def of_run(own: PyTree, key: PRNGKeyArray) -> TrainState:
+        arrays, rest = eqx.partition(own, eqx.is_inexact_array)
+        strong = lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype)  # noqa: E731
+        own = eqx.combine(jax.tree.map(strong, arrays), rest)  # a weak type would be compiled for twice
+        if plan.annealing is not None:
+            own = annealed(own, own, jnp.asarray(plan.annealing[0]))
+        moments = plan.rule.init(eqx.filter(own, eqx.is_inexact_array))
+        drive = plan.drive and plan.drive.start(own)
+        return TrainState(own, moments, None, key, jnp.full((), -1, jnp.int32), drive)
+
+    return plan.over_runs(of_run, model, keys, axes=(0, 0))
+
+
+@eqx.filter_jit
+def _advance(
+    plan: Plan, state: TrainState, chunk: Selection, hypers: DriveHypers | None, start: Int[Array, ""]
+) -> tuple[TrainState, Float[Array, "*runs steps"]]:
+    def of_run(own: TrainState, rows: Int[Array, "steps batch"], hypers: DriveHypers | None):
+        carry, rest = eqx.partition(own, eqx.is_array)
+
+        def step(carry: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Array]:
+            batch, count = at
+            inputs, targets = chunk.inputs[batch], chunk.targets[batch]
+            after, loss = _step(plan, eqx.combine(carry, rest), inputs, targets, hypers, count)
+            return eqx.filter(after, eqx.is_array), loss
+
+        carry, losses = jax.lax.scan(step, carry, (rows, start + jnp.arange(len(rows))))
+        return eqx.combine(carry, rest), losses
+
+    return plan.over_runs(of_run, state, chunk.rows, hypers, axes=(0, chunk.axis, _axis_of(hypers)))
+
+
+def _step(plan: Plan, state: TrainState, inputs, targets, hypers, count) -> tuple[TrainState, Array]:
+    dropout_key = jr.fold_in(state.key, count)
+
+    @partial(eqx.filter_value_and_grad, has_aux=True)
+    def objective(model: PyTree) -> tuple[Array, Array]:
+        called = model.masked() if isinstance(model, Grown) else model
+        loss = jnp.mean(plan.goal.losses_of(plan.goal.outputs_of(called, inputs, dropout_key), targets))
+        if not isinstance(model, AbstractSized):
+            return loss, loss
+        penalty = model.controller.penalty(jnp.asarray(plan.target_size, jnp.float32))
+        return loss + plan.size_cost * penalty, loss
+
+    (_, loss), gradient = objective(state.net)
+    if plan.members and isinstance(gradient, AbstractSized):  # members share what decides their sizes
+        shared = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, MEMBERS), gradient.controller)
+        gradient = eqx.tree_at(lambda own: own.controller, gradient, shared)
+    fall = plan.annealing and Annealing(*map(jnp.asarray, plan.annealing))
+    temperature = fall and fall.temperature(count + 1, jnp.asarray(float(plan.steps)))
+    settings = {"rule": plan.rule, "drive": plan.drive, "hypers": hypers, "temperature": temperature}
+    return descended(state, gradient, loss, count, **settings), loss
+
+
+@eqx.filter_jit
+def _after_look(
+    plan: Plan, state: TrainState, pool: Selection, hypers: DriveHypers, count: Int[Array, ""]
+) -> TrainState:
+    def of_run(
+        own: TrainState, rows: Int[Array, " samples"], held: HeldRows | None, hypers: DriveHypers
+    ) -> TrainState:
+        return informed(own, plan.drive, hypers, pool_seen(pool, plan.goal, rows, held), count)
+
+    axes = (0, pool.axis, None if pool.held is None else axis_of(pool.held), _axis_of(hypers))
+    return plan.over_runs(of_run, state, pool.rows, pool.held, hypers, axes=axes)
+
+
+def _axis_of(hypers: DriveHypers | None) -> int | None:
+    return 0 if hypers is not None and hypers.price.ndim else None

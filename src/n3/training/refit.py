@@ -1,0 +1,216 @@
+"""Refit: what follows the last step of a run: its read-out, warnings, and one network of the sizes found."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from n3.config.experiment import InformationConfig, StructureConfig, member_faults
+from n3.information.measures import Importance
+from n3.nn.controllers import Fixed, Information
+from n3.nn.sized import AbstractSized
+from n3.training.batches import Selection
+from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
+from n3.training.loop import begin, train_model
+from n3.training.readouts import Readout, readout_of, with_solved_readout
+
+EMPTY = 0.5
+"""Units below which a group counts as empty."""
+FULL = 0.5
+"""Units from its capacity at which a group counts as full."""
+ERRORS = 2.0
+"""Standard errors by which members must be better than a constant."""
+BLOCK_BYTES = 512 * 1024
+"""Bytes of the activations of a layer, over a batch and the runs that are computed at once, at most."""
+
+
+def check_members(
+    model: PyTree,
+    members: int,
+    information: InformationConfig,
+    readout: str | None,
+    refit: bool,
+    structure: StructureConfig | None,
+    importance: Importance | None,
+    monitor: tuple[str, ...],
+) -> None:
+    """See that settings of members fit each other and the model.
+
+    Raises:
+        ValueError: If they do not, naming the setting.
+    """
+    if isinstance(members, bool) or not isinstance(members, int) or members < 0:
+        raise ValueError(f"`members` must be a whole number, zero or more; got {members!r}.")
+    if not isinstance(refit, bool):
+        raise ValueError(f"`refit` must be True or False; got {refit!r}.")
+    if readout not in (None, "trained", "solved"):
+        raise ValueError(f"`readout` must be trained, solved or None; got {readout!r}.")
+    is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
+    is_judged = is_informed and information.criterion == "held-out"
+    for fault in member_faults(members, is_judged=is_judged, readout=readout, refit=refit):
+        raise ValueError(fault)
+    if structure is not None and members:
+        raise ValueError("`structure` does not go with `members`: leave one of them out.")
+    if members and is_informed and not is_judged:
+        text = "need `information` of criterion held-out, by which they share their sizes; got price"
+        raise ValueError(f"`members` {text}.")
+    if is_judged and importance is not None and "importance" not in monitor:
+        raise ValueError(
+            "`importance` goes with criterion price, or with `monitor` of importance: leave it out."
+        )
+    if is_judged and model.depth_weight is not None:
+        raise ValueError("`information` of criterion held-out does not go with depth gates: use price.")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is done with networks after their last step."""
+
+    plan: Plan
+    readout: Readout | None
+    """The read-out that is solved; None: all stays as trained."""
+    samples: Selection | None
+    """All samples, of members; None: there are none."""
+
+    @classmethod
+    def of(cls, plan: Plan, one: PyTree, pool: Selection, source: Any, readout: str | None) -> "Ending":
+        """The end of a plan: read-outs are solved as asked for, or where that is possible.
+
+        Raises:
+            ValueError: If the model's outputs are not linear in its last group where the read-out is to be
+                solved, or are no array where members are to be averaged.
+        """
+        if not plan.members:
+            return cls(plan, None, None)
+        inputs = pool.of_run(0).inputs
+        output = eqx.filter_eval_shape(plan.goal.predicted, one, inputs[:1])
+        if not isinstance(output, jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"`members` average outputs, which must be one array; got {type(output).__name__}."
+            )
+        found = None if readout == "trained" else readout_of(one, plan.goal, inputs)
+        if readout == "solved" and found is None:
+            text = "outputs are one linear layer, with a bias, of the last group, and a named loss"
+            raise ValueError(f"`readout` solved needs a grown model whose {text}; use trained or None.")
+        return cls(plan, found, source.whole())
+
+    def finished(self, net: PyTree) -> PyTree:
+        """The networks with whole sizes and solved read-outs, or as they are."""
+        return net if self.readout is None else self._solved(net)[0]
+
+    def refit_finished(self, net: PyTree, alone: Plan, source: Any) -> Callable[[PyTree], PyTree]:
+        """As `finished`, for networks trained alone on all samples, by the strengths that members choose."""
+        if self.readout is None:
+            return lambda own: own
+        readout, strengths, samples = self.readout, np.nan_to_num(self._solved(net)[1]), source.whole()
+        return lambda own: with_solved_readout(alone, readout, own, samples, strengths)[0]
+
+    def warn(self, net: PyTree, history: History, one: PyTree, held_out: HeldOutLosses | None) -> None:
+        """Say what is wrong with the networks as they ended: of runs like `one`, with what they recorded."""
+        _warn_of_sizes(self.plan, history.sizes[..., -1, :], history.layers, one)
+        if held_out is not None and not callable(self.plan.goal.loss):
+            _warn_of_constants(self.plan, net, self.samples, held_out)
+
+    def _solved(self, net: PyTree) -> tuple[PyTree, Float[np.ndarray, " runs"]]:
+        return with_solved_readout(self.plan, self.readout, net, self.samples)
+
+
+def refitted(
+    plan: Plan,
+    model: PyTree,
+    net: PyTree,
+    source: Any,
+    keys: Key[Array, "*runs"],
+    ending: Ending,
+    history: History,
+    report: Callable[[int], None],
+) -> tuple[PyTree, History]:
+    """One network of each run, with the sizes of its members, trained from the model's weights on all samples.
+
+    What comes back beside it is the history of the members, with the parameters of this network.
+    """
+    runs = 0 if plan.block is None else len(np.asarray(history.parameters))
+    alone = replace(plan, members=0, drive=None, monitor=None)
+    start, sizes = model, None
+    if isinstance(model, AbstractSized):
+        sizes = plan.over_members(np.asarray(_sizes(plan, net)), np.min)
+        start = _with_fixed_sizes(model, jnp.asarray(sizes))
+    recorder = Recorder(alone, None, source.pool(1), every=plan.steps, runs=runs)
+    finish = ending.refit_finished(net, alone, source)
+    onward = {"report": lambda done: report(plan.steps + done), "finish": finish}
+    found = train_model(alone, begin(alone, start, keys), source, None, recorder, **onward)
+    if isinstance(model, AbstractSized) and isinstance(model.controller, Information):
+        controller = eqx.tree_at(lambda own: own.weight, model.controller, jnp.asarray(sizes))
+        found = eqx.tree_at(lambda own: own.controller, found, controller)
+    return found, replace(history, parameters=recorder.parameters)
+
+
+@eqx.filter_jit
+def _sizes(plan: Plan, net: AbstractSized) -> Float[Array, "*runs groups"]:
+    return plan.over_runs(lambda own: own.sizes(), net, axes=(0,))
+
+
+def _with_fixed_sizes(model: AbstractSized, sizes: Float[Array, "*runs groups"]) -> AbstractSized:
+    fixed = lambda own, sizes: Fixed(sizes, own.capacity, own.mask)  # noqa: E731
+    fixed = eqx.filter_vmap(fixed) if sizes.ndim > 1 else fixed
+    return eqx.tree_at(lambda own: own.controller, model, fixed(model.controller, sizes))
+
+
+def _warn_of_sizes(
+    plan: Plan, sizes: Float[np.ndarray, "*runs groups"], layers: tuple[str, ...], one: PyTree
+) -> None:
+    """Say which groups ended without a unit, where a model without a path around them is a constant.
+
+    And which ones held-out samples would let grow on, had they more units.
+    """
+    rows = np.atleast_2d(sizes)
+    empty = _named(layers, rows < EMPTY)
+    if empty:
+        rest = "" if plan.members else ", or lower `price_scale`"
+        text = f"start from all units (`initial_size=None` in `n3.grow`), train longer{rest}"
+        warnings.warn(f"`fit` ended without a unit in {empty}: {text}.", RuntimeWarning, stacklevel=4)
+    if plan.drive is None or not plan.members:
+        return
+    full = _named(layers, rows > np.array(one.controller.capacity) - FULL)
+    if full:
+        text = "more might be better; make it wider, or train longer if it began with all"
+        warnings.warn(f"`fit` ended with all units of {full}: {text}.", RuntimeWarning, stacklevel=4)
+
+
+def _named(layers: tuple[str, ...], is_so: np.ndarray) -> str:
+    counts = zip(layers, np.sum(is_so, axis=0), strict=True)
+    return ", ".join(f"{name} ({count} of {len(is_so)} runs)" for name, count in counts if count)
+
+
+def _warn_of_constants(plan: Plan, net: PyTree, samples: Selection, held_out: HeldOutLosses) -> None:
+    """Say how many runs are not better on held-out samples than a constant, by `ERRORS` standard errors.
+
+    Not under a loss of the user's own, which says nothing of constants.
+    """
+    gain = held_out.gain(constant_losses_of(plan, net, samples))
+    is_better = np.atleast_1d(gain.mean() > ERRORS * gain.error())
+    if not is_better.all():
+        count, total = np.sum(~is_better), is_better.size
+        what = "the shares of the classes" if plan.goal.has_logits else "the mean of the targets"
+        text = f"`fit` ended no better than {what} on held-out samples ({count} of {total} runs)"
+        rest = "train longer, check inputs and targets, or take it that the inputs say nothing of the targets"
+        warnings.warn(f"{text}: {rest}.", RuntimeWarning, stacklevel=4)
+
+
+def runs_at_once(model: PyTree, batch: int, runs: int) -> int | None:
+    """Runs whose activations over a batch stay in a CPU's cache, about; on others all; None without runs.
+
+    A rest of fewer runs would be compiled by itself, so blocks are equal where half as many runs allow that.
+    """
+    if not runs or jax.default_backend() != "cpu":
+        return runs or None
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    widest = max((leaf.shape[0] for leaf in arrays if leaf.ndim > 1), default=1)
+    most = int(min(runs, max(1, BLOCK_BYTES // (4 * batch * widest))))
+    return next((own for own in range(most, most // 2, -1) if runs % own == 0), most)

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 
 from n3.nn.controllers import Warmup
+from n3.nn.members import Ensemble
 from n3.nn.mlp import ACTIVATIONS, Choice
+from n3.nn.sized import stack_runs
 from n3.surgery.compact import compact, compact_state
 from n3.tracing.grow import grow
 from networks import (
@@ -211,3 +213,17 @@ def test_a_unit_that_takes_part_by_less_than_rounding_is_none(size, units):
     model = eqx.nn.MLP(2, 3, 10, 1, key=jr.key(0))
     grown = grow(model, example=np.zeros(2, np.float32), key=jr.key(1), initial_size=size)
     assert compact(grown).layers[0].out_features == units
+
+
+def test_members_of_other_sizes_are_compacted_to_the_largest():
+    members = [network("fixed", (4, 3), size, seed=seed) for seed, size in enumerate(((2.0, 3.0), (3.0, 1.0)))]
+    found = compact(Ensemble(stack_runs(members), False))
+    assert [layer.bias.shape for layer in found.members.layers] == [(2, 3), (2, 3)]
+    by_hand = np.mean([reference(own) for own in members], axis=0)
+    np.testing.assert_allclose(found.batch(inputs(7)), by_hand, **CLOSE)
+
+
+def test_members_of_other_depths_are_refused():
+    members = [network("fixed", (4, 4), 2.0, depth=depth, seed=2) for depth in (2.0, 1.5)]
+    with pytest.raises(ValueError, match=r"`net` must have members of one shape; .* by `net.each\(\)`"):
+        compact(Ensemble(stack_runs(members), False))

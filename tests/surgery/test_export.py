@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 
 from n3.nn.controllers import CONTROLLERS
+from n3.nn.members import Ensemble, mean_outputs
+from n3.nn.sized import stack_runs
 from n3.surgery.compact import compact
 from n3.surgery.export import export, from_bytes, load_compact, save_compact, to_bytes, write_file
 from networks import CLOSE, filled, grown_perceptron, inputs, network, quick, reference, shapes
@@ -218,3 +220,16 @@ def test_half_precision_comes_back(tmp_path):
     model = filled(lambda: eqx.nn.MLP(2, 3, 8, 1, dtype=jnp.bfloat16, key=jax.random.key(0)))
     save_compact(model, tmp_path)
     assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (load_compact(tmp_path, model), model)))
+
+
+@pytest.mark.parametrize("is_classes", [False, True])
+def test_an_ensemble_comes_back_from_one_folder_and_is_one_program(tmp_path, is_classes):
+    whole = Ensemble(stack_runs([network("fixed", (4,), 2.0, seed=seed) for seed in range(3)]), is_classes)
+    save_compact(whole, tmp_path)
+    back = load_compact(tmp_path)
+    assert_bit_equal(back.members, compact(whole).members)
+    assert json.loads((tmp_path / "network.json").read_text())["members"] == 3
+    by_hand = mean_outputs(jnp.stack([own.batch(inputs(5)) for own in whole.each()]), is_classes=is_classes)
+    program = jax.export.deserialize(bytearray(export(whole)))
+    for outputs in (back.batch(inputs(5)), program.call(inputs(5).T).T):
+        np.testing.assert_allclose(outputs, by_hand, **CLOSE)

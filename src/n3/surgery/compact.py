@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from n3.nn.groups import masked
 from n3.nn.masks import PRESENT
+from n3.nn.members import Ensemble
 from n3.nn.mlp import ACTIVATIONS, GrowingMLP
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, stack_runs
 from n3.surgery.edit import check_single
 from n3.surgery.optimiser_state import carried, moved_leaves
 from n3.tracing.grow import Example, compact_model, grown_whole, kept_units
@@ -62,7 +63,8 @@ def compact(net: eqx.Module) -> Any:
     them, the size input into biases; layers whose gate is shut vanish. A layer without a unit that takes part
     has none left, and the network is a constant. A choice of activations becomes the one of the largest share:
     the outputs stay where the choice was hard, as it is at the end of a run. A model that `n3.grow` made gives
-    back a model of its own class (see `n3.tracing.grow.compact_model`); a plain model comes back as it is.
+    back a model of its own class (see `n3.tracing.grow.compact_model`); a plain model comes back as it is, and
+    of an ensemble an ensemble of plain members.
 
     Returns:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).
@@ -70,6 +72,8 @@ def compact(net: eqx.Module) -> Any:
     Raises:
         ValueError: If `net` is many networks stacked, or under a controller from elsewhere.
     """
+    if isinstance(net, Ensemble):
+        return Ensemble(stack_runs(_alike([compact(own) for own in net.each()])), net.is_classes)
     if not isinstance(net, AbstractSized):
         return net
     check_single(net)
@@ -80,6 +84,29 @@ def compact(net: eqx.Module) -> Any:
         for part in _plan(net)
     )
     return CompactMLP(layers=tuple(layers), readout=readout)
+
+
+def _alike(members: list[Any]) -> list[Any]:
+    """Plain members of one shape: where sizes differ, a layer has units of zeros up to its largest size."""
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(eqx.filter(own, eqx.is_array))] for own in members]
+    if all(own == shapes[0] for own in shapes):
+        return members
+    forms = {jax.tree.structure(own) for own in members}
+    if len(forms) > 1 or not all(isinstance(own, CompactMLP) for own in members):
+        raise ValueError("`net` must have members of one shape; take one of them by `net.each()`.")
+    if any(layer.keeps_input for layer in members[0].layers):
+        raise ValueError(
+            "`net` must have members whose layers keep no input; take one of them by `net.each()`."
+        )
+    most = [tuple(map(max, zip(*each, strict=True))) for each in zip(*shapes, strict=True)]
+
+    def padded(own: CompactMLP) -> CompactMLP:
+        leaves, form = jax.tree.flatten(own)
+        sides = [np.subtract(to, leaf.shape) for leaf, to in zip(leaves, most, strict=True)]
+        whole = [jnp.pad(leaf, [(0, n) for n in more]) for leaf, more in zip(leaves, sides, strict=True)]
+        return form.unflatten(whole)
+
+    return [padded(own) for own in members]
 
 
 def compact_state(net: AbstractSized, state: PyTree) -> PyTree:
@@ -121,6 +148,8 @@ def opened(model: eqx.Module, state: PyTree, *, example: Example | None) -> tupl
     Raises:
         ValueError: If a plain model has no example, or cannot be grown.
     """
+    if isinstance(model, Ensemble):
+        check_single(model)
     if isinstance(model, AbstractSized):
         check_single(model)
         return model, carried(state, model, lambda own, _: own), lambda net, own: (net, own)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from n3.nn import controllers, groups, masks
 from n3.nn.controllers import AbstractController, Layerwise
+from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
 from n3.nn.sized import AbstractSized, Sized
 from n3.surgery.optimiser_state import carried, moved_leaves
@@ -135,6 +136,9 @@ def is_gated(net: AbstractSized) -> bool:
 
 def check_single(net: eqx.Module) -> None:
     """Refuse what surgery does not know: another model, many networks stacked, a controller from elsewhere."""
+    if isinstance(net, Ensemble):
+        one = "take a member by `net.each()`, or train with `refit`, which leaves one network"
+        raise ValueError(f"`net` must be one network; got an ensemble: {one}.")
     if not isinstance(net, AbstractSized):
         raise ValueError(f"`net` must be a sized model; got {type(net).__name__}.")
     runs = []

@@ -22,7 +22,7 @@ from n3.nn.sized import AbstractSized
 from n3.surgery.compact import opened
 from n3.surgery.edit import Edit, edited, full_units, is_gated
 from n3.tracing.grow import Example, Grown, difference, perturbed
-from n3.tracing.layers import is_layer
+from n3.tracing.trace import is_layer
 
 EXPANSION_METHODS: tuple[str, ...] = (*get_args(ExpandMethod), "identity")
 

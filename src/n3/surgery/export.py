@@ -17,12 +17,12 @@ from jax import export as jax_export
 
 from n3.config.validation import from_json
 from n3.nn import norms
+from n3.nn.members import Ensemble, over_members
 from n3.nn.mlp import ACTIVATIONS
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, stack_runs
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
-from n3.tracing.layers import with_true_sizes
-from n3.tracing.trace import key_if_taken
+from n3.tracing.trace import key_if_taken, with_true_sizes
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -99,7 +99,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a stored network is, beside its arrays; of a `CompactMLP` one entry a layer, the readout last."""
+    """What a stored network is, beside its arrays; of a `CompactMLP` one entry a layer, the readout last.
+
+    Of an ensemble it is what each member is.
+    """
 
     format: str
     sha256: str
@@ -111,6 +114,10 @@ class Manifest:
     units: tuple[int, ...] = ()
     activations: tuple[str, ...] = ()
     keeps_input: tuple[bool, ...] = ()
+    members: int = 0
+    """Networks of an ensemble; 0: a network alone."""
+    is_classes: bool = False
+    """Of an ensemble: whether it is the mean of chances, or of numbers."""
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -124,6 +131,8 @@ class Manifest:
         if min(self.in_size, *self.units) < 0:
             got = f"{self.in_size} and {self.units}"
             raise ValueError(f"`in_size` and `units` must be zero or more; got {got}.")
+        if self.members < 0:
+            raise ValueError(f"`members` must be zero or more; got {self.members}.")
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}; got {name!r}.")
@@ -132,31 +141,37 @@ class Manifest:
 def save_compact(net: eqx.Module, directory: str | Path) -> None:
     """Write one network, compacted, as `network.safetensors` and `network.json` in a folder.
 
-    A model that is not sized is written as it is. The folder is made where it is not there.
+    A model that is not sized is written as it is, an ensemble with all members. The folder is made where it is
+    not there.
 
     Raises:
         ValueError: If `net` cannot be compacted.
         OSError: If the files cannot be written.
     """
     plain, of_layers = compact(net), {}
-    if isinstance(plain, CompactMLP):
-        every = (*plain.layers, plain.readout)
+    members = plain.each() if isinstance(plain, Ensemble) else []
+    one = members[0] if members else plain
+    if isinstance(one, CompactMLP):
+        every = (*one.layers, one.readout)
         of_layers = {
-            "dtype": str(plain.readout.bias.dtype),
+            "dtype": str(one.readout.bias.dtype),
             "in_size": every[0].weight.shape[1],
             "units": tuple(layer.bias.shape[0] for layer in every),
             "activations": tuple(layer.activation for layer in every),
             "keeps_input": tuple(layer.keeps_input for layer in every),
         }
-    content = to_bytes(norms.participating(plain))
+    if isinstance(plain, Ensemble) and of_layers:
+        of_layers |= {"members": len(members), "is_classes": plain.is_classes}
+    content = to_bytes(over_members(norms.participating, plain))
     digest = hashlib.sha256(content).hexdigest()
-    manifest = Manifest(format=FORMAT, sha256=digest, model=type(plain).__name__, **of_layers)
+    kind = type(one if of_layers else plain).__name__
+    manifest = Manifest(format=FORMAT, sha256=digest, model=kind, **of_layers)
     write_file(Path(directory) / "network.safetensors", content)
     write_file(Path(directory) / "network.json", (json.dumps(asdict(manifest), indent=2) + "\n").encode())
 
 
 def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
-    """The network that `save_compact` wrote.
+    """The network, or the ensemble, that `save_compact` wrote.
 
     `like` is a model of the class that was written, of any sizes, such as the model before it was grown: all
     but the arrays is taken from it, its activations too. None: the network is a `CompactMLP`.
@@ -176,8 +191,9 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {got}.")
     if like is None:
         return from_bytes(content, _like(manifest), source=str(source))
-    shaped = _stored_shapes(_arrays_in(content, str(source)), norms.participating(like))
-    return norms.simplified(with_true_sizes(from_bytes(content, shaped, source=str(source))))
+    shaped = _stored_shapes(_arrays_in(content, str(source)), over_members(norms.participating, like))
+    found = from_bytes(content, shaped, source=str(source))
+    return over_members(lambda own: norms.simplified(with_true_sizes(own)), found)
 
 
 def _stored_shapes(stored: dict[str, np.ndarray], like: eqx.Module) -> eqx.Module:
@@ -196,28 +212,29 @@ def export(
     """The compacted network as a StableHLO program `[batch, in_size] -> [batch, out_size]` for any batch.
 
     `jax.export.deserialize(content).call(x)` runs it on CPU, CUDA and TPU; the weights are inside, and this
-    package is not needed. A model of several inputs is called with as many; dropout is off. The file at `path`
-    is written whole or not at all; `example` is one sample, or its shape and data type, of a model that is not
-    sized.
+    package is not needed. A model of several inputs is called with as many; dropout is off; an ensemble is one
+    program, of the mean of its members. The file at `path` is written whole or not at all; `example` is one
+    sample, or its shape and data type, of a model that is not sized.
 
     Raises:
         ValueError: If `net` cannot be compacted, or an example is missing.
         OSError: If the file cannot be written.
     """
     plain = compact(net)
-    if isinstance(net, AbstractSized):
-        shapes = net.structure.example
-    elif isinstance(net, CompactMLP):
-        first = (*net.layers, net.readout)[0].weight
-        shapes = ((first.shape[1:], first.dtype),)
+    one = net.members if isinstance(net, Ensemble) else net
+    if isinstance(one, AbstractSized):
+        shapes = one.structure.example
+    elif isinstance(one, CompactMLP):
+        first = (*one.layers, one.readout)[0].weight
+        shapes = ((first.shape[-1:], first.dtype),)
     elif example is None:
-        raise ValueError(f"`example` must be given for a {type(net).__name__}: one sample of its inputs.")
+        raise ValueError(f"`example` must be given for a {type(one).__name__}: one sample of its inputs.")
     else:
         shapes = [(own.shape, own.dtype) for own in (example if isinstance(example, tuple) else (example,))]
     (batch,) = jax_export.symbolic_shape("batch")
     samples = [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype in shapes]
     model = eqx.nn.inference_mode(plain)
-    keys = key_if_taken(model, jax.random.key(0))
+    keys = key_if_taken(one if one is not net else model, jax.random.key(0))
     outputs = jax.jit(jax.vmap(lambda *one: model(*one, **keys)))
     content = bytes(jax_export.export(outputs, platforms=PLATFORMS)(*samples).serialize())
     if path is not None:
@@ -225,11 +242,12 @@ def export(
     return content
 
 
-def _like(manifest: Manifest) -> CompactMLP:
+def _like(manifest: Manifest) -> CompactMLP | Ensemble[CompactMLP]:
     layers, reads = [], manifest.in_size
     rows = zip(manifest.units, manifest.activations, manifest.keeps_input, strict=True)
     for units, activation, keeps_input in rows:
         arrays = jnp.zeros((units, reads), manifest.dtype), jnp.zeros(units, manifest.dtype)
         layers.append(CompactLayer(*arrays, activation=activation, keeps_input=keeps_input))
         reads = reads * keeps_input + units
-    return CompactMLP(layers=tuple(layers[:-1]), readout=layers[-1])
+    one = CompactMLP(layers=tuple(layers[:-1]), readout=layers[-1])
+    return Ensemble(stack_runs([one] * manifest.members), manifest.is_classes) if manifest.members else one

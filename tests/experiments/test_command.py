@@ -129,3 +129,20 @@ def test_a_file_gives_neither_its_name_nor_its_events_to_another_run(monkeypatch
     experiment, arguments = parse(None)
     assert (experiment.run.name, experiment.run.log_dir, arguments.dry_run) == (None, None, False)
     assert experiment.task == Experiment.load(tmp_path / "c.json").task
+
+
+def test_members_and_how_they_end_are_flags(command):
+    words = "--method information --criterion held-out --members 3 --readout trained --refit --resolution 1e-6"
+    code, said = command(*SMALL.split(), *words.split(), "--dry-run")
+    assert code == 0
+    assert "members     3 a run = 6 networks, each without one of 3 folds of the samples, then one" in said.out
+    code, said = command(*SMALL.split(), "--refit", "--dry-run")
+    assert (code, said.out) == (2, "")
+    assert said.err == "error: `refit` needs `members`, which find the sizes.\n"
+
+
+def test_the_help_tells_of_members(command):
+    code, said = command("--help")
+    assert code == 0
+    for flag in ("--members", "--readout", "--refit, --no-refit", "--criterion", "--resolution", "--errors"):
+        assert flag in said.out

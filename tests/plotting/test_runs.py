@@ -154,6 +154,31 @@ def test_losses_have_their_unit_and_a_line_for_each_arm_and_split(kind, unit):
     assert texts(figure) == ["growing", "static", "test", "training", "quartiles"]
 
 
+def with_members(record):
+    """The same record of runs with members: a held-out loss 1.5 times the test loss, a tenth of it in error."""
+    loss = 1.5 * record.results["test_loss"]
+    return dataclasses.replace(
+        record, results=record.results.assign(held_out_loss=loss, held_out_error=0.1 * loss)
+    )
+
+
+def test_the_held_out_loss_is_drawn_beside_the_test_loss_with_its_interval_at_the_end(tmp_path):
+    record = with_members(record_of())
+    figure = plot_losses(with_diverged(record, "static", 2))
+    (axes,) = figure.axes
+    assert texts(figure)[2:] == ["test", "training", "held-out", "held-out, 95 % of a run", "quartiles"]
+    last = record.results["held_out_loss"].sel(arm="growing").isel(step=-1).values
+    curve, point = axes.lines[4], axes.containers[0]
+    assert (curve.get_linestyle(), curve.get_color()) == (":", COLOURS["growing"])
+    np.testing.assert_allclose(curve.get_ydata()[-1], np.median(last))
+    np.testing.assert_allclose(point.lines[0].get_ydata(), [np.median(last)])
+    assert point.lines[0].get_xdata()[0] > STEPS[-1]
+    ((low, high),) = (each[:, 1] for each in point.lines[2][0].get_segments())
+    np.testing.assert_allclose([low, high], np.median(last) * np.array([1 - 0.196, 1 + 0.196]), rtol=1e-3)
+    figure.savefig(tmp_path / "loss.png", dpi=50)
+    assert no_text_outside(figure)
+
+
 def test_lines_carry_the_median_in_the_colour_of_the_arm():
     record = record_of()
     line = plot_losses(record).axes[0].lines[-1]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from n3.config.experiment import Experiment, Select
-from n3.data.dataset import Dataset
+from n3.data.dataset import Dataset, folds_of, number_of_folds
 from n3.information import gaussian
 from n3.information.measures import Importance, LayerMonitor, check_monitor, check_prune
 from n3.information.price import degrees_of, prices_of
@@ -29,11 +29,15 @@ def recipe_of(
     network, training = experiment.network, experiment.training
     controller = {"static": "fixed", "equal-size": "fixed", "warmup": "warmup"}.get(arm, network.method)
     is_sized, is_classes = controller == network.method, data.kind == "classification"
-    settings, steps = experiment.information, training.steps or 0
+    settings, steps, members = experiment.information, training.steps or 0, training.members or 0
     if experiment.structure.structure_every is not None:
         check_prune(experiment.structure.prune)
-    drive = InformationDrive.of(settings, steps=steps, is_classes=is_classes, custom=importance)
+    own = {"is_classes": is_classes, "custom": importance, "has_members": members > 0}
+    drive = InformationDrive.of(settings, steps=steps, **own)
     return Recipe(
+        members=members,
+        keep_every=max(1, steps // KEPT),
+        held=largest_fold(len(data.train_inputs), members) if members else 0,
         in_size=data.in_size,
         out_size=data.out_size,
         controller=controller,
@@ -108,8 +112,17 @@ def _monitor_of(experiment: Experiment, data: Dataset, custom: Importance | None
     return LayerMonitor(names=names, custom=custom, **settings) if names else None
 
 
-def stack(data: Sequence[Dataset]) -> Problem:
-    """The samples of all seeds in the layout of training, with a first axis of seeds."""
+KEPT = 50
+"""Moments of a run at which members may be kept, about."""
+
+
+def largest_fold(samples: int, members: int) -> int:
+    """Samples that a member holds out at most."""
+    return -(-samples // number_of_folds(members))
+
+
+def stack(data: Sequence[Dataset], *, members: int = 0, seeds: Sequence[int] = ()) -> Problem:
+    """The samples of all seeds in the layout of training, with a first axis of seeds, and members' folds."""
 
     def side(name: str) -> Samples:
         parts = ([getattr(one, f"{name}_{part}").T for one in data] for part in ("inputs", "targets"))
@@ -117,7 +130,12 @@ def stack(data: Sequence[Dataset]) -> Problem:
         return Samples(inputs, targets, jnp.full(inputs.shape[::2], 1.0 / inputs.shape[-1]))
 
     unit = jnp.asarray(np.stack([each.target_scale for each in data]), jnp.float32)
-    return Problem(train=side("train"), test=side("test"), unit=unit)
+    folds, number = None, number_of_folds(members)
+    if members:
+        each, is_classes = zip(data, seeds, strict=True), data[0].kind == "classification"
+        drawn = [folds_of(one.train_targets, number, is_classes=is_classes, seed=seed) for one, seed in each]
+        folds = jnp.asarray(np.stack(drawn))
+    return Problem(train=side("train"), test=side("test"), unit=unit, folds=folds)
 
 
 def stops_of(experiment: Experiment) -> Int[np.ndarray, " records"]:

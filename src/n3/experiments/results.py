@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -21,11 +22,12 @@ import xarray as xr
 from jaxtyping import Int
 
 from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
+from n3.experiments.ensembles import HeldOutEstimate
 from n3.nn import metrics
 from n3.nn.losses import LossWeights, Samples
+from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
 from n3.stats.summary import Results, RunRecord, versions
-from n3.surgery.compact import CompactMLP
 from n3.surgery.compact import compact as compact_network
 from n3.surgery.export import from_bytes, to_bytes, write_file
 from n3.training import decisions
@@ -37,23 +39,38 @@ from n3.training.sweep import Swept
 _count_parameters = jax.jit(jax.vmap(metrics.active_parameters))
 
 
-def label(swept: Mapping[str, Swept], *, rows: Sequence[int], steps: Int[np.ndarray, " records"]) -> Results:
+def label(
+    swept: Mapping[str, Swept],
+    *,
+    rows: Sequence[int],
+    steps: Int[np.ndarray, " records"],
+    estimates: Mapping[str, HeldOutEstimate] = MappingProxyType({}),
+) -> Results:
     """Label what all arms recorded while they trained; `rows` names their runs, by seeds or other numbers.
 
-    Dimensions are `arm`, `seed`, `step`, `layer`, and `choice` where layers choose their activation; zero where
-    an arm has no such term. Wall seconds of compiling and of running are over `arm`.
+    Dimensions are `arm`, `seed`, `step`, `layer`, `choice` where layers choose their activation, and `member`
+    where the runs have members, of which `estimates` are; zero where an arm has no such term. Wall seconds of
+    compiling and of running are over `arm`.
     """
-    recorded = {}
+    recorded, of_members = {}, {}
     for arm, own in swept.items():
         records = {name: getattr(own.records, name) for name in StepRecord.__dataclass_fields__}
         terms, monitor, shares = (records.pop(name) for name in ("terms", "monitor", "choice_share"))
-        recorded[arm] = records | terms | monitor
+        recorded[arm] = {name: own for name, own in records.items() if own is not None} | terms | monitor
         parameters, diverged_at = _count_parameters(own.state.net), own.state.diverged_at
         recorded[arm] |= {"active_parameters": parameters, "diverged_at": diverged_at}
         recorded[arm] |= {"choice_share": np.stack(list(shares.values()), -1)} if shares else {}
         recorded[arm] |= {name: getattr(own, name) for name in ("compile_seconds", "run_seconds")}
+        if arm in estimates:
+            own = {name: getattr(estimates[arm], name) for name in HeldOutEstimate.__dataclass_fields__}
+            of_members[arm] = {name: own.pop(name) for name in ("member_loss", "member_error")}
+            recorded[arm] |= own
     choices = next(iter(swept.values())).records.choice_share
-    return _over_arms(recorded, seed=rows, step=steps, **({"choice": list(choices)} if choices else {}))
+    found = _over_arms(recorded, seed=rows, step=steps, **({"choice": list(choices)} if choices else {}))
+    for name in next(iter(of_members.values()), ()):
+        values = np.stack([own[name] for own in of_members.values()])
+        found = found.assign({name: (("arm", "seed", "member"), values)})
+    return found.assign_coords(member=np.arange(found.sizes["member"])) if of_members else found
 
 
 def _over_arms(recorded: Mapping[str, Mapping[str, Any]], **coords: Any) -> Results:
@@ -215,17 +232,20 @@ def _git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def write_models(directory: RunDirectory, arm: str, recipe: Recipe, nets: GrowingMLP) -> None:
+def write_models(
+    directory: RunDirectory, arm: str, recipe: Recipe, nets: GrowingMLP | Ensemble[GrowingMLP]
+) -> None:
     """Write the networks of an arm, a row a seed, with their recipe; their own capacity counts."""
-    plain = replace(recipe, capacity=nets.controller.capacity, drive=None, monitor=None)
+    one = nets.members if isinstance(nets, Ensemble) else nets
+    plain = replace(recipe, capacity=one.controller.capacity, drive=None, monitor=None, held=0)
     directory.write(f"models/{arm}.safetensors", to_bytes(nets))
     directory.write_json(f"models/{arm}.json", asdict(plain))
 
 
-def load(
-    directory: str | Path, *, compact: bool = False
-) -> dict[str, list[GrowingMLP]] | dict[str, list[CompactMLP]]:
+def load(directory: str | Path, *, compact: bool = False) -> dict[str, list[Any]]:
     """The trained networks of a run's folder by arm, one a seed; `compact` makes them plain (`n3.compact`).
+
+    They are `GrowingMLP` or `CompactMLP`, or ensembles of these where the runs have members and no `refit`.
 
     Raises:
         FileNotFoundError: If the folder lacks a file.
@@ -236,7 +256,7 @@ def load(
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
-def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
+def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP] | list[Ensemble[GrowingMLP]]:
     source = models / f"{arm}.safetensors"
     fields = json.loads((models / f"{arm}.json").read_text())
     recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
@@ -244,8 +264,10 @@ def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP]:
     samples = Samples(jnp.ones((recipe.in_size, 1)), jnp.ones((recipe.out_size, 1)), jnp.ones(1))
     hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
     problem = Problem(samples, samples, jnp.ones(recipe.out_size))
-    one = eqx.filter_eval_shape(init, recipe, hypers, problem, key=jr.key(0)).net
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), one)
+    one, axes = eqx.filter_eval_shape(init, recipe, hypers, problem, key=jr.key(0)).net, (seeds,)
+    if recipe.members:
+        one, axes = Ensemble(one, recipe.loss == "cross-entropy"), (seeds, recipe.members)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), one)
     nets = from_bytes(source.read_bytes(), like, source=str(source))
     return [jax.tree.map(lambda leaf, row=row: leaf[row], nets) for row in range(seeds)]
 

@@ -20,14 +20,14 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
+from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_members, refit_arms
 from n3.experiments.results import RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
-from n3.nn import metrics
 from n3.stats.summary import Results, RunRecord, summarise
 from n3.training import decisions
 from n3.training.decisions import Staged
-from n3.training.progress import Progress
+from n3.training.history import Progress
 from n3.training.restructure import Rules, train_in_stages
 from n3.training.step import Recipe, init
 from n3.training.sweep import Swept, sweep
@@ -78,8 +78,11 @@ def run(
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
     directory.write_results(found)
-    directory.write_json("summary.json", summarise(record))
-    for arm, recipe in recipes.items():
+    summary = summarise(record)
+    directory.write_json("summary.json", summary)
+    for warning in summary["warnings"]:
+        print(f"warning: {warning['text']}", file=sys.stderr)
+    for arm, recipe in trained.recipes.items():
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
@@ -106,13 +109,19 @@ def describe(experiment: Experiment) -> str:
     seeds, steps, tried = len(data), experiment.training.steps, arms.over_prices(experiment)
     runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
     path = f", growing at {len(tried)} prices" if experiment.information.path else ""
-    problem = jax.eval_shape(lambda: arms.stack(data[:1]))
+    folds = {"members": experiment.training.members or 0, "seeds": experiment.run.seeds[:1]}
+    problem = jax.eval_shape(lambda: arms.stack(data[:1], **folds))
     lines = [
         f"task        {describe_task(experiment.task, data[0])}, {data[0].in_size} inputs, "
         f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
         f"{len(data[0].test_inputs)} test samples a seed",
         f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
     ]
+    members = experiment.training.members or 0
+    if members:
+        parts, last = dataset.number_of_folds(members), ", then one refitted on all" * experiment.training.refit
+        who = f"{members} a run = {members * sum(runs.values())} networks"
+        lines.append(f"members     {who}, each without one of {parts} folds of the samples{last}")
     if chosen := experiment.network.choices:
         hard = math.ceil(experiment.training.choice_end * (steps or 0))
         lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
@@ -123,10 +132,10 @@ def describe(experiment: Experiment) -> str:
         own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (hypers, problem))
         state = eqx.filter_eval_shape(init, recipe, *own, key=jr.key(0))
         weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
-        total += _bytes(state) * runs[arm]
+        total += _bytes(state) * runs[arm] * max(1, members)
         lines.append(
             f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
-            f"controller {recipe.controller}, {weights} weights allocated a run"
+            f"controller {recipe.controller}, {weights * max(1, members)} weights allocated a run"
         )
     if experiment.structure.structure_every is not None:
         own = steps or 0, experiment.network.capacity or (), experiment.run.arms
@@ -167,6 +176,8 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
         splits = [dataset.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
         data, held = ([split[part] for split in splits] for part in (0, 1))
     batch, samples = experiment.training.batch, len(data[0].train_inputs)
+    if members := experiment.training.members:
+        samples -= arms.largest_fold(samples, members)
     if batch != "full" and batch > samples:
         raise ValueError(f"`batch` must lie in [1, {samples}], the training samples; got {batch}.")
     copies = 1 if task.data_seed is None else len(experiment.run.seeds)
@@ -191,6 +202,10 @@ class TrainedArms:
     staged: Mapping[str, Staged]
     """Those whose structure could change."""
     path: arms.PricePath | None
+    recipes: Mapping[str, Recipe]
+    """Those of the networks that are left."""
+    estimates: Mapping[str, HeldOutEstimate]
+    """Of members, by arm."""
 
 
 def train_cells(
@@ -213,8 +228,10 @@ def train_cells(
     """
     stops, path, active = arms.stops_of(cells[0]), None, [None] * len(cells)
     keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(cells[0].run.seeds))] * len(cells))
-    runs = arms.stack([one for sets in data for one in sets]), keys
-    swept, staged, seconds = {}, {}, {}
+    every, members = [one for sets in data for one in sets], cells[0].training.members or 0
+    seeds = [*cells[0].run.seeds] * len(cells) if members else ()
+    runs = arms.stack(every, members=members, seeds=seeds), keys
+    swept, staged, seconds, estimates, ended = {}, {}, {}, {}, {}
     first = "growing" if cells[0].information.path else ""
     for arm in sorted(recipes, key=lambda name: (name == "equal-size") - (name == first)):
         started, recipe = time.process_time(), recipes[arm]
@@ -230,19 +247,30 @@ def train_cells(
                 swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
             else:
                 swept[arm] = sweep(recipe, hypers, problem, **settings)
+        if recipe.members:
+            ending = {"is_solved": cells[0].training.readout == "solved"}
+            swept[arm], own = finish_members(recipe, swept[arm], hypers, problem, **ending)
+            estimates[arm], strengths = own, own.readout_strength
+            ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
         if arm in staged and not quiet:
             print(staged[arm].describe(), file=sys.stderr)
         if cells[0].information.path:
             swept[arm], path = arms.keep_price(cells[0], swept[arm], held, loss=recipe.loss)
             cells = [tried[path.pick.index]]
         if arm == "growing" and "equal-size" in recipes:
-            active = np.split(np.asarray(_active_units(swept[arm].state.net)), len(cells))
+            active = np.split(np.asarray(count_active(swept[arm].state.net)), len(cells))
         seconds[arm] = time.process_time() - started
+    if cells[0].training.refit:
+        started, last = time.process_time(), int(stops[-1])
+        whole = refit_arms(ended, runs[0], keys=runs[1], steps=last, devices=devices, quiet=quiet)
+        swept, recipes = (
+            {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")
+        )
+        part = (time.process_time() - started) / len(whole)
+        seconds = {arm: own + part for arm, own in seconds.items()}
     swept = {arm: swept[arm] for arm in recipes}
-    return TrainedArms(swept=swept, cpu_seconds=seconds, staged=staged, path=path)
-
-
-_active_units = jax.jit(jax.vmap(metrics.active_units))
+    told = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
+    return TrainedArms(swept=swept, recipes=recipes, **told)
 
 
 def _labelled(
@@ -255,7 +283,8 @@ def _labelled(
     scale = np.stack([each.target_scale for each in shown])[:, None]
     offset = np.stack([each.target_offset for each in shown])[:, None]
     predictions = np.stack([_outputs(nets, scaled) for nets in trees]) * scale + offset
-    found = results.label(trained.swept, rows=seeds, steps=arms.stops_of(experiment)).assign(
+    told = {"rows": seeds, "steps": arms.stops_of(experiment), "estimates": trained.estimates}
+    found = results.label(trained.swept, **told).assign(
         prediction=(("arm", "shown_seed", "point", "output"), predictions),
         grid=(("point", "input"), grid),
         **_own_units(one),

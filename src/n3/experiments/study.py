@@ -95,7 +95,8 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     recipes = {arm: recipe_of(cells[0], arm, data[0][0]) for arm in cells[0].run.arms}
     trained = train_cells(cells, recipes, data, devices=devices, quiet=quiet)
     runs = range(len(cells) * len(group.seeds))
-    results = label(trained.swept, rows=runs, steps=stops_of(cells[0]))
+    told = {"steps": stops_of(cells[0]), "estimates": trained.estimates}
+    results = label(trained.swept, rows=runs, **told)
     results = unfold(results, "seed", {"cell": group.cells, "seed": group.seeds})
     if study.points:
         results["confusion"] = _confusions(cells, data, trained.swept, study.points)
@@ -107,14 +108,18 @@ def _program_of(cell: Experiment) -> tuple[Any, ...]:
     """What decides the program of a cell, hashable: shapes, arms, stops; and the bytes of a run's samples."""
     one = replace(cell, run=replace(cell.run, seeds=cell.run.seeds[:1]))
     data = load_data(one)
-    problem, units = jax.eval_shape(lambda: stack(data)), np.ones((1, len(cell.network.capacity)), int)
+    problem, units = (
+        jax.eval_shape(lambda: stack(data, members=cell.training.members, seeds=cell.run.seeds[: len(data)])),
+        np.ones((1, len(cell.network.capacity)), int),
+    )
     shapes = tuple(leaf.shape for leaf in jax.tree.leaves(problem))
     arms = tuple(
         (recipe_of(one, arm, data[0]), jax.tree.structure(hypers_of(one, arm, data=data, active=units)))
         for arm in cell.run.arms
     )
     size = sum(4 * int(np.prod(shape)) for shape in shapes)
-    return shapes, arms, tuple(stops_of(cell).tolist()), size
+    ending = cell.training.readout, cell.training.refit
+    return shapes, arms, (*stops_of(cell).tolist(), *ending), size
 
 
 def _parts(whole: Sequence[int], most: int) -> list[tuple[int, ...]]:

@@ -5,13 +5,13 @@ import math
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy import ndarray, ndenumerate
+from numpy import array, ndarray, ndenumerate
 
 from n3.config.experiment import SIZED
 from n3.plotting import style
 from n3.plotting.style import COLOURS, add_legend, arms_of, band_key, draw_band, line_key, titled
 from n3.stats import summary
-from n3.stats.summary import RunRecord
+from n3.stats.summary import RunRecord, has_members, run_intervals
 from n3.training.decisions import ACTIONS
 from n3.training.history import History
 
@@ -20,13 +20,35 @@ _LAYER_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def plot_losses(record: RunRecord) -> Figure:
-    """Task loss over optimiser steps: median and quartiles over the seeds of each arm, training and test."""
+    """Task loss over optimiser steps: median and quartiles over the seeds of each arm, training and test.
+
+    Of runs with members the median loss on held-out samples too, at the end with the median of the runs' 95 %
+    intervals.
+    """
     axes = _one_panel(record)
     _draw_over_steps(axes, record, "train_loss", "--")
     quartiles = _draw_over_steps(axes, record, "test_loss", "-")
     axes.set(ylabel=f"loss ({_loss_unit(record)})", yscale=_scale(quartiles["high"]))
     keys = [line_key("test", linestyle="-"), line_key("training", linestyle="--")]
+    if has_members(record.results):
+        keys += _draw_held_out(axes, record)
     return _with_legend(axes, record, *keys, band_key("quartiles"))
+
+
+def _draw_held_out(axes, record):
+    """The held-out loss of each arm, with intervals at the end, arms beside each other; keys for the legend."""
+    results, arms = record.results, arms_of(record)
+    medians, steps = summary.bands(results, "held_out_loss")["median"], results["step"].values
+    last = results[["held_out_loss", "held_out_error"]].isel(step=-1).where(~summary.has_diverged(results))
+    for place, arm in enumerate(arms, 1):
+        own, style_of_end = last.sel(arm=arm), {"marker": "o", "markersize": 4, "capsize": 3}
+        ends = run_intervals(*(own[name].median("seed").values for name in ("held_out_loss", "held_out_error")))
+        axes.plot(steps, medians.sel(arm=arm), color=COLOURS[arm], linestyle=":", linewidth=1.5)
+        row = array([[ends[0]], [float(own["held_out_loss"].median("seed"))], [ends[1]]])
+        at = array([steps[-1] * (1 + 0.02 * place)])
+        style.draw_bars(axes, at, row, COLOURS[arm], **style_of_end)
+    end = line_key("held-out, 95 % of a run", linestyle="-", marker="o", markersize=4)
+    return [line_key("held-out", linestyle=":"), end]
 
 
 def plot_sizes(record: RunRecord) -> Figure:

@@ -24,11 +24,14 @@ from n3.stats.scaling_laws import power_law as power_law
 from n3.stats.scaling_laws import scaling_curve as scaling_curve
 from n3.stats.summary import Results as Results
 from n3.stats.summary import RunRecord as RunRecord
+from n3.stats.summary import RunWarning as RunWarning
 from n3.stats.summary import align_columns as align_columns
 from n3.stats.summary import bands as bands
 from n3.stats.summary import final_values as final_values
+from n3.stats.summary import find_warnings as find_warnings
 from n3.stats.summary import has_diverged as has_diverged
 from n3.stats.summary import path_curves as path_curves
+from n3.stats.summary import run_intervals as run_intervals
 from n3.stats.summary import summarise as summarise
 from n3.stats.summary import table as table
 from n3.stats.summary import with_interval as with_interval

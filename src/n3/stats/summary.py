@@ -1,23 +1,32 @@
-"""Summary: what the seeds of an experiment say together, as numbers by name and as a table."""
+"""Summary: what the seeds of an experiment say together, as numbers, as a table and in warnings."""
 
 import importlib.metadata
 import math
 import platform
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 from scipy import stats
 
-from n3.config.experiment import Experiment
+from n3.config.experiment import SIZED, Experiment
 from n3.stats.comparison import FLOOR, compare, interquartile_mean, point_and_interval, value_or_nan
+
+QUANTILE = float(stats.norm.ppf(0.975))
+"""Standard errors on each side of a 95 % interval."""
+HALF_UNIT = 0.5
+"""Effective units by which a size may miss 0 or the capacity and still count as there."""
+_FACTOR, _ERRORS, _SHARE = 3.0, 3.0, 0.01
+"""A member disagrees whose loss is over so many times that of the others, by so many standard errors and by
+this share of the constant's loss."""
+GrowthEnd = Literal["resolution", "capacity", "budget", "steps", "no gain", "diverged"]
 
 Results = xr.Dataset
 """Labelled results, as `results.nc` holds them."""
@@ -72,9 +81,12 @@ def final_values(results: xr.Dataset) -> xr.Dataset:
 def summarise(record: RunRecord) -> dict[str, Any]:
     """The contents of `summary.json`: every arm at its last step, every pair of arms, prices and choices.
 
-    Statistics are over the runs that did not diverge; the others are NaN in `values`, and listed by seed.
+    Statistics are over the runs that did not diverge; the others are NaN in `values`, and listed by seed. Arms
+    whose runs have members have `held_out_loss`, and the one that grew by held-out samples `ended_by`, why each
+    run has no more units. `warnings` lists what speaks against some runs.
     """
     results, facts = record.results, record.results.attrs
+    lost = has_diverged(results)
     arms, steps = results["arm"].values.tolist(), int(results["step"][-1])
     losses = final_values(results)["test_loss"]
     compiling, running = (float(results[f"{name}_seconds"].sum()) for name in ("compile", "run"))
@@ -87,27 +99,19 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "steps": steps,
         "seeds": results["seed"].values.tolist(),
         "loss_unit": "squared scaled units" if facts["kind"] == "regression" else "nats",
-        "arms": {arm: _summarise_arm(results.sel(arm=arm)) for arm in arms},
+        "arms": {arm: _summarise_arm(record.experiment, results.sel(arm=arm)) for arm in arms},
         "comparisons": pairs,
         "seconds": {"wall": float(facts["wall_seconds"]), "compile": compiling, "run": running},
         "seed_steps_per_second": runs * steps / running if running > 0 else np.nan,
         "device": facts["device"],
         "versions": versions(),
-    } | (summarise_path(results) | _summarise_choices(results, has_diverged(results)))
+        "warnings": [asdict(own) for own in find_warnings(record.experiment, results, lost)],
+    } | (summarise_path(results) | _summarise_choices(results, lost))
 
 
 def table(summary: dict[str, Any]) -> str:
     """What `summarise` gives, as lines of 100 columns or fewer: a row an arm, a row a comparison, the price."""
-    seeds, metric = len(summary["seeds"]), next(iter(summary["arms"].values()))["test_metric"]["name"]
-    unit = "target's unit" if metric == "rmse" else "share"
-    rows = [f"arm|test loss [95 % interval]|{metric} ({unit})|size (units)|parameters|diverged"]
-    for name, arm in summary["arms"].items():
-        loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
-        rows += [
-            f"{name}|{with_interval(loss['median'], *loss['ci95'], form='.3e')}"
-            f"|{medians['test_metric']:.4g}|{medians['final_size']:.2f}|{medians['active_parameters']:g}"
-            f"|{len(arm['diverged_seeds'])}/{seeds}"
-        ]
+    rows, seeds = _arm_rows(summary), len(summary["seeds"])
     pairs = ["test loss of|median ratio [95 % interval]|lower in|p-value|mean / mean|excluded"]
     for pair in summary["comparisons"]:
         ratio = with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
@@ -116,8 +120,34 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
+    if "held_out_loss" in next(iter(summary["arms"].values())):
+        title += " Brackets and ± are 95 %\nintervals: of the median test loss, and of one run's held-out loss."
     aligned = (align_columns(part) for part in (rows, pairs) if len(part) > 1)
-    return "\n\n".join([title, *aligned, *_choice_lines(summary), *_price_lines(summary)])
+    return "\n\n".join([title, *aligned, *_choice_lines(summary), *_price_lines(summary), *_end_lines(summary)])
+
+
+def _arm_rows(summary):
+    """A row an arm; where runs have members with their held-out loss, and the other columns narrower."""
+    first, seeds = next(iter(summary["arms"].values())), len(summary["seeds"])
+    metric, is_narrow = first["test_metric"]["name"], "held_out_loss" in first
+    unit = "target's unit" if metric == "rmse" else "share"
+    names = f"test loss [95 % interval]|{metric} ({unit})|size (units)|parameters"
+    if is_narrow:
+        names = f"test loss|held-out loss|{metric}|units|parameters"
+    rows = [f"arm|{names}|diverged"]
+    for name, arm in summary["arms"].items():
+        loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
+        cells = [name, with_interval(loss["median"], *loss["ci95"], form=".2e" if is_narrow else ".3e")]
+        if is_narrow:
+            own = arm["held_out_loss"]
+            errors = np.array(own["standard_errors"])
+            error = value_or_nan(np.median, errors[np.isfinite(errors)])
+            cells += [f"{own['median']:.2e} ± {QUANTILE * error:.0e}"]
+        cells += [f"{medians['test_metric']:.4g}", f"{medians['final_size']:.2f}"]
+        rows += [
+            "|".join([*cells, f"{medians['active_parameters']:g}", f"{len(arm['diverged_seeds'])}/{seeds}"])
+        ]
+    return rows
 
 
 def bands(results: xr.Dataset, variable: str, *, over: str = "seed") -> xr.Dataset:
@@ -174,7 +204,7 @@ def final_distribution(results: xr.Dataset) -> xr.Dataset:
     return bands(found, "loss").assign(loss=(("arm", "rank"), ranked), share=("rank", shares))
 
 
-def _summarise_arm(results):
+def _summarise_arm(experiment, results):
     final, diverged = final_values(results), has_diverged(results).values
     arm = {
         name: {"median": value_or_nan(np.median, each.values[~diverged]), "values": each.values.tolist()}
@@ -190,6 +220,10 @@ def _summarise_arm(results):
     }
     arm["test_metric"]["name"] = results.attrs["metric"]
     seeds, steps = (results[name].values[diverged].tolist() for name in ("seed", "diverged_at"))
+    if has_members(results):
+        arm["held_out_loss"] = summarise_held_out(results, diverged)
+        if str(results["arm"].item()) == "growing" and experiment.information.criterion == "held-out":
+            arm["ended_by"] = growth_endings(experiment, results, diverged)
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
 
 
@@ -211,6 +245,14 @@ def _choice_lines(summary):
     for arm, layers in summary["choices"].items():
         rows += ["|".join([f"{arm}, layer {n}", *map(str, own.values())]) for n, own in enumerate(layers, 1)]
     return [align_columns(rows)]
+
+
+def _end_lines(summary):
+    ends = summary["arms"].get("growing", {}).get("ended_by")
+    if ends is None:
+        return []
+    counts = [f"{end} ({ends.count(end)} of {len(ends)} seeds)" for end in dict.fromkeys(ends)]
+    return [textwrap.fill(f"What ended growth: {', '.join(counts)}.", 100)]
 
 
 def path_curves(results: xr.Dataset) -> dict[str, Float[np.ndarray, "quartiles prices"]]:
@@ -253,3 +295,140 @@ def _price_lines(summary):
         reason += f"up to {path['validation_loss_bound']:.3e}"
     text = f"Price of the growing arm, of {len(tried)} tried: {tried[path['picked']]}, {reason}."
     return [textwrap.fill(text, 100)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWarning:
+    """Something that a user should know of some runs of an arm."""
+
+    kind: Literal["no-units", "capacity", "members-disagree", "constant"]
+    arm: str
+    seeds: tuple[int, ...]
+    text: str
+    """One line, with the number of seeds and what to do."""
+
+
+def has_members(results: xr.Dataset) -> bool:
+    """Whether the runs have members, whose held-out samples estimate the loss on new ones."""
+    return "held_out_loss" in results
+
+
+def run_intervals(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """The 95 % interval of each run by the standard error of its held-out loss; no end is below zero."""
+    return np.stack([np.maximum(loss - QUANTILE * error, 0.0), loss + QUANTILE * error], axis=-1)
+
+
+def summarise_held_out(arm: xr.Dataset, lost: np.ndarray) -> dict[str, Any]:
+    """The entry `held_out_loss` of an arm in `summary.json`: NaN in the runs that are lost."""
+    last = arm[["held_out_loss", "held_out_error"]].isel(step=-1).astype(float)
+    losses, errors = (np.where(lost, np.nan, last[name].values) for name in last)
+    return {
+        "median": value_or_nan(np.median, losses[~lost]),
+        "values": losses.tolist(),
+        "standard_errors": errors.tolist(),
+        "run_ci95": run_intervals(losses, errors).tolist(),
+    }
+
+
+def growth_endings(experiment: Experiment, arm: xr.Dataset, lost: np.ndarray) -> list[GrowthEnd]:
+    """Why each run of the growing arm, sized by held-out samples, has no more units.
+
+    `resolution`: the held-out loss is below that share of the target's variance (of a nat, for classes);
+    `capacity`: every layer is full; `budget`: a further unit would exceed it; `steps`: a size still rose, at
+    half the rate or more, over the last tenth of the steps before sizes rest; else `no gain`: no unit in sight
+    lowered the held-out loss.
+    """
+    last, information = arm.isel(step=-1), experiment.information
+    unit = arm["constant_loss"].values if arm.attrs["kind"] == "regression" else 1.0
+    is_fine = last["held_out_loss"].values <= information.resolution * unit
+    is_full = np.all(last["size"].values >= _capacity(experiment) - HALF_UNIT, axis=-1)
+    is_spent = np.zeros(len(lost), bool)
+    if information.budget is not None:
+        networks = 1 if experiment.training.refit else experiment.training.members or 1
+        units = np.ceil(last["size"].values)
+        ends = [np.full((len(units), 1), float(arm.sizes[name])) for name in ("inputs_feature", "output")]
+        widths = np.concatenate([ends[0], units, ends[1]], axis=1)
+        further = np.min(widths[:, :-2] + 1 + widths[:, 2:], axis=1)
+        is_spent = last["active_parameters"].values / networks + further > information.budget
+    until = information.settle * float(arm["step"][-1])
+    sizes = arm["size"].interp(step=[0.9 * until, until]).transpose("step", "seed", "layer").values
+    is_rising = np.any(sizes[1] - sizes[0] >= 0.05 * until * information.size_rate, axis=-1)
+    rules = {
+        "diverged": lost,
+        "resolution": is_fine,
+        "capacity": is_full,
+        "budget": is_spent,
+        "steps": is_rising,
+    }
+    return np.select(list(rules.values()), list(rules), "no gain").tolist()
+
+
+def find_warnings(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray) -> list[RunWarning]:
+    """What speaks against the runs of each arm that are not lost, one warning for all seeds that share it.
+
+    `no-units`: the network, or one of its layers, has no unit, while another arm of the seed has a held-out
+    loss that is lower by more than its standard error. `capacity`: a layer of an arm that method information
+    sizes is full. `members-disagree`: the held-out loss of one member is over three times the median of the
+    others, by three of its standard errors and by a hundredth of the constant's loss. One alone would warn of
+    nothing: the factor, where a few samples make up a loss; the errors, of folds that differ a little; and
+    where a target has no noise, all losses are small and far apart. `constant`: the held-out loss is not below
+    that of the best constant by more than the standard error of the difference.
+    """
+    every = results["arm"].values.tolist()
+    found = [each for arm in every for each in _of_arm(experiment, results, lost, arm)]
+    return [each for each in found if each.seeds]
+
+
+def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm: str) -> Iterator[RunWarning]:
+    own, known = results.sel(arm=arm).isel(step=-1), ~lost.sel(arm=arm).values
+    seeds, network = own["seed"].values, experiment.network
+
+    def warning(kind: Any, is_so: np.ndarray, text: str) -> RunWarning:
+        where = tuple(seeds[is_so & known].tolist())
+        return RunWarning(
+            kind=kind, arm=arm, seeds=where, text=f"{arm}, {len(where)} of {len(seeds)} seeds: {text}"
+        )
+
+    if has_members(results):
+        none = np.any(own["size"].values < HALF_UNIT, axis=-1) & (not network.depth_gates)
+        better, other = _better_arm(results.isel(step=-1), lost, arm)
+        what = "no hidden unit" if own.sizes["layer"] == 1 else "a layer without a unit"
+        remedy = f"while {other} has a lower held-out loss; raise `steps` or lower `errors`"
+        yield warning("no-units", none & better, f"{what}, {remedy}")
+    if network.method == "information" and arm in SIZED:
+        full = np.any(own["size"].values >= _capacity(experiment) - HALF_UNIT, axis=-1)
+        units = ", ".join(map(str, network.capacity or ()))
+        yield warning("capacity", full, f"the size is at the capacity, {units} units; raise `capacity`")
+    if has_members(results):
+        text = f"the held-out loss of one member is over {_FACTOR:g} times that of the others; raise `steps`"
+        yield warning("members-disagree", _disagree(own), text)
+        is_constant = own["held_out_gain"].values <= own["held_out_gain_error"].values
+        text = (
+            "the held-out loss is no better than that of a constant; the inputs may say nothing of the target"
+        )
+        yield warning("constant", is_constant, text)
+
+
+def _capacity(experiment: Experiment) -> np.ndarray:
+    return np.array(experiment.network.capacity, float)
+
+
+def _better_arm(last: xr.Dataset, lost: xr.DataArray, arm: str) -> tuple[np.ndarray, str]:
+    """Whether another arm of each seed has a lower held-out loss than one arm, and the name of the best one."""
+    upper = (last["held_out_loss"] + last["held_out_error"]).where(~lost)
+    others = upper.drop_sel(arm=arm)
+    if not others.sizes["arm"]:
+        return np.zeros(last.sizes["seed"], bool), ""
+    is_better = others < last["held_out_loss"].sel(arm=arm)
+    best = others["arm"].values[int(np.argmax(is_better.sum("seed").values))]
+    return is_better.any("arm").values, str(best)
+
+
+def _disagree(own: xr.Dataset) -> np.ndarray:
+    losses, errors = own["member_loss"].values, own["member_error"].values
+    unit, found = _SHARE * own["constant_loss"].values, np.zeros(len(losses), bool)
+    for member in range(losses.shape[1] if losses.shape[1] > 1 else 0):
+        usual = np.median(np.delete(losses, member, axis=1), axis=1)
+        excess = np.maximum(_ERRORS * errors[:, member], unit)
+        found |= losses[:, member] > np.maximum(_FACTOR * usual, usual + excess)
+    return found

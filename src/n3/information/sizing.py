@@ -177,8 +177,7 @@ class InformationDrive:
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
         usual = 100 if settings.criterion == "held-out" else 25
-        names = "look_ahead", "reorder", "redundancy_aware", "correct", "features"
-        names += ("criterion",)
+        names = "criterion", "look_ahead", "reorder", "redundancy_aware", "correct", "features"
         return cls(
             is_classes=is_classes,
             until=math.ceil(settings.settle * steps),

@@ -7,8 +7,10 @@ the test loss (oracle) and by the folds (what a user can do). Writes a Markdown 
 
 import json
 import os
+import re
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,14 +77,35 @@ class Study:
     """Units allocated in each hidden layer of the networks that grow."""
     has_baselines: bool = True
     """Train scikit-learn's models on the same splits too."""
-    earlier: Path | None = None
-    """The `study.json` of an earlier study: tasks that it holds are not trained again."""
+    has_growing: bool = True
+    """Train the networks that choose their size; without them the grid and the baselines alone, for later."""
     out: Path = Path("runs/study-sizing")
-    """Folder for the run directories, `study.json` and `study.md`."""
+    """Folder for the run directories, `study.json`, `study.md` and the parts, from which a study goes on."""
 
 
 def trained(study: Study, name: str, arm: str, units: int) -> dict[str, Any]:
-    """Sizes, losses, test losses sample by sample and CPU seconds of one arm on one task, seed by seed."""
+    """Sizes, losses, test losses sample by sample and CPU seconds of one arm on one task, seed by seed.
+
+    What an earlier, unfinished study of the same folder has trained is read from there.
+    """
+    return _part(study, f"{name} {arm} {units}", lambda: _trained(study, name, arm, units))
+
+
+def _part(study: Study, label: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A part of the study, from its file if there is one; else made and written."""
+    kind = re.sub(r"[^a-z0-9.]+", "-", f"{label} seeds {study.first_seed} {study.seeds}")
+    path = study.out / "parts" / f"{kind}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    found = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps(found))
+    beside.replace(path)
+    return found
+
+
+def _trained(study: Study, name: str, arm: str, units: int) -> dict[str, Any]:
     import n3
 
     options = dict(TASKS[name])
@@ -97,8 +120,8 @@ def trained(study: Study, name: str, arm: str, units: int) -> dict[str, Any]:
             arms=(arm,),
             seeds=tuple(range(study.first_seed, study.first_seed + study.seeds)),
             records=10,
-            out=str(study.out),
-            name=f"{name}-{arm}-{units}-{time.time_ns()}".replace(" ", "-").replace(",", "").replace("=", ""),
+            out=str(study.out / "runs"),
+            name=f"{re.sub('[^a-z0-9]+', '-', name)}-{arm}-{units}-{time.time_ns()}",
         ),
     )
     record = n3.run(own, quiet=True, has_figures=False)
@@ -111,7 +134,7 @@ def trained(study: Study, name: str, arm: str, units: int) -> dict[str, Any]:
         "held_out_errors": last.held_out_error.values.tolist(),
         "cpu_seconds": record.results.attrs["cpu_seconds"],
         "compile_seconds": record.results.attrs["compile_seconds"],
-        "sample_losses": losses,
+        "sample_losses": [own.astype(np.float32).tolist() for own in losses],
     }
 
 
@@ -136,6 +159,10 @@ def _test_losses(task: str, samples: int | None, seed: int, net) -> np.ndarray:
 
 def baselines(study: Study, name: str) -> dict[str, list[float]]:
     """Test losses of scikit-learn's models on the same splits, seed by seed."""
+    return _part(study, f"{name} baselines", lambda: _baselines(study, name))
+
+
+def _baselines(study: Study, name: str) -> dict[str, list[float]]:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -187,7 +214,9 @@ def of_task(study: Study, name: str) -> dict[str, Any]:
     ratios, fair = (_ratios(grown["losses"], own, floor) for own in (grid[best]["losses"], chosen))
     close = [
         bool(np.mean(own - other) <= 2 * np.std(own - other) / np.sqrt(len(own)))
-        for own, other in zip(grown["sample_losses"], grid[best]["sample_losses"], strict=True)
+        for own, other in zip(
+            np.array(grown["sample_losses"]), np.array(grid[best]["sample_losses"]), strict=True
+        )
     ]
     medians = {width: np.median(own["losses"]) for width, own in grid.items()}
     near = [int(width) for width, own in medians.items() if own <= max(1.05 * medians[best], floor)]
@@ -249,11 +278,13 @@ def main() -> None:
     study = tyro.cli(Study, description=__doc__)
     if unknown := set(study.tasks) - set(TASKS):
         raise SystemExit(f"error: `tasks` must be of {', '.join(TASKS)}; got {sorted(unknown)[0]!r}.")
-    earlier = json.loads(study.earlier.read_text()) if study.earlier else []
-    known, done = {one["task"]: one for one in earlier}, []
+    done = []
     study.out.mkdir(parents=True, exist_ok=True)
     for name in study.tasks:
-        done.append(known.get(name) or of_task(study, name))
+        if not study.has_growing:
+            _ = [trained(study, name, "static", width) for width in study.widths], baselines(study, name)
+            continue
+        done.append(of_task(study, name))
         (study.out / "study.json").write_text(json.dumps(done, indent=1) + "\n")
         (study.out / "study.md").write_text(table(done))
         print(table(done[-1:]), flush=True)

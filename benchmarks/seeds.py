@@ -89,7 +89,7 @@ def built_in(keys, steps: int) -> np.ndarray:
         target_size=every(1.0),
         target_depth=every(2.0),
         horizon=every(float(steps)),
-        drive=DriveHypers.of(SETTINGS, [prices] * runs, prior=0.0),
+        drive=DriveHypers.of(SETTINGS, [prices] * runs, prior=0.0, steps=steps),
     )
     problem = Problem(train=stacked, test=stacked, unit=jnp.ones((runs, 1)))
     stops = np.linspace(0, steps, 51).round().astype(np.int32)

@@ -26,7 +26,7 @@ ARMS, MEMBERS = ("growing", "static"), 3
 
 def small(out="runs", *, training=None, **run):
     own = {"members": MEMBERS, "steps": 30} | (training or {})
-    information = {"criterion": "held-out", "every": 10}
+    information = {"criterion": "held-out", "every": 10, "size_rate": 0.05}
     return tiny(out, network={"method": "information"}, training=own, information=information, arms=ARMS, **run)
 
 
@@ -211,3 +211,16 @@ def test_cells_that_end_in_other_ways_are_groups_of_their_own(axis):
 def test_a_batch_must_fit_in_what_a_member_trains_on():
     with pytest.raises(ValueError, match=r"`batch` must lie in \[1, 8\]"):
         load_data(small(training={"batch": 9}))
+
+
+def test_a_run_without_a_unit_starts_again_from_all_and_says_so(tmp_path, capsys):
+    own = small(tmp_path, training={"initial_size": 0.3, "steps": 200, "learning_rate": 0.03})
+    still = {"criterion": "held-out", "settle": 0.0, "birth": 0.0, "birth_end": 0.0, "every": 10}
+    again = n3.run(replace(own, information=n3.InformationConfig(**still)), has_figures=False)
+    last = again.results.isel(step=-1).sel(arm="growing")
+    sizes, found = last["size"].values[:, 0], last["restarted"].values
+    assert found.any()
+    np.testing.assert_array_equal(sizes > 0, found)
+    assert (last["held_out_gain"] > 2 * last["held_out_gain_error"]).values[found].all()
+    assert "a second start, from all units" in capsys.readouterr().err
+    assert not again.results["restarted"].sel(arm="static").values.any()

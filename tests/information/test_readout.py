@@ -168,13 +168,13 @@ def test_looks_are_the_same_in_any_program(is_classes):
     labels = np.random.default_rng(9).integers(0, 3, SAMPLES)
     targets = jnp.asarray(np.eye(3)[labels].T if is_classes else numbers(), jnp.float32)
     fits = np.stack([np.arange(SAMPLES) % members != member for member in range(members)]).astype(np.float32)
-    every, sight = jnp.ones(UNITS, bool), jnp.ones(UNITS + 1, bool)
+    every, sight, none = jnp.ones(UNITS, bool), jnp.ones(UNITS + 1, bool), jnp.zeros(UNITS + 1, bool)
 
     def look(units, fit):
         order = readout.order_of(units, targets, fit, every, is_classes=is_classes)
         losses = readout.prefix_losses(units[order], targets, fit, is_classes=is_classes)
         return losses, readout.smallest_within(
-            losses, 1.0 - fit, sight, errors=jnp.ones(()), floor=jnp.zeros(())
+            losses, 1.0 - fit, sight, none, errors=jnp.ones(()), floor=jnp.zeros(())
         )
 
     def member(units, fit):
@@ -203,14 +203,15 @@ def test_smallest_within_by_hand():
     )
     held_out, sight = np.asarray([1.0, 1, 1, 1, 0]), np.ones(5, bool)
 
-    def chosen(errors, floor, sight=sight):
-        inputs = losses, held_out, sight, np.asarray(floor), np.asarray(errors)
-        return int(called(lambda *a: readout.smallest_within(*a[:3], errors=a[4], floor=a[3]), *inputs))
+    def chosen(errors, floor, sight=sight, present=4):
+        inputs = losses, held_out, sight, np.arange(5) == present, np.asarray(floor), np.asarray(errors)
+        return int(called(lambda *a: readout.smallest_within(*a[:4], errors=a[5], floor=a[4]), *inputs))
 
     assert chosen(0.0, 0.0) == 2
     assert chosen(0.0, np.nan) == 2
     assert chosen(1.7, 0.0) == 2
     assert chosen(1.8, 0.0) == 1
+    assert [chosen(errors, 0.0, present=1) for errors in (0.8, 0.9)] == [2, 1]
     assert chosen(0.0, 0.5) == 1
     assert chosen(0.0, 1.0) == 0
     assert chosen(1.8, 0.0, np.asarray([True, False, False, True, True])) == 3

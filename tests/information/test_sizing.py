@@ -31,7 +31,9 @@ both = pytest.mark.parametrize("kind", KINDS)
 
 def numbers(*, price=0.02, parameter_price=0.0, prior=0.0, **changes):
     """The numbers of one run; a unit has three effective inputs."""
-    rows = DriveHypers.of(replace(SETTINGS, **changes), [Prices(price, parameter_price, 3.0)], prior=prior)
+    rows = DriveHypers.of(
+        replace(SETTINGS, **changes), [Prices(price, parameter_price, 3.0)], prior=prior, steps=1000
+    )
     return jax.tree.map(lambda leaf: np.asarray(leaf)[0], rows)
 
 
@@ -496,7 +498,7 @@ def test_settings_reach_the_drive():
 def test_settings_and_prices_reach_the_numbers_of_every_run():
     settings = InformationConfig(price_start=0.1, budget=50, birth=0.3, size_rate=0.2, psi="generation")
     settings = replace(settings, importance=0.4, redundancy=0.5, structure=0.6, errors=0.7, resolution=1e-3)
-    found = DriveHypers.of(settings, [Prices(0.1, 0.2, 3.0), Prices(0.4, 0.5, 6.0)], prior=0.7)
+    found = DriveHypers.of(settings, [Prices(0.1, 0.2, 3.0), Prices(0.4, 0.5, 6.0)], prior=0.7, steps=1000)
     expected = {"price": [0.1, 0.4], "parameter_price": [0.2, 0.5], "inputs": [3.0, 6.0]}
     expected |= {"log_start": [np.log(0.1)] * 2, "budget": [50] * 2, "birth": [0.3] * 2, "prior": [0.7] * 2}
     expected |= {"rate": [0.2] * 2, "importance": [0.4] * 2, "psi": [0.8] * 2}
@@ -505,5 +507,5 @@ def test_settings_and_prices_reach_the_numbers_of_every_run():
     assert {*expected} == {*vars(found)}
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, err_msg=name)
-    plain = DriveHypers.of(InformationConfig(psi=1.3), [Prices(0.0, 0.0, 1.0)], prior=0.0)
+    plain = DriveHypers.of(InformationConfig(psi=1.3), [Prices(0.0, 0.0, 1.0)], prior=0.0, steps=1000)
     np.testing.assert_allclose([plain.log_start[0], plain.budget[0], plain.psi[0]], [0, 0, 1.3], rtol=1e-6)

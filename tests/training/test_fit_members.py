@@ -325,7 +325,7 @@ def test_noise_is_told_as_no_better_than_a_constant():
 def test_a_size_at_its_capacity_is_told_and_a_good_model_is_not():
     still = InformationConfig(criterion="held-out", every=10, settle=0.0, birth_end=0.0)
     with pytest.warns(RuntimeWarning, match=r"ended with all units of \.layers\[0\] \(1 of 1 runs\)") as told:
-        quiet(grown(), information=still)
+        quiet(grown(), information=still, readout="trained")
     assert len(told) == 1
 
 
@@ -402,3 +402,37 @@ def test_members_come_back_as_they_were_when_they_lost_least():
     assert history.held_out_loss[-1] == pytest.approx(history.held_out_loss[0], rel=1e-5)
     early, _ = quiet(perceptron(), steps=25, readout="trained")
     np.testing.assert_allclose(outputs_of(net), outputs_of(early), rtol=1e-3, atol=1e-4)
+
+
+STILL = replace(JUDGED, settle=0.0, birth=0.0, birth_end=0.0)
+"""The size stays where it began."""
+
+
+def low(keys=KEYS[3]):
+    model = eqx.filter_vmap(perceptron)(jr.split(keys, 2))
+    return grow(model, example=X[0], initial_size=0.3, key=jr.split(keys, 2))
+
+
+@pytest.mark.filterwarnings("ignore:`fit` ended:RuntimeWarning")
+def test_runs_without_a_unit_start_again_from_all_and_the_better_start_stays():
+    settings = {"information": STILL, "key": jr.split(KEYS[0], 2)}
+    model = low()
+    full = eqx.tree_at(lambda own: own.controller.weight, model, jnp.array([[8.0], [0.3]]))
+    with pytest.warns(RuntimeWarning, match="started 1 of 2 runs again, from all units.*; 1 did better"):
+        ensemble, history = quiet(full, **settings)
+    every = eqx.tree_at(lambda own: own.controller.weight, model, jnp.full((2, 1), 8.0))
+    expected, told = quiet(every, **settings)
+    np.testing.assert_array_equal(history.sizes[:, -1], told.sizes[:, -1])
+    np.testing.assert_allclose(history.held_out_loss, told.held_out_loss, rtol=1e-4)
+    np.testing.assert_allclose(history.parameters, told.parameters)
+    outputs = [np.asarray(run_of(one, 0)(X[3])) for one in (ensemble, expected)]
+    np.testing.assert_allclose(*outputs, rtol=1e-2)
+    assert not history.diverged_at[1] >= 0
+
+
+def test_a_second_start_that_is_no_better_changes_nothing():
+    noise = np.random.default_rng(3).normal(size=X.shape).astype(np.float32)
+    one = run_of(low(), 0)
+    with pytest.warns(RuntimeWarning, match="started 1 of 1 runs again.*; 0 did better"):
+        _, history = quiet(one, (X, noise), information=STILL)
+    assert history.sizes[-1, 0] < 0.5

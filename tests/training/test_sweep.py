@@ -254,10 +254,9 @@ def sized(rate=0.05, price=0.001, recipe=SIZING):
 
 @pytest.fixture
 def tiered(monkeypatch):
-    """Tiers of 8 units and more, whatever the work; the capacities that were compiled, in their order."""
+    """Tiers of 8 units and more; the capacities that were compiled, in their order."""
     compiled = []
-    monkeypatch.setattr(module, "TIERED", 0.0)
-    monkeypatch.setattr(module, "STRIDE", 10)
+    monkeypatch.setattr(module, "CHECKS", 8)
     monkeypatch.setattr(module, "LEAST_TIER", 8)
     monkeypatch.setattr(
         module,
@@ -271,7 +270,7 @@ def test_a_run_in_tiers_is_the_run_at_full_capacity(tiered, monkeypatch):
     in_tiers = sized()
     assert tiered[0] == (8,)
     assert (16,) in tiered
-    monkeypatch.setattr(module, "TIERED", np.inf)
+    monkeypatch.setattr(module, "LEAST_TIER", 16)
     whole = sized()
     assert float(whole.records.size.max()) > 5.0
     assert in_tiers.records.size.shape == whole.records.size.shape == (RUNS, 3, 1)

@@ -158,6 +158,12 @@ class TrainingConfig:
         validation.check_ranges(self)
 
 
+LOOKS = 50
+"""Looks at held-out samples in a run, of which those count that come before sizes rest."""
+UNITS_PER_LOOK = 5.0
+"""Units that a size moves between two of them, at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InformationConfig:
     """Information: what moves the size of method `information`, and its terms; the others take `psi` alone."""
@@ -184,9 +190,9 @@ class InformationConfig:
     look_ahead: Annotated[int, "positive"] = 8
     """Units beyond the size whose promise counts."""
     every: Annotated[int | None, "positive"] = None
-    """Steps between two looks at the information; None: 25, or 100 by held-out samples."""
-    size_rate: Annotated[float, "positive"] = 0.05
-    """Units by which a step moves the size."""
+    """Steps between two looks at the information; None: 25, or by held-out samples a fiftieth of the run."""
+    size_rate: Annotated[float | None, "positive"] = None
+    """Units by which a step moves the size; None: 0.05, or by held-out samples 250 over all steps."""
     settle: Annotated[float, "unit_interval"] = 0.6
     """Share of the run after which sizes rest."""
     birth: Annotated[float, "at_least_zero"] = 0.01
@@ -217,6 +223,14 @@ class InformationConfig:
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
+
+    def cadence(self, steps: int) -> int:
+        """Steps between two looks in a run of so many."""
+        return self.every or (max(1, steps // LOOKS) if self.criterion == "held-out" else 25)
+
+    def pace(self, steps: int) -> float:
+        """Units by which a step moves the size, at most, in a run of so many."""
+        return self.size_rate or (UNITS_PER_LOOK * LOOKS / steps if self.criterion == "held-out" else 0.05)
 
     def changed(self) -> tuple[str, ...]:
         """The settings of method `information` alone, not monitor's `psi`, that are not as they come."""

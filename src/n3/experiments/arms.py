@@ -83,7 +83,7 @@ def hypers_of(
         prices = [
             prices_of(settings, one.train_inputs, samples=samples, outputs=degrees_of(one)) for one in data
         ]
-        drive = DriveHypers.of(settings, prices, prior=prior)
+        drive = DriveHypers.of(settings, prices, prior=prior, steps=training.steps or 0)
     fall = training.choice_first, training.choice_last, training.choice_end
     depth_cost = cost if drive is None else 0.0  # information has no target depth
     return Hypers(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from n3.experiments.arms import concatenate
 from n3.nn import metrics
@@ -18,7 +19,8 @@ from n3.nn.losses import constant_losses, sample_losses
 from n3.nn.members import MEMBERS, SMALLEST_CHANCE, Ensemble
 from n3.nn.mlp import GrowingMLP
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
-from n3.training.readouts import with_solved_readouts
+from n3.training.readouts import Thrift, with_solved_readouts
+from n3.training.refit import ERRORS
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, observe, of_member
 from n3.training.sweep import Swept, sweep
 
@@ -39,6 +41,13 @@ class HeldOutEstimate:
     """Standard error of that mean."""
     readout_strength: Float[np.ndarray, " runs"]
     """Strength of the penalty of the solved read-outs; NaN where they stay as trained."""
+    restarted: Bool[np.ndarray, " runs"]
+    """Whether a run ended without a unit in some layer, and this is what a second start from all units gave."""
+
+    @property
+    def is_better_than_constant(self) -> Bool[np.ndarray, " runs"]:
+        """By `ERRORS` standard errors."""
+        return self.held_out_gain > ERRORS * self.held_out_gain_error
 
 
 def finish_members(
@@ -48,7 +57,7 @@ def finish_members(
     strengths = np.full(len(swept.state.diverged_at), np.nan)
     swept = with_best_kept(swept)
     if is_solved:
-        nets, strengths = with_solved_readouts(recipe, swept.state.net, problem)
+        nets, strengths = with_solved_readouts(recipe, swept.state.net, problem, thrift=_thrift(recipe, hypers))
         swept = _with_nets(swept, nets)
     swept = with_last_record(recipe, swept, hypers, problem)
     estimate = _estimated(recipe, swept.state.net, problem, strengths)
@@ -56,6 +65,58 @@ def finish_members(
     diverged_at = jnp.max(swept.state.diverged_at, axis=1)
     state = eqx.tree_at(lambda own: (own.net, own.diverged_at), swept.state, (whole, diverged_at))
     return dataclasses.replace(swept, state=state), estimate
+
+
+def _thrift(recipe: Recipe, hypers: Hypers) -> Thrift | None:
+    """What fewer units may lose, of networks that held-out samples size."""
+    if recipe.drive is None or recipe.drive.criterion != "held-out":
+        return None
+    return Thrift(hypers.drive.errors, hypers.drive.resolution)
+
+
+def finish_or_restart(
+    recipe: Recipe,
+    swept: Swept,
+    hypers: Hypers,
+    problem: Problem,
+    *,
+    keys: Key[Array, " runs"],
+    is_solved: bool,
+    **settings: Any,
+) -> tuple[Swept, HeldOutEstimate]:
+    """As `finish_members`, but for sized runs without a unit in some layer: a second start, from all units.
+
+    What comes of it stays where it is better than a constant. `settings` are those of `sweep`.
+    """
+    swept, estimate = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
+    capacity = np.array(recipe.capacity, np.float32)
+    is_empty = np.any(np.asarray(count_active(swept.state.net)) == 0, axis=-1)
+    rows = np.flatnonzero(is_empty & np.any(np.asarray(hypers.initial_size) < capacity, axis=-1))
+    if recipe.drive is None or not rows.size:
+        return swept, estimate
+    hypers, problem, keys = jax.tree.map(lambda leaf: leaf[rows], (hypers, problem, keys))
+    hypers = dataclasses.replace(
+        hypers, initial_size=jnp.broadcast_to(jnp.asarray(capacity), hypers.initial_size.shape)
+    )
+    again = sweep(recipe, hypers, problem, keys=keys, **settings)
+    again, found = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
+    is_kept = found.is_better_than_constant & (np.asarray(again.state.diverged_at) < 0)
+    at = rows[is_kept]
+
+    def merged(old: Any, new: Any) -> Any:
+        whole = jnp.asarray(old).at[at].set(jnp.asarray(new)[is_kept])
+        return whole if isinstance(old, jax.Array) else np.asarray(whole)
+
+    found = dataclasses.replace(found, restarted=np.ones(len(rows), bool))
+    swept = Swept(
+        state=jax.tree.map(merged, swept.state, again.state),
+        records=jax.tree.map(merged, swept.records, again.records),
+        compile_seconds=swept.compile_seconds + again.compile_seconds,
+        run_seconds=swept.run_seconds + again.run_seconds,
+    )
+    names = [field.name for field in dataclasses.fields(estimate)]
+    both = {name: merged(getattr(estimate, name), getattr(found, name)) for name in names}
+    return swept, HeldOutEstimate(**both)
 
 
 def with_best_kept(swept: Swept) -> Swept:
@@ -102,6 +163,7 @@ def _estimated(
         held_out_gain=gain.mean(),
         held_out_gain_error=gain.error(),
         readout_strength=strengths,
+        restarted=np.zeros(len(strengths), bool),
     )
 
 

@@ -20,7 +20,7 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
-from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_members, refit_arms
+from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.results import RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
@@ -248,8 +248,9 @@ def train_cells(
             else:
                 swept[arm] = sweep(recipe, hypers, problem, **settings)
         if recipe.members:
-            ending = {"is_solved": cells[0].training.readout == "solved"}
-            swept[arm], own = finish_members(recipe, swept[arm], hypers, problem, **ending)
+            ending = {"is_solved": cells[0].training.readout == "solved", "keys": keys}
+            onward = {"stops": stops, "devices": devices}
+            swept[arm], own = finish_or_restart(recipe, swept[arm], hypers, problem, **ending, **onward)
             estimates[arm], strengths = own, own.readout_strength
             ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
         if arm in staged and not quiet:

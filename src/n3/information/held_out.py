@@ -80,13 +80,16 @@ class _Bench(eqx.Module):
         return whole_losses(units, self.targets, self.fit, is_classes=self.is_classes)[:, self.trained :]
 
     def chosen(
-        self, rows: Float[Array, "strengths choices held"], units: _Choices, most: Scalar
+        self, rows: Float[Array, "strengths choices held"], units: _Choices, present: Scalar, most: Scalar
     ) -> tuple[Scalar, Int[Array, " choices"]]:
-        """The least adequate number of units up to `most`, negative if none is finite; and each one's ridge."""
+        """The least adequate number of units up to `most`, negative if none is finite; and each one's ridge.
+
+        More than are `present` must be worth it.
+        """
         rows, weights = [_pooled(own) if self.has_members else own for own in (rows, self.weights)]
         rows, strengths = of_best_strength(rows, weights)
         in_sight = (units >= 0) & (units <= most)
-        place = smallest_within(rows, weights, in_sight, errors=self.errors, floor=self.floor)
+        place = smallest_within(rows, weights, in_sight, units == present, errors=self.errors, floor=self.floor)
         return jnp.where(place < 0, -1.0, units[place]), strengths
 
 
@@ -125,7 +128,7 @@ def judged(
     actives = at(sizes)
     before = [_before(bench, at, actives, sizes, group, look_ahead) for group in range(len(actives) - 1)]
     rows, residuals = bench.of_prefixes(actives[-1], sizes[-1])
-    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1] + 0.0), sizes[-1] + look_ahead)
+    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1] + 0.0), sizes[-1], sizes[-1] + look_ahead)
     return Judgement(jnp.stack([*before, own]), residuals[strengths[sizes[-1].astype(int)]])
 
 
@@ -150,7 +153,7 @@ def _before(
     above = bench.of_prefixes(jnp.concatenate([last * present, further]), sizes[-1])[0][:, len(last) :]
     rows = jnp.concatenate([jnp.moveaxis(below, 0, 1), above], axis=1)
     units = own + jnp.concatenate([-fewer, jnp.arange(look_ahead + 1.0)])
-    return bench.chosen(rows, units, jnp.asarray(float(len(active))))[0]
+    return bench.chosen(rows, units, own, jnp.asarray(float(len(active))))[0]
 
 
 def _pooled(own: Array) -> Array:

@@ -20,9 +20,12 @@ _Targets, _Losses = Float[Array, "outputs samples"], Float[Array, "prefixes samp
 
 SHRINKAGE = 1e-4
 """Share of the total covariance in that within classes: finite where units part the classes fully."""
-NEWTON_STEPS = 5
+NEWTON_STEPS = 3
+"""Of the temperature of each prefix, from that of the prefix before it."""
 SMALLEST_RIDGE = 1e-12
 """Ridge that a read-out by second moments has at least."""
+HESITATION = 2.0
+"""Standard errors, relative to those for fewer units, that more units than are present must gain."""
 STRENGTHS_OF_LOOKS = (0.0, 1e-3, 3e-2)
 """Ridges that a look tries: a penalty on the squared weights of standardised units, beside the mean loss."""
 
@@ -68,11 +71,6 @@ def _product(left, right):
 def _first(chosen):
     """The index of the first True, the last index where there is none."""
     return jnp.min(jnp.where(chosen, jnp.arange(chosen.size), chosen.size - 1))
-
-
-def _soft_maximum(logits):
-    top = jnp.max(logits, axis=0, keepdims=True)
-    return top[0] + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
 
 
 def _shares(fit):
@@ -159,42 +157,50 @@ def _number_losses(units, targets, shares, rounding, present, ridge):
     return jnp.concatenate([jnp.sum(centred**2, axis=0)[None], losses]), kept[:, :samples]
 
 
-def _tempered(evidence, prior, classes, shares):
+def _chances(logits):
+    """Probabilities of the classes, and the logarithm of what they are divided by."""
+    top = jnp.max(logits, axis=0, keepdims=True)
+    parts = jnp.exp(logits - top)
+    total = jnp.sum(parts, axis=0, keepdims=True)
+    return parts / total, (top + jnp.log(total))[0]
+
+
+def _tempered(evidence, prior, due, shares, ratio, steps=NEWTON_STEPS):
     """Logits `s evidence + prior`, with the `s` of least mean cross-entropy after some Newton steps.
 
-    As by Platt ("Probabilistic outputs for support vector machines", 1999) no target is quite certain, else
-    units that part the classes would be sure of any sample.
+    They start from `ratio`, of `s` to the inverse of the evidence's spread; that at the end comes back too. In
+    float32: near its least value the loss does not depend on the last digits of `s`.
     """
-    number = 1.0 / jnp.sum(shares**2)
-    classes = (classes * number + 1.0 / len(classes)) / (number + 1.0)
-
-    rough, start, due, weight = (own.astype(np.float32) for own in (evidence, prior, classes, shares))
+    spread = _product(jnp.sum((evidence - jnp.mean(evidence, axis=0, keepdims=True)) ** 2, axis=0), shares)
+    unit = jnp.sqrt(jnp.maximum(spread, 1.0))
+    rough, start, due, weight = (own.astype(np.float32) for own in (evidence / unit, prior, due, shares))
 
     def _newton(scale, _):
-        logits = scale * rough + start
-        chances = jnp.exp(logits - _soft_maximum(logits)[None])
+        chances = _chances(scale * rough + start)[0]
         expected = jnp.sum(chances * rough, axis=0)
         slope = jnp.sum(weight * (expected - jnp.sum(due * rough, axis=0)))
         bend = jnp.sum(weight * jnp.sum(chances * (rough - expected[None]) ** 2, axis=0))
         step = jnp.where(bend > 0, slope / jnp.where(bend > 0, bend, 1.0), 0.0)
         return jnp.clip(scale - step, scale / 8.0, scale * 8.0), None
 
-    # From below: where all chances are certain there is no slope to follow.
-    spread = _product(jnp.sum((evidence - jnp.mean(evidence, axis=0, keepdims=True)) ** 2, axis=0), shares)
-    first = 1.0 / jnp.sqrt(jnp.maximum(spread, 1.0))
-    scale = jax.lax.scan(_newton, first.astype(np.float32), length=NEWTON_STEPS)[0]
-    return scale.astype(evidence.dtype) * evidence + prior
+    ratio = jax.lax.scan(_newton, ratio, length=steps)[0]
+    return ratio.astype(evidence.dtype) / unit * evidence + prior, ratio
+
+
+def _certainty(classes, shares):
+    """Classes of which none is quite certain, else units that part them would be sure of any sample.
+
+    As by Platt, "Probabilistic outputs for support vector machines", 1999.
+    """
+    number = 1.0 / jnp.sum(shares**2)
+    return (classes * number + 1.0 / len(classes)) / (number + 1.0)
 
 
 def _log_prior(classes, shares):
     """Half a sample for a class that no sample of the fit has, or its loss is infinite."""
     sizes = _product(classes, shares)
     prior = jnp.log(jnp.maximum(sizes, 0.5 / jnp.sum(jnp.where(shares > 0, 1.0, 0.0))))
-    return (prior - _soft_maximum(prior))[:, None]
-
-
-def _cross_entropies(logits, classes):
-    return _soft_maximum(logits) - jnp.sum(classes * logits, axis=0)
+    return (prior - _chances(prior)[1])[:, None]
 
 
 def _discriminants(units, targets, shares, rounding, ridge):
@@ -214,23 +220,24 @@ def _discriminants(units, targets, shares, rounding, ridge):
 def _class_losses(units, targets, shares, rounding, present, ridge):
     """Cross-entropies of linear discriminants: of units that are white within classes evidence adds up."""
     classes, prior, rows, means = _discriminants(units, targets, shares, rounding, ridge)
+    due = _certainty(classes, shares)
 
-    def _told(evidence):
-        logits = _tempered(evidence, prior, classes, shares)
-        top = _soft_maximum(logits)
-        return top - jnp.sum(classes * logits, axis=0), classes - jnp.exp(logits - top[None])
+    def _told(evidence, ratio):
+        logits, ratio = _tempered(evidence, prior, due, shares, ratio)
+        chances, total = _chances(logits)
+        return total - jnp.sum(classes * logits, axis=0), classes - chances, ratio
 
     def _step(carry, own):
-        evidence, kept = carry
+        evidence, kept, ratio = carry
         unit, mean, place = own
         evidence = evidence + jnp.outer(mean, unit) - mean[:, None] ** 2 / 2.0
-        losses, residual = _told(evidence)
-        return (evidence, jnp.where(place < present, residual, kept)), losses
+        losses, residual, ratio = _told(evidence, ratio)
+        return (evidence, jnp.where(place < present, residual, kept), ratio), losses
 
     start = jnp.zeros_like(classes)
-    first, residual = _told(start)
+    first, residual, ratio = _told(start, jnp.ones((), np.float32))
     each = rows, means, jnp.arange(units.shape[0], dtype=units.dtype)
-    (_, kept), losses = jax.lax.scan(_step, (start, residual), each)
+    (_, kept, _), losses = jax.lax.scan(_step, (start, residual, ratio), each)
     return jnp.concatenate([first[None], losses]), kept if targets.shape[0] > 1 else kept[1:]
 
 
@@ -297,7 +304,9 @@ def _whole(units, targets, fit, *, is_classes, rounding, ridges):
         if is_classes:
             white, centres = _product(root, rows), _product(root, seen.T)
             evidence = _product(centres.T, white) - jnp.sum(centres**2, axis=0)[:, None] / 2.0
-            return _cross_entropies(_tempered(evidence, prior, classes, shares), classes)
+            first, steps = jnp.ones((), np.float32), 2 * NEWTON_STEPS  # no prefix before it to start from
+            logits, _ = _tempered(evidence, prior, _certainty(classes, shares), shares, first, steps)
+            return _chances(logits)[1] - jnp.sum(classes * logits, axis=0)
         rest = targets - _product(targets, shares)[:, None]
         for _ in range(2):  # the second time takes what rounding left
             said = _product(root.T, _product(root, _product(rows * shares[None], rest.T)))
@@ -374,7 +383,7 @@ def order_of(
     return order(units, targets, fit, candidates)
 
 
-def _smallest(losses, held_out, in_sight, floor, errors):
+def _smallest(losses, held_out, in_sight, present, floor, errors):
     shares = _shares(held_out)
     seen = jnp.where(shares[None] > 0, losses, 0.0)  # a sample without weight may have any loss
     means = _product(seen, shares)
@@ -383,8 +392,9 @@ def _smallest(losses, held_out, in_sight, floor, errors):
     differences = seen - seen[best][None]
     mean = _product(differences, shares)
     variance = _product((differences - mean[:, None]) ** 2, shares)
-    error = jnp.sqrt(variance / jnp.maximum(1.0 / jnp.sum(shares**2) - 1.0, 1.0))
-    near = (mean <= jnp.maximum(errors * error, floor)) | (jnp.arange(means.size) == best)
+    error = errors * jnp.sqrt(variance / jnp.maximum(1.0 / jnp.sum(shares**2) - 1.0, 1.0))
+    error = jnp.where(present, HESITATION * error, error)
+    near = (mean <= jnp.maximum(error, floor)) | (jnp.arange(means.size) == best)
     return jnp.where(jnp.any(is_open), _first(is_open & near), -1)
 
 
@@ -392,6 +402,7 @@ def smallest_within(
     losses: _Losses,
     held_out: _Samples,
     in_sight: Bool[Array, " prefixes"],
+    present: Bool[Array, " prefixes"],
     *,
     errors: Float[Array, ""],
     floor: Float[Array, ""],
@@ -399,10 +410,12 @@ def smallest_within(
     """The smallest prefix in sight that is as good on held-out samples as the best one in sight.
 
     As good is a mean paired difference of at most `errors` of its standard errors, or of at most `floor`, in
-    the unit of the loss; `errors = 0` with `floor = 0` gives the best one. Samples of weight 0 do not count.
-    To pool members over the same samples, add up their losses where these are held out, and their weights.
+    the unit of the loss; `errors = 0` with `floor = 0` gives the best one. The prefix that is `present` is as
+    good up to `HESITATION` times as many, so that noise alone moves no size up. Samples of weight 0 do not
+    count. To pool members over the same samples, add up their losses where these are held out, and their
+    weights.
 
     Returns:
         The number of units, or -1 where no loss in sight is finite.
     """
-    return _in_float64(_smallest)(losses, held_out, in_sight, floor, errors)
+    return _in_float64(_smallest)(losses, held_out, in_sight, present, floor, errors)

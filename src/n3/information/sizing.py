@@ -105,14 +105,16 @@ class DriveHypers(eqx.Module):
     """With the three above what `TermWeights` says; masks diverge from what they were at the last look."""
 
     @classmethod
-    def of(cls, settings: InformationConfig, prices: Sequence[Prices], *, prior: float) -> "DriveHypers":
-        """The numbers of some runs, a row for each one's prices."""
+    def of(
+        cls, settings: InformationConfig, prices: Sequence[Prices], *, prior: float, steps: int
+    ) -> "DriveHypers":
+        """The numbers of some runs of so many steps, a row for each one's prices."""
         unit, parameter, inputs = (jnp.array(own, jnp.float32) for own in zip(*prices, strict=True))
         numbers = {
             "log_start": math.log(settings.price_start),
             "budget": float(settings.budget or 0),
             "prior": prior,
-            "rate": settings.size_rate,
+            "rate": settings.pace(steps),
             "psi": float(gaussian.PSI.get(settings.psi, settings.psi)),
             **{name: getattr(settings, name) for name in NUMBERS},
         }
@@ -176,7 +178,6 @@ class InformationDrive:
         has_members: bool = False,
     ) -> "InformationDrive":
         """The drive of a run of so many steps by the settings of method `information`."""
-        usual = 100 if settings.criterion == "held-out" else 25
         names = "criterion", "look_ahead", "reorder", "redundancy_aware", "correct", "features"
         return cls(
             is_classes=is_classes,
@@ -184,7 +185,7 @@ class InformationDrive:
             birth_until=math.ceil(settings.birth_end * steps) if settings.birth else 0,
             terms=any((settings.importance, settings.redundancy, settings.structure)),
             custom=custom,
-            every=settings.every or usual,
+            every=settings.cadence(steps),
             has_members=has_members,
             **{name: getattr(settings, name) for name in names},
         )
@@ -240,7 +241,7 @@ class InformationDrive:
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
     def _held_out_look(self, net, moments, state: DriveState, hypers: DriveHypers, pool: Pool, count):
-        """As `look`, by what units gain on samples that are held out."""
+        """As `look`, by what units gain on samples that are held out; none is added once births are over."""
         orders = held_out.orders_of(net, pool, is_classes=self.is_classes)
         net, moments = reorder((net, moments), orders, jnp.asarray(len(orders) - 1))
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
@@ -248,6 +249,8 @@ class InformationDrive:
         numbers = {"errors": hypers.errors, "resolution": hypers.resolution}
         judgement = held_out.judged(net, pool, **numbers, **how)
         best = jnp.where(judgement.best < 0, state.best, judgement.best)
+        is_fertile = (count < self.birth_until) | (self.birth_until == 0)
+        best = jnp.where(is_fertile, best, jnp.minimum(best, jnp.ceil(net.sizes())))
         capacity = jnp.array(net.controller.capacity, best.dtype)
         is_over = (hypers.budget > 0) & (net.parameter_count(best) > hypers.budget)
         within = sizes_within_budget(best, hypers.budget, capacity, net.parameter_count)
@@ -374,6 +377,13 @@ def with_whole_sizes(net: PyTree) -> PyTree:
     if not isinstance(net, AbstractSized) or not isinstance(net.controller, Information):
         return net
     return eqx.tree_at(_weight, net, jnp.round(_weight(net)))
+
+
+def with_fewer_units(nets: AbstractSized, most: Int[np.ndarray, " runs"]) -> AbstractSized:
+    """Models of some runs, or of the only one, whose last group has at most so many units."""
+    last = _weight(nets)[..., -1]
+    bound = jnp.asarray(most, last.dtype).reshape(-1, *(1,) * (last.ndim - 1))
+    return eqx.tree_at(_weight, nets, _weight(nets).at[..., -1].set(jnp.minimum(last, bound)))
 
 
 def _weight(net: AbstractSized):

@@ -301,7 +301,7 @@ def _price_lines(summary):
 class RunWarning:
     """Something that a user should know of some runs of an arm."""
 
-    kind: Literal["no-units", "capacity", "members-disagree", "constant"]
+    kind: Literal["no-units", "restarted", "capacity", "members-disagree", "constant"]
     arm: str
     seeds: tuple[int, ...]
     text: str
@@ -335,8 +335,8 @@ def growth_endings(experiment: Experiment, arm: xr.Dataset, lost: np.ndarray) ->
 
     `resolution`: the held-out loss is below that share of the target's variance (of a nat, for classes);
     `capacity`: every layer is full; `budget`: a further unit would exceed it; `steps`: a size still rose, at
-    half the rate or more, over the last tenth of the steps before sizes rest; else `no gain`: no unit in sight
-    lowered the held-out loss.
+    half the rate or more, over the last tenth of the steps in which units are born; else `no gain`: no unit in
+    sight lowered the held-out loss.
     """
     last, information = arm.isel(step=-1), experiment.information
     unit = arm["constant_loss"].values if arm.attrs["kind"] == "regression" else 1.0
@@ -350,9 +350,11 @@ def growth_endings(experiment: Experiment, arm: xr.Dataset, lost: np.ndarray) ->
         widths = np.concatenate([ends[0], units, ends[1]], axis=1)
         further = np.min(widths[:, :-2] + 1 + widths[:, 2:], axis=1)
         is_spent = last["active_parameters"].values / networks + further > information.budget
-    until = information.settle * float(arm["step"][-1])
+    steps = int(arm["step"][-1])
+    until = (information.birth_end if information.birth else information.settle) * steps
+    rate = information.pace(steps)
     sizes = arm["size"].interp(step=[0.9 * until, until]).transpose("step", "seed", "layer").values
-    is_rising = np.any(sizes[1] - sizes[0] >= 0.05 * until * information.size_rate, axis=-1)
+    is_rising = np.any(sizes[1] - sizes[0] >= 0.05 * until * rate, axis=-1)
     rules = {
         "diverged": lost,
         "resolution": is_fine,
@@ -367,7 +369,8 @@ def find_warnings(experiment: Experiment, results: xr.Dataset, lost: xr.DataArra
     """What speaks against the runs of each arm that are not lost, one warning for all seeds that share it.
 
     `no-units`: the network, or one of its layers, has no unit, while another arm of the seed has a held-out
-    loss that is lower by more than its standard error. `capacity`: a layer of an arm that method information
+    loss that is lower by more than its standard error. `restarted`: it had none at first, and a second start
+    from all units found some. `capacity`: a layer of an arm that method information
     sizes is full. `members-disagree`: the held-out loss of one member is over three times the median of the
     others, by three of its standard errors and by a hundredth of the constant's loss. One alone would warn of
     nothing: the factor, where a few samples make up a loss; the errors, of folds that differ a little; and
@@ -395,6 +398,8 @@ def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm
         what = "no hidden unit" if own.sizes["layer"] == 1 else "a layer without a unit"
         remedy = f"while {other} has a lower held-out loss; raise `steps` or lower `errors`"
         yield warning("no-units", none & better, f"{what}, {remedy}")
+        again = "ended without a unit at first; this is a second start, from all units: raise `steps`"
+        yield warning("restarted", own["restarted"].values.astype(bool), again)
     if network.method == "information" and arm in SIZED:
         full = np.any(own["size"].values >= _capacity(experiment) - HALF_UNIT, axis=-1)
         units = ", ".join(map(str, network.capacity or ()))

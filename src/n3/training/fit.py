@@ -25,7 +25,16 @@ from n3.training.batches import Data, Selection, is_arrays, source_of
 from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
 from n3.training.loop import begin, train_model
 from n3.training.output_loss import LossOfOne, OutputLoss, check_targets, output_loss_of
-from n3.training.refit import Ending, check_members, refitted, runs_at_once
+from n3.training.readouts import Thrift
+from n3.training.refit import (
+    Ending,
+    check_members,
+    refitted,
+    runs_at_once,
+    runs_to_restart,
+    with_all_units,
+    with_restarts,
+)
 from n3.training.restructure import Rules, Stages
 
 _Model = TypeVar("_Model", bound=eqx.Module)
@@ -108,13 +117,46 @@ def fit(
         The trained model, and what was recorded. Of members the model is the `n3.nn.members.Ensemble` that
         averages what they return (of many runs, its arrays have an axis of runs before that of members), or
         with `refit` the one network; the records are those of the members. A run that diverges, or a member of
-        it, is told by a warning; the last ends there. Warnings tell of groups that end without a unit, and of
+        it, is told by a warning; the last ends there. A run of members that began with fewer units than the
+        capacity and ends without one in some group is trained a second time, from all units; what comes of it
+        stays where its held-out loss is lower. Warnings tell of that, of groups that end without a unit, and of
         members whose sizes are the capacity, or whose held-out loss is not below that of a constant by two
         standard errors.
 
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
     """
+    given = {name: value for name, value in locals().items() if name not in ("model", "key")}
+    found, history = _fit(model, key=key, **given)
+    rows = runs_to_restart(model, history)
+    if not rows.size:
+        return found, history
+    again = fit(with_all_units(model, rows), key=key[rows] if key.ndim else key, **given)
+    return with_restarts((found, history), again, rows)
+
+
+def _fit(
+    model: PyTree,
+    train_data: Data,
+    validation_data: Data | None,
+    *,
+    steps: int,
+    key: Key[Array, "*runs"],
+    loss,
+    learning_rate,
+    batch: int,
+    information,
+    importance,
+    target_size,
+    size_cost,
+    monitor,
+    annealing,
+    structure,
+    members,
+    readout,
+    refit: bool,
+    quiet: bool,
+) -> tuple[Any, History]:
     _check_numbers(steps=steps, batch=batch, learning_rate=learning_rate, size_cost=size_cost)
     monitor = (monitor,) if isinstance(monitor, str) else tuple(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
@@ -140,8 +182,12 @@ def fit(
         block=runs_at_once(one, min(batch, source.samples) * max(members, 1), runs),
         members=members,
     )
-    end = Ending.of(plan, one, pool, source, readout)
-    hypers = _drive_hypers(settings, pool, goal, source.samples) if is_informed else None
+    is_judged = is_informed and settings.criterion == "held-out"
+    thrift = (
+        Thrift(*np.full((2, max(runs, 1)), [[settings.errors], [settings.resolution]])) if is_judged else None
+    )
+    end = Ending.of(plan, one, pool, source, readout, thrift)
+    hypers = _drive_hypers(settings, pool, goal, source.samples, steps) if is_informed else None
     recorder = Recorder(plan, validation_data, pool, every=-(-steps // RECORDS), runs=runs, held=end.samples)
     stages = _stages_of(plan, structure, one, key, recorder, hypers, importance) if structure else None
     with Progress("fit", steps * (1 + refit), max(runs, 1), quiet) as report:
@@ -242,10 +288,12 @@ def _check_settings(
     check_monitor(monitor)
 
 
-def _drive_hypers(settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int) -> DriveHypers:
+def _drive_hypers(
+    settings: InformationConfig, pool: Selection, goal: OutputLoss, samples: int, steps: int
+) -> DriveHypers:
     numbers = {"samples": samples, "outputs": max(goal.outputs - goal.is_classes, 1)}
     prices = [prices_of(settings, pool.of_run(run).inputs, **numbers) for run in range(pool.runs or 1)]
-    hypers = DriveHypers.of(settings, prices, prior=0.0)
+    hypers = DriveHypers.of(settings, prices, prior=0.0, steps=steps)
     if pool.members:
         hypers = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], pool.members, axis=1), hypers)
     return hypers if pool.runs else run_of(hypers, 0)

@@ -1,6 +1,6 @@
 """Read-outs: the linear last layer of any sized model, solved by the strength of least held-out loss."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from n3.information.regression import STRENGTHS, best_strength, solve, solve_path
+from n3.information.sizing import with_fewer_units
 from n3.nn.losses import sample_losses
 from n3.nn.masks import PRESENT
 from n3.nn.members import MEMBERS
@@ -112,6 +113,15 @@ class Seen(NamedTuple):
     """Features and targets that they hold out, and a weight, 0 for what only fills up a fold; None: nothing."""
 
 
+class Thrift(NamedTuple):
+    """What fewer units of each run may lose on held-out samples, at most."""
+
+    errors: Float[Array | np.ndarray, " runs"]
+    """Standard errors of the mean paired difference."""
+    resolution: Float[Array | np.ndarray, " runs"]
+    """Share of the target's variance, or of a nat."""
+
+
 def solved_readouts(
     runs: Iterable[Seen],
     weights: Float[np.ndarray, "runs members outputs units"],
@@ -119,8 +129,11 @@ def solved_readouts(
     *,
     loss: str,
     strengths: Float[np.ndarray, " runs"] | None = None,
+    thrift: Thrift | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " runs"]]:
     """Weights and biases of the best linear read-outs of runs, and the strengths of their penalties.
+
+    With `thrift` members read as few of their first units as are as good: the weights of the others are zero.
 
     A given strength is that of the only network of a run. None: members of a run have the one of least loss, a
     name in `n3.nn.LOSSES`, over all that they hold out, in float32 as networks are. A run that is not finite,
@@ -137,21 +150,57 @@ def solved_readouts(
             weight, bias = solve(own.features[0].T, own.targets[0].T, float(given), **how)
             found[run] = given
         else:
-            weight, bias, found[run] = _best_readouts(own.features, own.targets, own.held, loss)
+            weight, bias, found[run] = _best_readouts(
+                own, loss, thrift and Thrift(*(each[run] for each in thrift))
+            )
         weights[run], biases[run] = weight / own.gains[:, None, None], bias / own.gains[:, None]
     return weights, biases, found
 
 
-def _best_readouts(features, fit_targets, held_out, loss: str) -> tuple[np.ndarray, np.ndarray, float]:
+def _best_readouts(own: Seen, loss: str, thrift: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """The read-outs of all members of the strength that is best for what they hold out, and this strength."""
-    paths, losses = [], []
-    for own, targets, held, held_targets, known in zip(features, fit_targets, *held_out, strict=True):
-        path = solve_path(own.T, targets.T, STRENGTHS, is_classes=loss == "cross-entropy")
-        paths.append(tuple(np.stack(each).astype(np.float32) for each in zip(*path, strict=True)))
-        losses.append(np.asarray(_losses_of_path(*paths[-1], held, held_targets, loss))[:, known > 0])
-    place = best_strength(np.concatenate(losses, axis=1))
-    weights, biases = (np.stack([path[side][place] for path in paths]) for side in (0, 1))
-    return weights, biases, STRENGTHS[place]
+    weights, biases, losses = _paths(own, STRENGTHS, loss)
+    place = best_strength(losses)
+    found = weights[:, place], biases[:, place], STRENGTHS[place]
+    if thrift is None:
+        return found
+    least = thrift.resolution * (1.0 if loss == "cross-entropy" else np.var(own.targets, axis=-1).sum(1).mean())
+    fewest, most = 0, int(np.max(np.flatnonzero(np.any(own.features, axis=(0, 2))), initial=-1)) + 1
+    while fewest < most:  # as good as all: by bisection
+        units = (fewest + most) // 2
+        weight, bias, lost = _paths(_first(own, units), STRENGTHS[place : place + 1], loss)
+        more = lost[0] - losses[place]
+        bound = max(thrift.errors * np.std(more) / np.sqrt(len(more)), least)
+        if np.mean(more) <= bound:
+            most, found = units, (_padded(weight[:, 0], weights.shape[-1]), bias[:, 0], STRENGTHS[place])
+        else:
+            fewest = units + 1
+    return found
+
+
+def _first(own: Seen, units: int) -> Seen:
+    """What is seen of the first units alone, of none a constant."""
+    held = own.held
+    cut = lambda features: features[:, :units] if units else np.zeros_like(features[:, :1])  # noqa: E731
+    return own._replace(features=cut(own.features), held=held and (cut(held[0]), *held[1:]))
+
+
+def _padded(weight: np.ndarray, units: int) -> np.ndarray:
+    return np.pad(weight, ((0, 0), (0, 0), (0, units - weight.shape[-1])))
+
+
+def _paths(own: Seen, strengths: Sequence[float], loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights and biases `[members, strengths, ...]`, and losses `[strengths, samples]` held out of any."""
+    weights, biases, losses = [], [], []
+    held_out = own.held or ()
+    for seen, targets, held, held_targets, known in zip(own.features, own.targets, *held_out, strict=True):
+        path = solve_path(seen.T, targets.T, strengths, is_classes=loss == "cross-entropy")
+        weight, bias = (np.stack(each).astype(np.float32) for each in zip(*path, strict=True))
+        each = np.asarray(_losses_of_path(weight, bias, held, held_targets, loss))
+        losses.append(each[:, known > 0].astype(np.float64))
+        weights.append(weight)
+        biases.append(bias)
+    return np.stack(weights), np.stack(biases), np.concatenate(losses, axis=1)
 
 
 @eqx.filter_jit
@@ -161,16 +210,27 @@ def _losses_of_path(weights, biases, features, targets, loss):
 
 
 def with_solved_readouts(
-    recipe: Recipe, nets: GrowingMLP, problem: Problem, strengths: Float[np.ndarray, " runs"] | None = None
+    recipe: Recipe,
+    nets: GrowingMLP,
+    problem: Problem,
+    strengths: Float[np.ndarray, " runs"] | None = None,
+    thrift: Thrift | None = None,
 ) -> tuple[GrowingMLP, Float[np.ndarray, " runs"]]:
     """Networks of a sweep with their best read-outs, and strengths: see `solved_readouts`."""
     parts = [np.asarray(leaf) for leaf in (nets.readout.weight, nets.readout.bias)]
     every = [leaf if recipe.members else leaf[:, None] for leaf in parts]
     each = (_seen(recipe, run_of(nets, run), run_of(problem, run)) for run in range(len(parts[0])))
     runs = map(jax.device_get, each)
-    *found, chosen = solved_readouts(runs, *every, loss=recipe.loss, strengths=strengths)
+    *found, chosen = solved_readouts(runs, *every, loss=recipe.loss, strengths=strengths, thrift=thrift)
     own = [jnp.asarray(leaf.reshape(part.shape)) for leaf, part in zip(found, parts, strict=True)]
-    return eqx.tree_at(lambda net: (net.readout.weight, net.readout.bias), nets, own), chosen
+    nets = eqx.tree_at(lambda net: (net.readout.weight, net.readout.bias), nets, own)
+    return nets if thrift is None else _with_read_sizes(nets, found[0]), chosen
+
+
+def _with_read_sizes(nets: PyTree, weights: Float[np.ndarray, "runs members outputs units"]) -> PyTree:
+    """Networks whose last group ends with the last unit that a read-out reads."""
+    units = np.arange(1, weights.shape[-1] + 1)
+    return with_fewer_units(nets, np.max(np.where(np.any(weights, axis=(1, 2)), units, 0), axis=-1))
 
 
 @eqx.filter_jit
@@ -194,6 +254,7 @@ def with_solved_readout(
     model: PyTree,
     samples: Selection,
     strengths: Float[np.ndarray, " runs"] | None = None,
+    thrift: Thrift | None = None,
 ) -> tuple[PyTree, Float[np.ndarray, " runs"]]:
     """Networks of any model with their best read-outs, and strengths: see `solved_readouts`."""
     parts = [np.asarray(leaf) for leaf in readout.parts(model)]
@@ -211,9 +272,11 @@ def with_solved_readout(
         known = _by_run(plan, samples.held.weights, model, 1)
         held = ((*own, weight) for own, weight in zip(of_runs(samples.held.rows), known, strict=True))
     runs = (Seen(*own, gain, out) for own, gain, out in zip(of_runs(samples.rows), gains, held, strict=False))
-    *found, chosen = solved_readouts(runs, weights, biases, loss=plan.goal.loss, strengths=strengths)
+    how = {"loss": plan.goal.loss, "strengths": strengths, "thrift": thrift}
+    *found, chosen = solved_readouts(runs, weights, biases, **how)
     shaped = (leaf.reshape(part.shape) for leaf, part in zip(found, parts, strict=True))
-    return readout.replaced(model, *shaped), chosen
+    model = readout.replaced(model, *shaped)
+    return model if thrift is None else _with_read_sizes(model, found[0]), chosen
 
 
 def _by_run(plan: Plan, leaf: Any, model: AbstractSized, rank: int) -> np.ndarray:

@@ -1,15 +1,15 @@
-"""Refit: what follows the last step of a run: its read-out, warnings, and one network of the sizes found."""
+"""Refit: what follows the last step: read-outs, warnings, one network of the sizes found, a second start."""
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig, member_faults
 from n3.information.measures import Importance
@@ -18,14 +18,14 @@ from n3.nn.sized import AbstractSized
 from n3.training.batches import Selection
 from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
 from n3.training.loop import begin, train_model
-from n3.training.readouts import Readout, readout_of, with_solved_readout
+from n3.training.readouts import Readout, Thrift, readout_of, with_solved_readout
 
 EMPTY = 0.5
 """Units below which a group counts as empty."""
 FULL = 0.5
 """Units from its capacity at which a group counts as full."""
 ERRORS = 2.0
-"""Standard errors by which members must be better than a constant."""
+"""Standard errors by which members must be better than a constant, or than at a first start."""
 BLOCK_BYTES = 512 * 1024
 """Bytes of the activations of a layer, over a batch and the runs that are computed at once, at most."""
 
@@ -77,9 +77,13 @@ class Ending:
     """The read-out that is solved; None: all stays as trained."""
     samples: Selection | None
     """All samples, of members; None: there are none."""
+    thrift: Thrift | None = None
+    """What fewer units may lose, of networks that held-out samples size."""
 
     @classmethod
-    def of(cls, plan: Plan, one: PyTree, pool: Selection, source: Any, readout: str | None) -> "Ending":
+    def of(
+        cls, plan: Plan, one: PyTree, pool: Selection, source: Any, readout: str | None, thrift: Thrift | None
+    ) -> "Ending":
         """The end of a plan: read-outs are solved as asked for, or where that is possible.
 
         Raises:
@@ -98,11 +102,11 @@ class Ending:
         if readout == "solved" and found is None:
             text = "outputs are one linear layer, with a bias, of the last group, and a named loss"
             raise ValueError(f"`readout` solved needs a grown model whose {text}; use trained or None.")
-        return cls(plan, found, source.whole())
+        return cls(plan, found, source.whole(), thrift)
 
     def finished(self, net: PyTree) -> PyTree:
         """The networks with whole sizes and solved read-outs, or as they are."""
-        return net if self.readout is None else self._solved(net)[0]
+        return net if self.readout is None else self._solved(net, self.thrift)[0]
 
     def refit_finished(self, net: PyTree, alone: Plan, source: Any) -> Callable[[PyTree], PyTree]:
         """As `finished`, for networks trained alone on all samples, by the strengths that members choose."""
@@ -117,8 +121,8 @@ class Ending:
         if held_out is not None and not callable(self.plan.goal.loss):
             _warn_of_constants(self.plan, net, self.samples, held_out)
 
-    def _solved(self, net: PyTree) -> tuple[PyTree, Float[np.ndarray, " runs"]]:
-        return with_solved_readout(self.plan, self.readout, net, self.samples)
+    def _solved(self, net: PyTree, thrift: Thrift | None = None) -> tuple[PyTree, Float[np.ndarray, " runs"]]:
+        return with_solved_readout(self.plan, self.readout, net, self.samples, thrift=thrift)
 
 
 def refitted(
@@ -149,6 +153,51 @@ def refitted(
         controller = eqx.tree_at(lambda own: own.weight, model.controller, jnp.asarray(sizes))
         found = eqx.tree_at(lambda own: own.controller, found, controller)
     return found, replace(history, parameters=recorder.parameters)
+
+
+def runs_to_restart(model: PyTree, history: History) -> Int[np.ndarray, " rows"]:
+    """Runs of members that ended without a unit in some group, and began with fewer than all; one run is 0."""
+    controller = model.controller if isinstance(model, AbstractSized) else None
+    if history.held_out_loss is None or not isinstance(controller, Information):
+        return np.zeros(0, int)
+    began_lower = np.any(np.atleast_2d(controller.weight) < np.array(controller.capacity), axis=-1)
+    return np.flatnonzero(began_lower & np.any(np.atleast_2d(history.sizes[..., -1, :]) < EMPTY, axis=-1))
+
+
+def with_all_units(model: AbstractSized, rows: Int[np.ndarray, " rows"]) -> AbstractSized:
+    """The model of some runs with all its units, or the only one."""
+    weight_of = lambda own: own.controller.weight  # noqa: E731
+    if weight_of(model).ndim > 1:
+        model = jax.tree.map(lambda leaf: leaf[rows] if eqx.is_array(leaf) else leaf, model)
+    capacity = jnp.array(model.controller.capacity, jnp.float32)
+    return eqx.tree_at(weight_of, model, jnp.broadcast_to(capacity, weight_of(model).shape))
+
+
+def with_restarts(
+    first: tuple[PyTree, History], again: tuple[PyTree, History], rows: Int[np.ndarray, " rows"]
+) -> tuple[PyTree, History]:
+    """Models and histories of runs, with those of a second start where their held-out loss is lower.
+
+    Lower by `ERRORS` standard errors. `again` has the rows alone.
+    """
+    last = lambda own: np.asarray(own[1].held_out_loss)[..., -1]  # noqa: E731
+    before, after = np.atleast_1d(last(first)), np.atleast_1d(last(again))
+    is_kept = after + ERRORS * np.atleast_1d(again[1].held_out_error) < before[rows]
+    text = f"`fit` started {len(rows)} of {len(before)} runs again, from all units: they ended without one"
+    warnings.warn(f"{text}; {np.sum(is_kept)} did better.", RuntimeWarning, stacklevel=3)
+    if np.ndim(last(first)) == 0:
+        return again if is_kept[0] else first
+
+    def merged(old: Any, new: Any) -> Any:
+        if not eqx.is_array(old) and not isinstance(old, np.ndarray):
+            return old
+        found = np.array(old)
+        found[rows[is_kept]] = np.asarray(new)[is_kept]
+        return found if isinstance(old, np.ndarray) else jnp.asarray(found)
+
+    names = [own.name for own in fields(History) if own.name not in ("step", "layers", "decisions")]
+    both = {name: jax.tree.map(merged, getattr(first[1], name), getattr(again[1], name)) for name in names}
+    return jax.tree.map(merged, first[0], again[0]), replace(first[1], **both)
 
 
 @eqx.filter_jit

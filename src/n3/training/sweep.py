@@ -79,10 +79,8 @@ TILE_BYTES = 64 * 1024
 times as many, for 64 units and 1,300 to 2,000 samples)."""
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
-TIERED = 4e9
-"""Units times samples times steps times runs from which tiers save more than their programs cost (measured)."""
-STRIDE = 100
-"""Steps between two looks of the host at the sizes, where it may train with fewer units than are allocated."""
+CHECKS = 30
+"""Looks of the host at the sizes, before they rest, where it may train with fewer units than are allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ def sweep(
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
     that JAX has). `progress` is called with the step reached, once a chunk. `start` is a step and states to go
     on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
-    than are allocated where that is worth its programs. Final states and records are in the order of the keys:
+    than are allocated where sizes allow it. Final states and records are in the order of the keys:
     run `i` is what `train` returns for row `i`.
 
     Raises:
@@ -146,9 +144,9 @@ def sweep(
     compile_seconds = time.perf_counter() - began
 
     state, tier, onward, history = whole, (), None, []
-    is_tiered &= _is_tiered(recipe, runs * samples * int(stops[-1]) * max(recipe.capacity))
+    is_tiered &= _is_tiered(recipe)
     checks = _checks(recipe, stops) if is_tiered else stops
-    for chunk in rows_of_stops(checks, max(CHUNKS, 1 + int(checks[-1]) // STRIDE if is_tiered else 0)):
+    for chunk in rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS):
         onto = int(chunk[-1])
         wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
         if onward is None or wanted != tier:
@@ -216,12 +214,12 @@ def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool
 def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, " checks"]:
     """The stops, and those at which the host looks whether the tier still holds the units in sight."""
     last = min(recipe.drive.until, int(stops[-1]))
-    return np.union1d(stops, np.array([*range(0, last, STRIDE), last], stops.dtype))
+    return np.union1d(stops, np.linspace(0, last, CHECKS + 1).round().astype(stops.dtype))
 
 
-def _is_tiered(recipe: Recipe, work: int) -> bool:
-    """Whether units out of sight change nothing (a user's importance may compare them all), and cost much."""
-    return recipe.drive is not None and recipe.drive.custom is None and work >= TIERED
+def _is_tiered(recipe: Recipe) -> bool:
+    """Whether units out of sight change nothing: a user's importance may compare them all."""
+    return recipe.drive is not None and recipe.drive.custom is None and max(recipe.capacity) > LEAST_TIER
 
 
 def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:

@@ -425,7 +425,7 @@ def test_runs_without_a_unit_start_again_from_all_and_the_better_start_stays():
     np.testing.assert_array_equal(history.sizes[:, -1], told.sizes[:, -1])
     np.testing.assert_allclose(history.held_out_loss, told.held_out_loss, rtol=1e-4)
     np.testing.assert_allclose(history.parameters, told.parameters)
-    outputs = [np.asarray(run_of(one, 0)(X[3])) for one in (ensemble, expected)]
+    outputs = [np.asarray(run_of(one, 0)(jnp.asarray(X[3]))) for one in (ensemble, expected)]
     np.testing.assert_allclose(*outputs, rtol=1e-2)
     assert not history.diverged_at[1] >= 0
 

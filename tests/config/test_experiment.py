@@ -486,3 +486,28 @@ GATED = {"capacity": (4, 4), "depth_gates": True}
 def test_what_members_do_not_go_with_is_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         judged(**parts)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "field", "value"),
+    [
+        ("price", "errors", 1.0),
+        ("price", "resolution", 1e-4),
+        ("held-out", "price", 0.1),
+        ("held-out", "reorder", False),
+        ("held-out", "select", "best"),
+    ],
+)
+def test_a_setting_of_one_criterion_is_refused_under_the_other(criterion, field, value):
+    with pytest.raises(ValueError, match=f"`{field}` does not go with `criterion` {criterion}"):
+        InformationConfig(criterion=criterion, **{field: value})
+
+
+def test_looks_and_pace_by_held_out_samples_are_shares_of_the_run():
+    judged = InformationConfig(criterion="held-out")
+    assert [(judged.cadence(steps), judged.pace(steps)) for steps in (1000, 5000)] == [(20, 0.25), (100, 0.05)]
+    assert (InformationConfig().cadence(1000), InformationConfig().pace(1000)) == (25, 0.05)
+    assert (
+        dataclasses.replace(judged, every=7).cadence(1000),
+        dataclasses.replace(judged, size_rate=0.3).pace(1000),
+    ) == (7, 0.3)

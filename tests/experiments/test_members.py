@@ -224,3 +224,14 @@ def test_a_run_without_a_unit_starts_again_from_all_and_says_so(tmp_path, capsys
     assert (last["held_out_gain"] > 2 * last["held_out_gain_error"]).values[found].all()
     assert "a second start, from all units" in capsys.readouterr().err
     assert not again.results["restarted"].sel(arm="static").values.any()
+
+
+@pytest.mark.parametrize("method", ["controller", "auxiliary"])
+def test_members_share_the_sizes_of_every_method(tmp_path, method):
+    own = small(tmp_path, training={"steps": 10})
+    own = replace(own, network=replace(own.network, method=method), information=n3.InformationConfig())
+    found = n3.run(own, has_figures=False, quiet=True)
+    for net in n3.load(found.directory)["growing"]:
+        first, *others = net.each()
+        for other in others:
+            np.testing.assert_array_equal(other.sizes(), first.sizes())

@@ -158,6 +158,10 @@ class TrainingConfig:
         validation.check_ranges(self)
 
 
+OF_PRICE = "price", "select", "price_scale", "price_start", "reorder", "correct", "redundancy_aware"
+"""Settings of criterion price alone."""
+OF_HELD_OUT = "errors", "resolution"
+"""Settings of criterion held-out alone."""
 LOOKS = 50
 """Looks at held-out samples in a run, of which those count that come before sizes rest."""
 UNITS_PER_LOOK = 5.0
@@ -172,7 +176,7 @@ class InformationConfig:
     """What judges a unit: its `price` in nats, or (`held-out`) the loss on samples that `members` hold out."""
     errors: Annotated[float, "at_least_zero"] = 0.5
     """Standard errors of the difference on held-out samples within which fewer units count as equally good."""
-    resolution: Annotated[float, "at_least_zero"] = 1e-8
+    resolution: Annotated[float, "unit_interval"] = 1e-8
     """Share of the target's variance below which a further unit is worth nothing, by criterion held-out."""
     price: Annotated[Price, "at_least_zero"] = "description-length"
     """Nats per sample that a further unit must bring: a number, `description-length` (k ln n / 4n for its k
@@ -221,6 +225,11 @@ class InformationConfig:
         validation.check_ranges(self)
         if self.path and (self.budget is not None or not self.price_scale):
             raise ValueError("`price` as a path needs `budget` left out and `price_scale` above zero.")
+        others = OF_HELD_OUT if self.criterion == "price" else OF_PRICE
+        for name in sorted(set(self.changed()) & set(others)):
+            raise ValueError(
+                f"`{name}` does not go with `criterion` {self.criterion}: leave it out, or change that."
+            )
         if self.birth and self.birth_end > self.settle:
             raise ValueError(f"`birth_end` must not exceed `settle`, {self.settle}; got {self.birth_end}.")
 

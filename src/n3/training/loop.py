@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from n3.information.sizing import DriveHypers
-from n3.nn.members import MEMBERS
 from n3.nn.mlp import Annealing, annealed
 from n3.nn.sized import AbstractSized, run_of, stack_runs
 from n3.tracing.grow import Grown
 from n3.training.batches import HeldRows, Selection, member_keys
 from n3.training.history import Plan, Recorder, axis_of, evaluate, pool_seen
 from n3.training.restructure import Stages
-from n3.training.step import TrainState, descended, informed
+from n3.training.step import TrainState, descended, informed, with_shared_sizes
 
 CHUNK = 25
 """Steps compiled as one, of models that information does not grow."""
@@ -123,9 +122,7 @@ def _step(plan: Plan, state: TrainState, inputs, targets, hypers, count) -> tupl
         return loss + plan.size_cost * penalty, loss
 
     (_, loss), gradient = objective(state.net)
-    if plan.members and isinstance(gradient, AbstractSized):  # members share what decides their sizes
-        shared = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, MEMBERS), gradient.controller)
-        gradient = eqx.tree_at(lambda own: own.controller, gradient, shared)
+    gradient = with_shared_sizes(gradient) if plan.members else gradient
     fall = plan.annealing and Annealing(*map(jnp.asarray, plan.annealing))
     temperature = fall and fall.temperature(count + 1, jnp.asarray(float(plan.steps)))
     settings = {"rule": plan.rule, "drive": plan.drive, "hypers": hypers, "temperature": temperature}

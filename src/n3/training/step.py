@@ -18,7 +18,7 @@ from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, sample_losses, task_loss, type_of_loss
 from n3.nn.members import MEMBERS, mean_outputs
 from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
-from n3.nn.sized import choose_runs
+from n3.nn.sized import AbstractSized, choose_runs
 from n3.training import batches
 
 Count, Counts = Int[Array, ""], Int[Array, " records"]
@@ -204,6 +204,7 @@ def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, co
         state = eqx.tree_at(lambda s: s.order, state, order)
         batch = batches.draw_batch(order, count, recipe.batch, problem.train)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
+    gradient = with_shared_sizes(gradient) if recipe.members else gradient
     is_falling, shape = recipe.schedule == "cosine", jnp.pi * count.astype(jnp.float32) / hypers.horizon
     return descended(
         state,
@@ -216,6 +217,14 @@ def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, co
         factor=0.5 * (1.0 + jnp.cos(shape)) if is_falling else None,
         temperature=hypers.annealing and hypers.annealing.temperature(count + 1, hypers.horizon),
     )
+
+
+def with_shared_sizes(gradient: PyTree) -> PyTree:
+    """The gradient of a member of which the part that decides its sizes is the mean over all members."""
+    if not isinstance(gradient, AbstractSized):
+        return gradient
+    shared = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, MEMBERS), gradient.controller)
+    return eqx.tree_at(lambda own: own.controller, gradient, shared)
 
 
 def descended(

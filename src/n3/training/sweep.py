@@ -180,7 +180,10 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
             if not recipe.members:
                 return init(recipe, hypers, problem, key=key)
             own = member_keys(key, recipe.members)
-            return jax.vmap(lambda key: init(recipe, hypers, problem, key=key), axis_name=MEMBERS)(own)
+            drawn = jax.vmap(lambda key: init(recipe, hypers, problem, key=key))(own)
+            controllers = lambda state: (state.net.controller, state.kept.net.controller)  # noqa: E731
+            alike = partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape))
+            return eqx.tree_at(controllers, drawn, replace_fn=alike)  # members share all that sizes them
 
         return jax.lax.map(lambda own: of_run(*own), (hypers, problem, keys), batch_size=block)
 

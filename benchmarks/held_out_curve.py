@@ -31,7 +31,7 @@ MOMENTS = 0.06, 0.2, 0.6
 
 
 def curve(recipe: Recipe, nets: Any, problem: Problem, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out loss of each number of units up to the most, and the standard error of what it is above the least."""
+    """Held-out loss of each number of units up to the most, and the standard error of what the least gains."""
 
     def of_one(net):
         pool = pool_of(of_member(recipe, problem))

@@ -241,7 +241,7 @@ class InformationDrive:
         return net, moments, DriveState(gradient, best, net.participation(), log_price, prices, deep)
 
     def _held_out_look(self, net, moments, state: DriveState, hypers: DriveHypers, pool: Pool, count):
-        """As `look`, by what units gain on samples that are held out; none is added once births are over."""
+        """As `look`, by what units gain on samples that are held out."""
         orders = held_out.orders_of(net, pool, is_classes=self.is_classes)
         net, moments = reorder((net, moments), orders, jnp.asarray(len(orders) - 1))
         masks = tuple(mask[order] for mask, order in zip(state.masks, orders, strict=True))
@@ -249,8 +249,6 @@ class InformationDrive:
         numbers = {"errors": hypers.errors, "resolution": hypers.resolution}
         judgement = held_out.judged(net, pool, **numbers, **how)
         best = jnp.where(judgement.best < 0, state.best, judgement.best)
-        is_fertile = (count < self.birth_until) | (self.birth_until == 0)
-        best = jnp.where(is_fertile, best, jnp.minimum(best, jnp.ceil(net.sizes())))
         capacity = jnp.array(net.controller.capacity, best.dtype)
         is_over = (hypers.budget > 0) & (net.parameter_count(best) > hypers.budget)
         within = sizes_within_budget(best, hypers.budget, capacity, net.parameter_count)

@@ -335,8 +335,8 @@ def growth_endings(experiment: Experiment, arm: xr.Dataset, lost: np.ndarray) ->
 
     `resolution`: the held-out loss is below that share of the target's variance (of a nat, for classes);
     `capacity`: every layer is full; `budget`: a further unit would exceed it; `steps`: a size still rose, at
-    half the rate or more, over the last tenth of the steps in which units are born; else `no gain`: no unit in
-    sight lowered the held-out loss.
+    half the rate or more, over the last tenth of the steps before sizes rest; else `no gain`: no unit in sight
+    lowered the held-out loss.
     """
     last, information = arm.isel(step=-1), experiment.information
     unit = arm["constant_loss"].values if arm.attrs["kind"] == "regression" else 1.0
@@ -351,7 +351,7 @@ def growth_endings(experiment: Experiment, arm: xr.Dataset, lost: np.ndarray) ->
         further = np.min(widths[:, :-2] + 1 + widths[:, 2:], axis=1)
         is_spent = last["active_parameters"].values / networks + further > information.budget
     steps = int(arm["step"][-1])
-    until = (information.birth_end if information.birth else information.settle) * steps
+    until = information.settle * steps
     rate = information.pace(steps)
     sizes = arm["size"].interp(step=[0.9 * until, until]).transpose("step", "seed", "layer").values
     is_rising = np.any(sizes[1] - sizes[0] >= 0.05 * until * rate, axis=-1)

@@ -176,7 +176,7 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
     folder = Path(directory)
     if is_finished(folder, index):
         return
-    study = Study.from_json((folder / "study.json").read_text())
+    study = Study.load(folder / "study.json")
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
     _write(_folder(folder, index), results.assign(seconds))
@@ -208,7 +208,7 @@ def collect_study(directory: Path) -> Results:
         FileNotFoundError: If a group is not finished.
         ValueError: If the results of a group are damaged.
     """
-    study = Study.from_json((directory / "study.json").read_text())
+    study = Study.load(directory / "study.json")
     indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:

@@ -82,6 +82,14 @@ def read_file(path: Path, *, most: int = 2**40) -> bytes:
     return path.read_bytes()
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of what has a name in a folder; a ValueError if a link on the way leads out of the folder."""
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} must lie in its folder; it leads to {path.resolve()}.")
+    return path
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -238,7 +246,7 @@ def _convert(hint: Any, value: Any, *, path: str) -> Any:
         return {name: _convert(rest[0], own, path=f"{path}.{name}") for name, own in value.items()}
     value = _as_tuples(value)
     spelled = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-    each = [(own,) for own in value] if isinstance(value, tuple) else [value]  # the checker samples one item
+    each = [(own,) for own in value] if value and isinstance(value, tuple) else [value]  # one item is sampled
     has_truth = any(isinstance(own, bool) for own in (value if isinstance(value, tuple) else each))
     conf = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
     if (has_truth and "bool" not in spelled) or not all(is_bearable(part, hint, conf=conf) for part in each):

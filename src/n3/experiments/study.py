@@ -1,7 +1,6 @@
 """Study: a grid of experiments in as few programs as it needs, on disk group by group: none is done twice."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +15,10 @@ from jaxtyping import Array, Int, PyTree
 from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
+from n3.config.validation import inside, read_file
 from n3.data.dataset import Dataset, load_dataset
 from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
-from n3.experiments.results import RunDirectory, device_name, join, label, read_results, unfold
+from n3.experiments.results import RunDirectory, device_name, join, label, read_results, sums_of, unfold
 from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values
@@ -176,7 +176,7 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
     folder = Path(directory)
     if is_finished(folder, index):
         return
-    study = Study.load(folder / "study.json")
+    study = Study.load(inside(folder, "study.json"))
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
     _write(_folder(folder, index), results.assign(seconds))
@@ -191,8 +191,8 @@ def is_finished(directory: Path, index: int) -> bool:
     manifest, results = (_folder(directory, index) / name for name in ("manifest.json", "results.nc"))
     if not manifest.exists():
         return False
-    expected = json.loads(manifest.read_text())["sha256"]["results.nc"]
-    if not results.exists() or hashlib.sha256(results.read_bytes()).hexdigest() != expected:
+    expected = sums_of(manifest).get("results.nc")
+    if not results.exists() or hashlib.sha256(read_file(results)).hexdigest() != expected:
         raise ValueError(f"{results} is damaged or missing: remove {manifest.parent} to train its group again.")
     return True
 
@@ -208,7 +208,7 @@ def collect_study(directory: Path) -> Results:
         FileNotFoundError: If a group is not finished.
         ValueError: If the results of a group are damaged.
     """
-    study = Study.load(directory / "study.json")
+    study = Study.load(inside(directory, "study.json"))
     indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:

@@ -66,6 +66,7 @@ UNUSUAL = Experiment(
         out="there",
         name="a-name_1.0",
         device="cpu",
+        block=2,
     ),
 )
 

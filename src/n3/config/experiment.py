@@ -292,6 +292,8 @@ class RunConfig:
     """Name of the run directory; None: task, method and time."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device to compute on."""
+    block: Annotated[int | None, "positive"] = None
+    """Runs of an arm that are trained at a time; None: as many as fit into memory."""
 
     def __post_init__(self) -> None:
         validation.distinct("arms", self.arms)
@@ -407,6 +409,8 @@ class Experiment:
             yield f"{told} does not go with `depth_gates`: those layers share their units."
         if network.method == "auxiliary" and len(network.capacity or ()) > 1 and not network.layerwise:
             yield f"{told} with several layers under auxiliary needs `layerwise` sizes."
+        if self.run.block is not None:
+            yield f"{told} does not go with `block`: all runs share its stages."
         if self.information.path:
             yield f"{told} does not go with `price` as a path: both need the held-out samples."
         if steps is not None and every >= steps:

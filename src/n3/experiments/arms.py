@@ -98,6 +98,14 @@ def hypers_of(
     )
 
 
+def check_batch(experiment: Experiment, samples: int) -> None:
+    """Refuse a batch of more training samples than a run has, of members than one trains on."""
+    batch, members = experiment.training.batch, experiment.training.members
+    most = samples - largest_fold(samples, members) if members else samples
+    if batch != "full" and batch > most:
+        raise ValueError(f"`batch` must lie in [1, {most}], the training samples; got {batch}.")
+
+
 def concatenate(trees: Sequence[PyTree]) -> PyTree:
     """Trees of arrays as one, row after row."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)

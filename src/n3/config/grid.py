@@ -161,7 +161,7 @@ def _activations(text: str) -> tuple[str, ...]:
 
 def _range(low: Any, high: Any, kind: str, by: Any, *, name: str) -> list[Setting]:
     wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
-    least, most = -validation.LARGEST if kind == "+" else validation.LEAST, validation.LARGEST
+    least, most = -validation.LARGEST_FLOAT if kind == "+" else validation.LEAST_FLOAT, validation.LARGEST_FLOAT
     are_numbers = all(isinstance(each, (int, float)) for each in (low, high, by))
     if not (are_numbers and least <= low < high < most and by > (kind == "x")):
         got = f"{low}:{high}:{kind}{by}"

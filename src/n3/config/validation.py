@@ -18,7 +18,7 @@ CHOOSE = "choose"
 """What a choice among names begins with, before a colon."""
 
 
-MOST_BYTES, MOST_DEPTH = 2**26, 50
+MOST_TEXT, MOST_DEPTH = 2**26, 50
 """Bytes and levels of nesting of a JSON text."""
 
 
@@ -48,8 +48,8 @@ def parse_json(text: str) -> Any:
     A ValueError if it is not JSON, too long or nested too deeply, names a key twice in an object, or holds a
     number that is NaN, infinite or of more than 100 characters.
     """
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"JSON must have {MOST_BYTES} characters at most; got {len(text)}.")
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"JSON must have {MOST_TEXT} characters at most; got {len(text)}.")
     depth = 0
     for mark in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[][{}]', text, re.DOTALL):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark.group(), 0)
@@ -62,7 +62,7 @@ def parse_json(text: str) -> Any:
 def read_text(path: Path) -> str:
     """The text of a regular file of UTF-8; errors as `read_file`, and a ValueError that names another file."""
     try:
-        return read_file(path, most=MOST_BYTES).decode()
+        return read_file(path, most=MOST_TEXT).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text; byte {error.start} is not.") from error
 
@@ -138,11 +138,13 @@ def check_ranges(config: Any) -> None:
         for words, holds in (_RANGES[kind] for kind in ranges):
             if not holds(value):
                 raise ValueError(f"`{name}` must {words}; got {value}.")
-        if ranges and value and not LEAST <= abs(value) < LARGEST:
-            raise ValueError(f"`{name}` must lie between {LEAST:.2g} and {LARGEST:.2g}, or be 0; got {value}.")
+        if ranges and value and not LEAST_FLOAT <= abs(value) < LARGEST_FLOAT:
+            raise ValueError(
+                f"`{name}` must lie between {LEAST_FLOAT:.2g} and {LARGEST_FLOAT:.2g}, or be 0; got {value}."
+            )
 
 
-LEAST, LARGEST = 2.0**-126, 2.0**128
+LEAST_FLOAT, LARGEST_FLOAT = 2.0**-126, 2.0**128
 """Between these float32 holds the magnitude of a number in full precision."""
 
 

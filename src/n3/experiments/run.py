@@ -266,9 +266,16 @@ def train_cells(
         )
         part = (time.process_time() - started) / len(whole)
         seconds = {arm: own + part for arm, own in seconds.items()}
-    swept = {arm: swept[arm] for arm in recipes}
+    units = arms.units_of([one for sets in data[: len(cells)] for one in sets])[:, None]
+    swept = {arm: _in_own_units(swept[arm], units) for arm in recipes}
     told = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
     return TrainedArms(swept=swept, recipes=recipes, **told)
+
+
+def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:
+    """The runs with their metric in the target's own unit, in float64."""
+    records = eqx.tree_at(lambda own: own.test_metric, swept.records, swept.records.test_metric * units)
+    return replace(swept, records=records)
 
 
 def _sweep_blocks(

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+import hostile
+from hostile import fuzzed
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
 from n3.config.grid import (
     SECTIONS,
@@ -165,3 +167,7 @@ def test_a_study_that_is_none_is_refused_by_its_file(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
     with pytest.raises(ValueError, match=r"study\.json: `\S+` .*must|is missing"):
         Study.load(tmp_path / "study.json")
+
+
+def test_random_grids_are_grids_or_refused():
+    fuzzed(hostile.grids(), hostile.check_grid, examples=30)

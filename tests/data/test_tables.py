@@ -5,6 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
+import hostile
+from hostile import fuzzed
 from n3.data.tables import DataError, infer_kind, read_table
 
 FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
@@ -217,3 +219,7 @@ def test_an_archive_that_says_it_is_larger_than_all_memory_is_refused(tmp_path):
             file.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(DataError, match=r"own\.npz cannot be read"):
         read_table(tmp_path / "own.npz")
+
+
+def test_random_tables_are_read_or_refused(tmp_path):
+    fuzzed(hostile.TABLES, lambda content: hostile.check_table(tmp_path, content), examples=50)

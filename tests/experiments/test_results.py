@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import hostile
 import n3
+from hostile import fuzzed
 from n3.config.experiment import Experiment, RunConfig
 from n3.experiments import results
 from n3.experiments.arms import recipe_of
@@ -311,3 +313,8 @@ def test_a_single_fit_has_no_statistics():
     for refused in (single, history(0.5, 1.0, validation_loss=None)):
         with pytest.raises(ValueError, match="`histories` must be of many runs each, with validation data"):
             record_fits({"growing": refused}, task="own", capacity=(8, 8))
+
+
+def test_a_damaged_run_directory_is_read_or_named(tmp_path):
+    run = hostile.trained(tmp_path)
+    fuzzed(hostile.DAMAGES, lambda damage: hostile.check_damage(run, tmp_path, damage), examples=15)

@@ -107,7 +107,7 @@ def run(
 
 def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
-    experiment = experiment.resolved()
+    experiment, devices = experiment.resolved(), find_devices(experiment.run.device)
     own, seeds, steps = outline(experiment), len(experiment.run.seeds), experiment.training.steps
     tried, members, sample = arms.over_prices(experiment), own.members, own.sample
     runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
@@ -135,7 +135,7 @@ def describe(experiment: Experiment) -> str:
     if experiment.structure.structure_every is not None:
         plan = steps or 0, experiment.network.capacity or (), experiment.run.arms
         lines.append(decisions.describe_structure(experiment.structure, *plan))
-    most, devices = max(runs.values()), find_devices(experiment.run.device)
+    most = max(runs.values())
     total = own.sample_bytes * most + own.state_bytes * sum(runs.values())
     block = runs_at_a_time(experiment, own, devices)
     lines.append(
@@ -153,10 +153,11 @@ def find_devices(name: str) -> Sequence[Device]:
     """
     try:
         return jax.devices(None if name == "auto" else name)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
+        asked = f" under JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else ""
         raise ValueError(
-            f"`device` is {name}, but JAX finds none here: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`."
+            f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
+            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
         ) from error
 
 
@@ -182,10 +183,11 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
 
 
 def grid_of(data: Dataset) -> Float[np.ndarray, "points in_size"]:
-    """Inputs for figures, in their own units: a line or a square over the training inputs, else no points."""
-    if data.in_size > 2:
+    """Inputs for figures, in their own units: a line or a square over inputs that differ, else no points."""
+    own = data.input_scaler.inverse(data.train_inputs)
+    if data.in_size > 2 or np.any(np.ptp(own, axis=0) == 0):
         return np.zeros((0, data.in_size))
-    own, side = data.input_scaler.inverse(data.train_inputs), {1: 256, 2: 64}[data.in_size]
+    side = {1: 256, 2: 64}[data.in_size]
     axes = np.meshgrid(*np.linspace(own.min(axis=0), own.max(axis=0), side).T, indexing="xy")
     return np.stack([axis.ravel() for axis in axes], axis=1)
 

@@ -67,6 +67,7 @@ def plan_groups(study: Study) -> list[CellGroup]:
 
 def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
+    find_devices(study.base.run.device)
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
     cells, experiments, programs, lines = len(study.cells), study.experiments(), set(), []
     draw = functools.cache(outline_task)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -154,7 +155,7 @@ def find_devices(name: str) -> Sequence[Device]:
     try:
         return jax.devices(None if name == "auto" else name)
     except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
-        asked = f" under JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else ""
+        asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
         raise ValueError(
             f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
             "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."

@@ -116,14 +116,8 @@ def fit(
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
     """
-    _check_numbers(steps=steps, batch=batch, learning_rate=learning_rate, size_cost=size_cost)
-    if not isinstance(monitor, Sequence):
-        raise ValueError(f"`monitor` must be a name or several; got {monitor!r}.")
-    monitor = (monitor,) if isinstance(monitor, str) else tuple(monitor)
-    if len(annealing) != 3 or not (min(annealing) > 0 and max(annealing) < LARGEST_FLOAT and annealing[2] <= 1):
-        raise ValueError(
-            f"`annealing` must be two temperatures above 0 and a share in (0, 1]; got {annealing}."
-        )
+    _check_numbers(steps, batch, learning_rate, size_cost, annealing)
+    monitor = _names_of(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
     given = information, target_size, monitor, importance, structure
     _check_settings(model, validation_data, *given, is_informed=is_informed)
@@ -214,7 +208,18 @@ def _stages_of(plan: Plan, structure, one, key, recorder: Recorder, hypers, impo
     )
 
 
-def _check_numbers(*, steps: int, batch: int, learning_rate: Any, size_cost: float) -> None:
+def _names_of(monitor: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(monitor, Sequence):
+        raise ValueError(f"`monitor` must be a name or several; got {monitor!r}.")
+    return (monitor,) if isinstance(monitor, str) else tuple(monitor)
+
+
+def _check_numbers(steps, batch, learning_rate, size_cost, annealing) -> None:
+    is_fall = len(annealing) == 3 and 0 < min(annealing) <= max(annealing) < LARGEST_FLOAT
+    if not is_fall or annealing[2] > 1:
+        raise ValueError(
+            f"`annealing` must be two temperatures above 0 and a share in (0, 1]; got {annealing}."
+        )
     for name, value in {"steps": steps, "batch": batch}.items():
         check_whole(name, [value])
         if value < 1:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hostile
+from hostile import fuzzed
 from n3.config.criteria import OPERATORS, Criterion, parse
 from networks import quick
 
@@ -139,3 +141,7 @@ def test_deep_text_is_read_from_any_depth_of_calls_or_is_one_clear_error(inside,
 
     said = deep(sys.getrecursionlimit() - len(inspect.stack()) - 60)
     assert (said is None) if inside.endswith(("1", "2")) and closing == 50 else said.startswith("`criterion` ")
+
+
+def test_random_texts_are_criteria_or_refused():
+    fuzzed(hostile.CRITERIA, hostile.check_criterion, examples=50)

@@ -66,6 +66,7 @@ UNUSUAL = Experiment(
         out="there",
         name="a-name_1.0",
         device="cpu",
+        block=2,
     ),
 )
 
@@ -382,8 +383,8 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: RunConfig(arms=("static", "static")), r"`arms` must be distinct; 'static' appears more"),
         (lambda: RunConfig(seeds=()), r"`seeds` must not be empty\."),
         (lambda: RunConfig(seeds=(3, 5, 3)), r"`seeds` must be distinct; 3 appears more than once\."),
-        (lambda: RunConfig(seeds=(-1,)), r"`seeds` must lie in \[0, 2\*\*31\); got -1\."),
-        (lambda: RunConfig(seeds=(2**31,)), r"`seeds` must lie in \[0, 2\*\*31\); got 2147483648\."),
+        (lambda: RunConfig(seeds=(-1,)), r"`seeds` must be zero or more; got -1\."),
+        (lambda: RunConfig(seeds=(2**31,)), r"`seeds` must be below 2\*\*31; got 2147483648\."),
         (lambda: RunConfig(records=0), r"`records` must be positive and finite; got 0\."),
         (lambda: RunConfig(arms=("equal-size",)), r"`arms` with equal-size needs growing too"),
         (lambda: RunConfig(name=""), r"`name` must match .* got ''\."),

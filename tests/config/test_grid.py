@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+import hostile
+from hostile import fuzzed
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, StructureConfig
 from n3.config.grid import (
     SECTIONS,
@@ -136,3 +138,36 @@ def test_labels_are_numbers_where_all_are():
     assert setting_labels(["full", 8]) == ["full", "8"]
     assert setting_labels([True, False]) == ["True", "False"]
     assert setting_label(None) == "none"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("learning_rate=1:1e308:x1e200", "`learning_rate` must rise"),
+        ("learning_rate=0:1:+1e-12", "`learning_rate` must have 10000 values at most; got about 1000000000001"),
+        ("learning_rate=1:2:x1.0000000000000002", "values at most"),
+        ("learning_rate=5e-324:1:x2", "`learning_rate` must rise"),
+        ("learning_rate=1e-3:1:10001", "COUNT from 2 to 10000"),
+        (f"steps=1:{'9' * 400}:+1", "`steps` must rise"),
+    ],
+)
+def test_a_range_beyond_all_bounds_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_axis(text)
+
+
+def test_a_grid_of_too_many_cells_is_refused():
+    axes = [parse_axis(f"{name}=1:1000:+1") for name in ("capacity", "steps", "samples")]
+    with pytest.raises(ValueError, match="`grid` must have 10000 cells at most; got 1000000000"):
+        product(Experiment(), axes)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"base": {}, "cells": [3]}', '{"base": {}, "points": -1}'])
+def test_a_study_that_is_none_is_refused_by_its_file(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=r"study\.json: `\S+` .*must|is missing"):
+        Study.load(tmp_path / "study.json")
+
+
+def test_random_grids_are_grids_or_refused():
+    fuzzed(hostile.grids(), hostile.check_grid, examples=30)

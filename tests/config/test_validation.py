@@ -2,13 +2,26 @@
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from math import inf, nan
 from typing import Annotated, Literal
 
 import pytest
 
 from n3.config.experiment import Experiment, TrainingConfig
-from n3.config.validation import check_ranges, choice, from_json, geometric_path, suggestion
+from n3.config.validation import (
+    check_ranges,
+    check_whole,
+    choice,
+    from_json,
+    geometric_path,
+    load_json,
+    parse_json,
+    read_file,
+    read_text,
+    suggestion,
+)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "size_cost", "target_size", "initial_size"])
@@ -26,7 +39,7 @@ def test_json_constants_are_refused(constant):
 
 
 def test_a_number_too_large_for_json_is_refused():
-    with pytest.raises(ValueError, match="`learning_rate` must be positive and finite; got inf"):
+    with pytest.raises(ValueError, match="configuration: 1e999 is not a number"):
         Experiment.from_json('{"training": {"learning_rate": 1e999}}')
 
 
@@ -157,3 +170,85 @@ def test_a_choice_by_hand():
     assert choice("activation", "choose:tanh,sin", names=names) == ("tanh", "sin")
     with pytest.raises(ValueError, match=r"`activation` .* got 'rely'. Did you mean 'relu'"):
         choice("activation", "choose:sin,rely", names=names)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[" * 100_000, "nested 50 levels deep"),
+        ('{"a":' * 60, "nested 50 levels deep"),
+        ('{"a": 1, "a": 2}', "`key` must be distinct; 'a' appears more than once"),
+        ("[1e999]", "1e999 is not a number"),
+        (f"[{'1' * 5_000}]", "1+ is not a number"),
+        ('["' + '\\"' * 100_000, "Unterminated string"),
+    ],
+)
+def test_json_that_is_deep_double_or_beyond_all_numbers_is_refused(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_json(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_brackets_in_a_text_nest_nothing():
+    assert parse_json('["[[\\"[["]') == ['[["[[']
+    assert parse_json("[" * 50 + "]" * 50)
+
+
+def test_only_a_regular_file_of_text_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(ValueError, match="must be a regular file"):
+            read_file(tmp_path / name)
+    (tmp_path / "own").write_bytes(b"ab\xff")
+    with pytest.raises(ValueError, match="own must have 2 bytes at most; it has 3"):
+        read_file(tmp_path / "own", most=2)
+    with pytest.raises(ValueError, match=r"own must be UTF-8 text; byte 2 is not"):
+        read_text(tmp_path / "own")
+    (tmp_path / "own").write_text("[1")
+    with pytest.raises(ValueError, match="own: Expecting ',' delimiter"):
+        load_json(tmp_path / "own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    needed: tuple[Ranged, ...]
+    by_name: tuple[Mapping[str, int], ...] = ()
+
+
+def test_a_missing_field_and_a_part_of_a_list_are_named():
+    assert from_json(Parts, '{"needed": [{"free": 2}], "by_name": [{"a": 1}]}', source="") == Parts(
+        (Ranged(free=2),), ({"a": 1},)
+    )
+    for text, message in {
+        "{}": "here: `needed` is missing",
+        '{"needed": [{}, {"fre": 1}]}': r"unknown field `needed\[1\]\.fre`\. Did you mean 'free'",
+        '{"needed": [3]}': r"`needed\[0\]` must be an object; got 3",
+        '{"needed": [], "by_name": [{"a": "b"}]}': r"`by_name\[0\]\.a` must be int; got 'b'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            from_json(Parts, text, source="here")
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("batch", 2.0, "be a whole number; got 2.0"),
+        ("batch", True, "be a whole number; got True"),
+        ("batch", 10**30, r"be below 2\*\*31; got 1000"),
+        ("share", True, "be a number; got True"),
+        ("share", [0.5], r"be a number; got \[0.5\]"),
+        ("positive", 1e-50, "lie between 1.2e-38 and 3.4e\\+38, or be 0; got 1e-50"),
+        ("positive", 10**40, "lie between"),
+    ],
+)
+def test_numbers_have_the_type_of_their_field_and_fit_into_float32(name, value, message):
+    with pytest.raises(ValueError, match=f"`{name}` must {message}"):
+        check_ranges(Ranged(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [8.0, True, "8"])
+def test_what_is_no_whole_number_is_refused(value):
+    check_whole("seeds", (0, 2**31 - 1))
+    with pytest.raises(ValueError, match=f"`seeds` must be a whole number; got {value!r}"):
+        check_whole("seeds", (1, value))

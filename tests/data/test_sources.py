@@ -242,3 +242,9 @@ def test_labels_at_random_say_nothing_and_separable_ones_have_a_margin():
     distance = x @ np.array([2.0, -1.0, 1.0, 0.0, 0.0]) / np.sqrt(6.0)
     assert distance[y == 1].min() >= 0.2 - 1e-9
     assert distance[y == 0].max() <= -0.2 + 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-160, 1e160])
+def test_a_scale_whose_square_is_no_number_is_found(unit):
+    values = np.array([[1.0], [2.0], [6.0]])
+    np.testing.assert_allclose(standard_scaler(values * unit).scale, standard_scaler(values).scale * unit)

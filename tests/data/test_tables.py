@@ -1,8 +1,12 @@
 """Files: a table by hand from each format, what a target is taken for, and every refusal."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
+import hostile
+from hostile import fuzzed
 from n3.data.tables import DataError, infer_kind, read_table
 
 FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
@@ -100,7 +104,21 @@ BAD_TEXT = {
     "y\n1\n2\n": "must hold a column beside `target`",
     'x,y\n"1,2\n3,4\n': "cannot be read as comma-separated values: unexpected end of data",
     b"x,y\n\xff,2\n": "must be UTF-8 text; byte 4 is not",
-    "x,y\n" + "".join(f"n{n},{n}.5\n" for n in range(300)): "`x` must hold .* at most; got 300, such as 'n0'",
+    "x,y\n"
+    + "".join(f"n{n},{n}.5\n" for n in range(300)): "`x` must hold .* that repeat; got 300, such as 'n0'",
+    'x,y\n"1,5",2\n"2,5",3\n': "row 2, column `x` must be a number with a point and no comma; got '1,5'",
+    'x,y\n1,"1,000"\n2,"2,000"\n': "row 2, column `y` must be a number with a point and no comma; got '1,000'",
+    "x,y\n2024-01-31,1\n2024-02-01,3\n": "row 2, column `x` must be a number, .* not a date; got '2024-01-31'",
+    "x,y\n31.1.2024,1\n1.2.2024,3\n": "row 2, column `x` must be a number, .* not a date; got '31.1.2024'",
+    "x,y\n" + "".join(f"n{n},{n}.5\n" for n in range(30)): "`x` must hold .* Leave it out if it names the rows",
+    "x,e,y\n1,,2\n2,,3\n": "row 2, column `e` must have a value; got ''",
+    "x,e,y\n1,None,2\n2,None,3\n": "row 2, column `e` must have a value; got 'None'",
+    "x,copy,y\n1,2.5,2.5\n2,3.5,3.5\n3,1,1\n": "column `copy` must not repeat the target `y`: leave it out",
+    "x,y\n1,9007199254740993\n2,9007199254740992\n": r"row 2, column `y` must lie within 2\*\*53",
+    "x,y\n1,\0002\n2,3\n": "row 2 must be UTF-8 text; it holds a NUL",
+    "x,y\n1,2\n2,3\n".encode("utf-16"): "must be UTF-8 text; byte 0 is not .it may be UTF-16",
+    "x,y\n1,2\n2,3\n".encode("utf-16-le"): "row 1 must be UTF-8 text; it holds a NUL",
+    "x,y\n1,2\n" + "a" * 200_000 + ",1\n": "row 3 cannot be read .*: field larger",
     "x,y\n" + "".join(f"{n},n{n}\n" for n in range(300)): "`y` must hold 256 classes at most; got 300",
 }
 
@@ -126,6 +144,15 @@ BAD_ARRAYS = {
         "targets": numbers(),
     },
     "`y1` must hold two different values": {"inputs": numbers(), "targets": numbers() * [1, 0]},
+    "`inputs` must lie within -9.0072e.15 and 9.0072e.15; got 9.22": {
+        "inputs": np.array([[2**63 - 1], [1]]),
+        "targets": np.array([0.5, 1]),
+    },
+    "`inputs` must be numbers of shape .*; got datetime64": {
+        "inputs": np.array([["2024-01-01"], ["2024-01-02"]], "datetime64[D]"),
+        "targets": np.array([0.5, 1]),
+    },
+    "`targets` must lie within": {"inputs": numbers(2), "targets": np.array([2**64 - 1, 3], np.uint64)},
     "cannot be read: Object arrays": {"inputs": numbers(), "targets": np.array([{}, {}] * 5)},
 }
 
@@ -176,3 +203,23 @@ def test_a_category_that_makes_another_columns_name_is_refused(tmp_path, header)
     path = write(tmp_path, "\n".join([header, *rows]) + "\n")
     with pytest.raises(DataError, match="'a=b', which is there"):
         read_table(path, target=("y",))
+
+
+def test_a_quoted_line_break_a_constant_and_names_of_rows_that_are_numbers_stay(tmp_path):
+    path = write(tmp_path, 'id,text,constant,y\r\n1,"a\nb",5,2.5\r\n2,c,5,3.5\r\n3,"a\nb",5,1\r\n')
+    table = read_table(path, target=("y",))
+    assert table.inputs == ("id", "text=a\nb", "text=c", "constant")
+    assert table.samples.inputs.tolist() == [[1, 1, 0, 5], [2, 0, 1, 5], [3, 1, 0, 5]]
+
+
+def test_an_archive_that_says_it_is_larger_than_all_memory_is_refused(tmp_path):
+    header = str({"descr": "<f8", "fortran_order": False, "shape": (10**13, 1)}).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "own.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in ("inputs", "targets"):
+            file.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(DataError, match=r"own\.npz cannot be read"):
+        read_table(tmp_path / "own.npz")
+
+
+def test_random_tables_are_read_or_refused(tmp_path):
+    fuzzed(hostile.TABLES, lambda content: hostile.check_table(tmp_path, content), examples=50)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import hostile
+from hostile import fuzzed
 from n3.config.experiment import Experiment
 from trials import tiny
 
@@ -146,3 +148,24 @@ def test_the_help_tells_of_members(command):
     assert code == 0
     for flag in ("--members", "--readout", "--refit, --no-refit", "--criterion", "--resolution", "--errors"):
         assert flag in said.out
+
+
+def test_random_flags_end_in_a_plan_or_a_sentence():
+    fuzzed(hostile.command_lines(), hostile.check_command_line, examples=15)
+
+
+def test_inputs_that_are_all_the_same_have_no_figure_over_them(command, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("x,y\n" + "".join(f"5,{n}.5\n" for n in range(18)))
+    code, said = command("--data", path, "--target", "y", *SMALL.split(), "--quiet")
+    assert (code, said.err) == (0, "")
+
+
+def test_a_platform_that_is_not_there_ends_with_code_2(command, monkeypatch):
+    def absent(kind):
+        raise AssertionError
+
+    monkeypatch.setattr("jax.devices", absent)
+    code, said = command(*SMALL.split())
+    assert code == 2
+    assert "`device` is auto, but JAX finds none here" in said.err

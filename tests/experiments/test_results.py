@@ -5,15 +5,19 @@ import importlib
 import json
 import os
 import re
+import subprocess
 from dataclasses import replace
 
 import equinox as eqx
+import h5py
 import jax
 import numpy as np
 import pytest
 import xarray as xr
 
+import hostile
 import n3
+from hostile import fuzzed
 from n3.config.experiment import Experiment, RunConfig
 from n3.experiments import results
 from n3.experiments.arms import recipe_of
@@ -165,6 +169,91 @@ def test_a_damaged_network_is_named(tmp_path):
         n3.load(run.directory)
 
 
+def test_results_whose_numbers_lie_elsewhere_are_not_opened(tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(80))
+    own = {
+        "external": lambda file: file.create_dataset(
+            "x", (10,), "f8", external=[(str(tmp_path / "secret"), 0, 80)]
+        ),
+        "soft": lambda file: file.__setitem__("x", h5py.SoftLink("/y")),
+        "link": lambda file: file.__setitem__("x", h5py.ExternalLink(str(tmp_path / "secret"), "/")),
+        "group": lambda file: file.create_group("x"),
+        "virtual": lambda file: file.create_virtual_dataset("x", virtual_from(tmp_path / "secret")),
+    }
+    for name, write in own.items():
+        (tmp_path / name).mkdir()
+        with h5py.File(tmp_path / name / "results.nc", "w") as file:
+            write(file)
+        with pytest.raises(ValueError, match=r"results\.nc is .*: `x` must be a variable whose numbers are in"):
+            results.read_results(tmp_path / name)
+
+
+def virtual_from(path):
+    layout = h5py.VirtualLayout((10,), "f8")
+    layout[:] = h5py.VirtualSource(path, "x", (10,))
+    return layout
+
+
+def test_results_larger_than_their_file_are_refused_before_they_are_read(tmp_path):
+    with h5py.File(tmp_path / "results.nc", "w") as file:
+        file.create_dataset("x", (10**12,), "f8", chunks=(1000,), compression="gzip")
+    with pytest.raises(ValueError, match="have 8000000000000 bytes, more than a file of"):
+        results.read_results(tmp_path)
+
+
+def test_what_leads_out_of_the_folder_is_not_read(directory, tmp_path):
+    (tmp_path / "elsewhere.json").write_text(Experiment().to_json())
+    (directory.path / "config.json").unlink()
+    (directory.path / "config.json").symlink_to("../elsewhere.json")
+    with pytest.raises(ValueError, match=r"config\.json must lie in its folder"):
+        read(directory.path)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"sha256": 1}', '{"sha256": {"results.nc": 1}}', "[" * 2000])
+def test_a_manifest_that_is_none_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        results.sums_of(tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("in_size", 10**9, "is too small for it"),
+        ("capacity", [10**9], "is too small for it"),
+        ("members", 10**9, "is too small for it"),
+        ("in_size", 0, "must be positive"),
+        ("in_size", [], "`in_size` must be int"),
+        ("mask", "x", "`mask` must be one of"),
+        ("optimiser", "x", "`optimiser` must be one of"),
+        ("activation", "x", "activation"),
+        ("further", 1, "unknown field `further`"),
+    ],
+)
+def test_a_recipe_of_another_network_is_refused_before_anything_is_allocated(tmp_path, field, value, message):
+    run = n3.run(tiny(tmp_path, arms=("static",)), has_figures=False, quiet=True)
+    path = run.directory / "models" / "static.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=rf"static\.json.*{message}"):
+        n3.load(run.directory)
+
+
+def test_the_folder_of_a_compact_network_is_no_run_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is not there .*`n3\.surgery\.load_compact`"):
+        n3.load(tmp_path)
+
+
+def test_git_is_asked_about_the_package_alone_and_runs_nothing(tmp_path, monkeypatch):
+    before = results._git_state()
+    for words in (["init", "-q"], ["config", "core.fsmonitor", f"touch {tmp_path / 'ran'}"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert results._git_state() == before
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "src" / "n3" / "experiments" / "results.py"))
+    assert results._git_state() == {"commit": None, "dirty": False}
+    assert not (tmp_path / "ran").exists()
+
+
 def history(loss, sizes, *, sizes_of=2, **changes):
     """What four runs of a fit might have recorded at two steps."""
     own = {
@@ -224,3 +313,8 @@ def test_a_single_fit_has_no_statistics():
     for refused in (single, history(0.5, 1.0, validation_loss=None)):
         with pytest.raises(ValueError, match="`histories` must be of many runs each, with validation data"):
             record_fits({"growing": refused}, task="own", capacity=(8, 8))
+
+
+def test_a_damaged_run_directory_is_read_or_named(tmp_path):
+    run = hostile.trained(tmp_path)
+    fuzzed(hostile.DAMAGES, lambda damage: hostile.check_damage(run, tmp_path, damage), examples=15)

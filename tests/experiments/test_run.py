@@ -263,6 +263,19 @@ def test_the_users_own_file_is_learnt_and_its_kind_is_told(tmp_path, capsys):
     assert n3.summarise(record)["task"] == "own"
 
 
+@pytest.mark.parametrize("unit", [1e-22, 1.6e-19, 2e30])
+def test_the_error_is_in_the_targets_own_unit_whatever_that_is(tmp_path, unit):
+    x = np.random.default_rng(0).normal(size=(30, 1))
+    errors = []
+    for name, own in {"one": 1.0, "other": unit}.items():
+        np.savez(tmp_path / f"{name}.npz", inputs=x, targets=x[:, 0] ** 2 * own)
+        task = {"data": str(tmp_path / f"{name}.npz"), "samples": 12, "test_samples": 6}
+        record = n3.run(tiny(tmp_path, task=task, arms=("static",), name=name), has_figures=False, quiet=True)
+        errors.append(record.results["test_metric"].values / own)
+    assert errors[0].dtype == np.float64
+    np.testing.assert_allclose(*errors, rtol=1e-5)
+
+
 def test_words_of_a_file_are_an_input_each(tmp_path):
     experiment = of_file(tmp_path / "own.csv", tmp_path / "runs", colours=True)
     text = n3.describe(experiment)

@@ -54,6 +54,9 @@ def test_saving_again_replaces(tmp_path):
         (lambda m: {**m, "dtype": "object"}, "`dtype` must be float32 or float64; got 'object'"),
         (lambda m: {**m, "in_size": -2}, "`in_size` and `units` must be zero or more"),
         (lambda m: {**m, "extra": 1}, "unknown field `extra`"),
+        (lambda m: {**m, "units": [10**6, 10**6]}, "too small for 1000000 units"),
+        (lambda m: {**m, "members": 10**9}, "too small for 1000000000"),
+        (lambda m: {"format": m["format"]}, "`sha256` is missing"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(tmp_path, damage, message):

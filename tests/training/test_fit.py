@@ -234,7 +234,7 @@ def test_progress_is_told_unless_quiet(capsys):
         ({"steps": 0}, "`steps` must be positive; got 0"),
         ({"batch": 0}, "`batch` must be positive; got 0"),
         ({"train_data": (X, LABELS), "loss": "squared"}, "`loss` must be a function or one of"),
-        ({"train_data": [(X, LINE), (X, LINE[:, [0, 0]])]}, "`train_data` must have 1 targets a sample"),
+        ({"train_data": [(X, LINE), (X, LINE[:, [0, 0]])]}, "`train_data` must have samples of one shape"),
         ({"validation_data": (X, LINE[:3])}, "`validation_data` must have as many inputs as targets"),
         ({"validation_data": []}, "`validation_data` must hold samples; got none"),
         ({"learning_rate": -0.1}, "`learning_rate` must be zero or more, and finite; got -0.1"),
@@ -490,3 +490,50 @@ def test_many_runs_end_one_by_one_and_the_rest_goes_on():
 def test_settings_of_grown_models_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         quiet(grown(method="auxiliary"), (X, LINE), **changes)
+
+
+def no_fit(*data, model=None, **settings):
+    return fit(model or NARROW, *data, **({"steps": 2, "key": jr.key(0), "quiet": True} | settings))
+
+
+NARROW = eqx.nn.Linear(3, 1, key=jr.key(0))
+INS, OUTS = np.ones((8, 3), np.float32), np.arange(8.0, dtype=np.float32)[:, None]
+ODD = {
+    "`train_data` must hold numbers within float32; got 1e\\+300 of float64": lambda: no_fit(
+        (INS.astype(float) * 1e300, OUTS)
+    ),
+    "`train_data` must hold numbers within int32; got 1099511627776 of int64": lambda: no_fit(
+        (INS, OUTS.astype(np.int64) + 2**40)
+    ),
+    "`train_data` must hold real numbers; got object": lambda: no_fit((INS.astype(object), OUTS)),
+    "`train_data` must hold real numbers; got complex": lambda: no_fit((INS.astype(complex), OUTS)),
+    "`train_data` must hold real numbers; got <U": lambda: no_fit((INS, np.array(["a", "b"] * 4))),
+    "`train_data` must have samples of one shape": lambda: no_fit([(INS, OUTS), (INS[:, :2], OUTS)]),
+    "`validation_data` must have samples of one shape, .* got \\(2,\\)": lambda: no_fit(
+        (INS, OUTS), (INS[:, :2], OUTS)
+    ),
+    "`model` must take one sample, here of shape \\(2,\\)": lambda: no_fit((INS[:, :2], OUTS)),
+    "`loss` must return one real number .* got \\(1,\\)": lambda: no_fit(
+        (INS, OUTS), loss=lambda out, y: (out - y) ** 2
+    ),
+    "`loss` must return one real number .* got NoneType": lambda: no_fit((INS, OUTS), loss=lambda out, y: None),
+    "`learning_rate` must be zero or more": lambda: no_fit((INS, OUTS), learning_rate=-1.0),
+    "`learning_rate` must be 0 or at least 1.2e-38": lambda: no_fit((INS, OUTS), learning_rate=1e-50),
+    "`size_cost` must be zero or more": lambda: no_fit((INS, OUTS), size_cost=float("nan")),
+    "`annealing` must be two temperatures": lambda: no_fit((INS, OUTS), annealing=(float("nan"), 0.05, 0.6)),
+}
+
+
+@pytest.mark.parametrize("message", ODD)
+def test_odd_data_and_settings_are_refused_by_name(message):
+    with pytest.raises(ValueError, match=message):
+        ODD[message]()
+
+
+def test_whole_numbers_of_another_loss_are_classes_only_where_they_can_be():
+    def loss(output, target):
+        return jnp.sum((output - target.astype(jnp.float32)) ** 2)
+
+    for targets in (-np.arange(8), 1000 * np.arange(8)):
+        assert not output_loss_of(NARROW, jnp.asarray(INS), jnp.asarray(targets), loss).is_classes
+    assert output_loss_of(NARROW, jnp.asarray(INS), jnp.asarray(np.arange(8) % 3), loss).is_classes

@@ -101,6 +101,7 @@ class NetworkConfig:
         layers = self.capacity or ()
         if self.capacity == ():
             raise ValueError("`capacity` must name one hidden layer or more.")
+        validation.check_whole("capacity", layers)
         for units in layers:
             if units < 1:
                 raise ValueError(f"`capacity` must hold positive whole numbers; got {units}.")
@@ -314,16 +315,19 @@ class RunConfig:
     """Name of the run directory; None: task, method and time."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device to compute on."""
+    block: Annotated[int | None, "positive"] = None
+    """Runs of an arm that are trained at a time; None: as many as fit into memory."""
 
     def __post_init__(self) -> None:
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
+        validation.check_whole("seeds", self.seeds)
         validation.check_ranges(self)
         if "equal-size" in self.arms and "growing" not in self.arms:
             raise ValueError("`arms` with equal-size needs growing too: it takes that arm's final size.")
         for seed in self.seeds:
-            if not 0 <= seed < 2**31:
-                raise ValueError(f"`seeds` must lie in [0, 2**31); got {seed}.")
+            if seed < 0:
+                raise ValueError(f"`seeds` must be zero or more; got {seed}.")
         if self.name is not None and (not _NAME.fullmatch(self.name) or set(self.name) == {"."}):
             raise ValueError(f"`name` must match {_NAME.pattern} and not be dots alone; got {self.name!r}.")
 
@@ -428,6 +432,8 @@ class Experiment:
             yield f"{told} does not go with `depth_gates`: those layers share their units."
         if network.method == "auxiliary" and len(network.capacity or ()) > 1 and not network.layerwise:
             yield f"{told} with several layers under auxiliary needs `layerwise` sizes."
+        if self.run.block is not None:
+            yield f"{told} does not go with `block`: all runs share its stages."
         if self.information.path:
             yield f"{told} does not go with `price` as a path: both need the held-out samples."
         if steps is not None and every >= steps:
@@ -457,8 +463,11 @@ class Experiment:
 
     @classmethod
     def load(cls, path: str | Path) -> "Experiment":
-        """The experiment in a file such as a run directory's `config.json`; errors as `from_json`."""
-        return cls.from_json(Path(path).read_text(), source=str(path))
+        """The experiment in a file such as a run directory's `config.json`.
+
+        Errors are as those of `from_json` and `validation.read_text`.
+        """
+        return cls.from_json(validation.read_text(Path(path)), source=str(path))
 
 
 def _filled(config: Any, **usual: Any) -> Any:

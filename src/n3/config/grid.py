@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from n3.config import validation
@@ -39,6 +40,9 @@ class Study:
     """Fresh samples on which the confusion matrix of every trained network is counted; 0: none."""
 
     def __post_init__(self) -> None:
+        validation.check_whole("points", [self.points])
+        if self.points < 0:
+            raise ValueError(f"`points` must be zero or more; got {self.points}.")
         if not self.cells or len({frozenset(cell) for cell in self.cells}) > 1:
             raise ValueError("`cells` must hold one cell or more, all with values for the same settings.")
         if self.base.information.path or any(":" in str(cell.get("price")) for cell in self.cells):
@@ -60,15 +64,14 @@ class Study:
         return json.dumps(dataclasses.asdict(whole), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Study":
-        """The study that `to_json` wrote; of tuples as values JSON makes lists, which are turned back."""
-        data = json.loads(text)
-        return cls(
-            base=Experiment.from_json(json.dumps(data["base"])),
-            cells=tuple({name: _hashable(value) for name, value in cell.items()} for cell in data["cells"]),
-            axes=tuple(Axis(axis["name"], tuple(map(_hashable, axis["values"]))) for axis in data["axes"]),
-            points=data["points"],
-        )
+    def from_json(cls, text: str, *, source: str = "study") -> "Study":
+        """The study that `to_json` wrote; errors as `validation.from_json`."""
+        return validation.from_json(cls, text, source=source)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Study":
+        """The study in a file such as a sweep's `study.json`; errors as `Experiment.load`."""
+        return cls.from_json(validation.read_text(Path(path)), source=str(path))
 
 
 def product(base: Experiment, axes: Iterable[Axis]) -> Study:
@@ -77,6 +80,8 @@ def product(base: Experiment, axes: Iterable[Axis]) -> Study:
     names = tuple(axis.name for axis in axes)
     if axes:
         validation.distinct("grid", names)
+    if (count := math.prod(len(axis.values) for axis in axes)) > validation.MOST_VALUES:
+        raise ValueError(f"`grid` must have {validation.MOST_VALUES} cells at most; got {count}.")
     combinations = itertools.product(*(axis.values for axis in axes))
     cells = tuple(dict(zip(names, each, strict=True)) for each in combinations)
     return Study(base=base, cells=cells, axes=axes)
@@ -156,23 +161,29 @@ def _activations(text: str) -> tuple[str, ...]:
 
 def _range(low: Any, high: Any, kind: str, by: Any, *, name: str) -> list[Setting]:
     wanted = "step above 0" if kind == "+" else "factor above 1 from LOW above 0"
+    least, most = -validation.LARGEST_FLOAT if kind == "+" else validation.LEAST_FLOAT, validation.LARGEST_FLOAT
     are_numbers = all(isinstance(each, (int, float)) for each in (low, high, by))
-    if not (are_numbers and low < high < math.inf and (by > 0 if kind == "+" else low > 0 and by > 1)):
+    if not (are_numbers and least <= low < high < most and by > (kind == "x")):
         got = f"{low}:{high}:{kind}{by}"
         raise ValueError(f"`{name}` must rise from LOW to HIGH by a {wanted}; got {got}.")
-    values = (low + by * place if kind == "+" else low * by**place for place in itertools.count())
-    return list(itertools.takewhile((high * (1 + 1e-9)).__ge__, values))
+    count = 1 + ((high - low) / by if kind == "+" else (math.log(high) - math.log(low)) / math.log(by))
+    if count > validation.MOST_VALUES:
+        most = f"{validation.MOST_VALUES} values at most"
+        raise ValueError(f"`{name}` must have {most}; got about {count:.0f} in {low}:{high}:{kind}{by}.")
+    values = (low + by * place if kind == "+" else low * by**place for place in range(int(count + 1e-6)))
+    return list(values)
 
 
 def _value(text: str) -> Setting:
     words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
-    for kind in (int, float, lambda layers: tuple(map(int, layers.split("x")))):
+    for kind in (_whole, float, lambda layers: tuple(map(int, layers.split("x")))):
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _whole(text: str) -> int | float:
+    value = int(text)
+    return value if abs(value) < 2**63 else float(text)

@@ -6,24 +6,105 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 CHOOSE = "choose"
 """What a choice among names begins with, before a colon."""
 
 
+MOST_TEXT, MOST_DEPTH = 2**26, 50
+"""Bytes and levels of nesting of a JSON text."""
+
+
 def from_json(cls: type[_T], text: str, *, source: str) -> _T:
     """An instance of a dataclass, dataclasses within it included.
 
-    A ValueError that names the `source` if it is not JSON, or a field is unknown or of wrong type or value.
+    A ValueError that names the `source` if it is not JSON, or a field is missing, unknown or of wrong type or
+    value.
     """
     try:
-        return _from_mapping(cls, json.loads(text, parse_constant=_refuse_constant), path="")
+        return _from_mapping(cls, parse_json(text), path="")
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+
+
+def load_json(path: Path) -> Any:
+    """What the JSON text of a file says; errors as `read_file`, and a ValueError that names a bad file."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says, as strictly as RFC 8259 allows.
+
+    A ValueError if it is not JSON, too long or nested too deeply, names a key twice in an object, or holds a
+    number that is NaN, infinite or of more than 100 characters.
+    """
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"JSON must have {MOST_TEXT} characters at most; got {len(text)}.")
+    depth = 0
+    for mark in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[][{}]', text, re.DOTALL):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark.group(), 0)
+        if depth > MOST_DEPTH:
+            raise ValueError(f"JSON must be nested {MOST_DEPTH} levels deep at most.")
+    numbers = {"parse_int": partial(_number, int), "parse_float": partial(_number, float)}
+    return json.loads(text, parse_constant=_refuse_number, object_pairs_hook=_object, **numbers)
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file of UTF-8; errors as `read_file`, and a ValueError that names another file."""
+    try:
+        return read_file(path, most=MOST_TEXT).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text; byte {error.start} is not.") from error
+
+
+def read_file(path: Path, *, most: int = 2**40) -> bytes:
+    """The bytes of a regular file, `most` at most, and never of a device, a pipe or a socket.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no regular file, or larger.
+    """
+    kind = path.stat()
+    if not stat.S_ISREG(kind.st_mode):
+        raise ValueError(f"{path} must be a regular file.")
+    if kind.st_size > most:
+        raise ValueError(f"{path} must have {most} bytes at most; it has {kind.st_size}.")
+    return path.read_bytes()
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of what has a name in a folder; a ValueError if a link on the way leads out of the folder."""
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} must lie in its folder; it leads to {path.resolve()}.")
+    return path
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        distinct("key", [name for name, _ in pairs])
+    return found
+
+
+def _number(kind: Callable[[str], int | float], text: str) -> int | float:
+    if len(text) > 100 or not math.isfinite(float(text)):
+        _refuse_number(text)
+    return kind(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:100]} is not a number that JSON may hold here.")
 
 
 _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
@@ -38,35 +119,63 @@ _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 def check_ranges(config: Any) -> None:
     """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
 
-    None is no number, nor is a text that the field may hold; another text is refused.
+    None is no number, nor is a text that the field may hold; another text is refused. A number must be an `int`
+    (below 2**31) or, where the field takes these, a `float` (zero, or of a magnitude that float32 holds).
     """
     for name, hint in _hints(type(config)).items():
-        value, spelled = getattr(config, name), str(hint)
+        value, spelled, ranges = getattr(config, name), str(hint), getattr(hint, "__metadata__", ())
         if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):
             continue
+        plain = _plain_hints(type(config))[name]
         if isinstance(value, str):
-            known = tuple(re.findall("'([^']*)'", str(_plain_hints(type(config))[name])))
+            known = tuple(re.findall("'([^']*)'", str(plain)))
             words = ", ".join(known) if known else "a number"
-            raise ValueError(f"`{name}` must be {words}; got {value!r}.{suggestion(value, known)}")
-        for words, holds in (_RANGES[kind] for kind in getattr(hint, "__metadata__", ())):
+            raise ValueError(f"`{name}` must be {words}; got {_shown(value)}.{suggestion(value, known)}")
+        if ranges and float not in (get_args(plain) or (plain,)):
+            check_whole(name, [value])
+        elif ranges and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"`{name}` must be a number; got {_shown(value)}.")
+        for words, holds in (_RANGES[kind] for kind in ranges):
             if not holds(value):
                 raise ValueError(f"`{name}` must {words}; got {value}.")
+        if ranges and value and not LEAST_FLOAT <= abs(value) < LARGEST_FLOAT:
+            raise ValueError(
+                f"`{name}` must lie between {LEAST_FLOAT:.2g} and {LARGEST_FLOAT:.2g}, or be 0; got {value}."
+            )
+
+
+LEAST_FLOAT, LARGEST_FLOAT = 2.0**-126, 2.0**128
+"""Between these float32 holds the magnitude of a number in full precision."""
+
+
+def check_whole(name: str, values: Iterable[Any]) -> None:
+    """Refuse what is no `int`, or one of 2**31 or more, naming its field."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"`{name}` must be a whole number; got {_shown(value)}.")
+        if value >= 2**31:
+            raise ValueError(f"`{name}` must be below 2**31; got {_shown(value)}.")
+
+
+MOST_VALUES = 10_000
+"""Values of a path or a range, and cells of a grid."""
 
 
 def geometric_path(name: str, text: str, *, names: tuple[str, ...]) -> tuple[float, ...]:
     """The numbers of a path `LOW:HIGH:COUNT`, each a constant factor above the one before.
 
-    A ValueError if not `0 < LOW < HIGH`, both finite, and `COUNT` 2 or more; it says what else `name` takes.
+    A ValueError if not `0 < LOW < HIGH`, both finite, and `COUNT` from 2 to `MOST_VALUES`; it says what else
+    `name` takes.
     """
     try:
         low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
     except ValueError:
         low, high, count = math.nan, math.nan, 0
-    if not (0 < low < high < math.inf and count >= 2):
+    if not (0 < low < high < math.inf and 2 <= count <= MOST_VALUES):
         allowed = ", ".join(f"`{word}`" for word in names)
         raise ValueError(
             f"`{name}` must be a number, {allowed} or a path LOW:HIGH:COUNT such as 0.01:0.5:8 (0 < LOW < "
-            f"HIGH, COUNT of 2 or more); got {text!r}.{suggestion(text, names)}"
+            f"HIGH, COUNT from 2 to {MOST_VALUES}); got {_shown(text)}.{suggestion(text, names)}"
         )
     shares = [step / (count - 1) for step in range(count)]
     return tuple(low ** (1.0 - share) * high**share for share in shares)
@@ -96,32 +205,32 @@ def among(name: str, values: Iterable[str], *, known: tuple[str, ...]) -> None:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}.{near}")
 
 
-def distinct(name: str, values: tuple[Any, ...]) -> None:
+def distinct(name: str, values: Sequence[Any]) -> None:
     """Refuse no values, or one that appears twice, naming their field."""
     if not values:
         raise ValueError(f"`{name}` must not be empty.")
     if len(set(values)) < len(values):
-        repeated = next(value for value in values if values.count(value) > 1)
+        seen = set()
+        repeated = next(value for value in values if value in seen or seen.add(value))
         raise ValueError(f"`{name}` must be distinct; {repeated!r} appears more than once.")
 
 
 def suggestion(word: str, words: tuple[str, ...]) -> str:
     """`" Did you mean ...?"` for the nearest of `words`, or an empty text where none is near."""
-    near = difflib.get_close_matches(word, words, n=1)
+    near = difflib.get_close_matches(word[:100], words, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that a configuration may hold.")
 
 
 def _from_mapping(cls: type, data: Any, *, path: str) -> Any:
     if not isinstance(data, dict):
-        raise ValueError(f"`{path.rstrip('.') or cls.__name__}` must be an object; got {data!r}.")
+        raise ValueError(f"`{path.rstrip('.') or cls.__name__}` must be an object; got {_shown(data)}.")
     known = {entry.name for entry in fields(cls)}
     for name in data:
         if name not in known:
-            raise ValueError(f"unknown field `{path}{name}`.{suggestion(name, tuple(known))}")
+            raise ValueError(f"unknown field `{path}{name[:100]}`.{suggestion(name, tuple(known))}")
+    for entry in fields(cls):
+        if entry.name not in data and entry.default is entry.default_factory is dataclasses.MISSING:
+            raise ValueError(f"`{path}{entry.name}` is missing.")
     hints = get_type_hints(cls)
     return cls(**{name: _convert(hints[name], value, path=f"{path}{name}") for name, value in data.items()})
 
@@ -132,11 +241,25 @@ def _convert(hint: Any, value: Any, *, path: str) -> Any:
 
     if dataclasses.is_dataclass(hint):
         return _from_mapping(hint, value, path=f"{path}.")  # type: ignore[arg-type]
-    value = tuple(value) if isinstance(value, list) else value
+    item, *rest = get_args(hint) or (None,)
+    if isinstance(value, list) and (dataclasses.is_dataclass(item) or get_origin(item) is Mapping):
+        return tuple(_convert(item, own, path=f"{path}[{place}]") for place, own in enumerate(value))
+    if isinstance(value, dict) and get_origin(hint) is Mapping:
+        return {name: _convert(rest[0], own, path=f"{path}.{name}") for name, own in value.items()}
+    value = _as_tuples(value)
     spelled = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-    each = [(item,) for item in value] if isinstance(value, tuple) else [value]  # the checker samples one item
-    has_truth = any(isinstance(item, bool) for item in (value if isinstance(value, tuple) else each))
+    each = [(own,) for own in value] if value and isinstance(value, tuple) else [value]  # one item is sampled
+    has_truth = any(isinstance(own, bool) for own in (value if isinstance(value, tuple) else each))
     conf = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
     if (has_truth and "bool" not in spelled) or not all(is_bearable(part, hint, conf=conf) for part in each):
-        raise ValueError(f"`{path}` must be {spelled}; got {value!r}.")
+        raise ValueError(f"`{path}` must be {spelled}; got {_shown(value)}.")
     return value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -205,6 +205,24 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     return [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
 
 
+FEW = 64
+"""Samples that an outline draws at most."""
+
+
+def outline_task(task: TaskConfig) -> tuple[Dataset, int, int]:
+    """A data set of the task with few samples, and how many a seed has for training and for tests.
+
+    Of endless sets a few are drawn, of others a split is taken; errors as `load_task`.
+    """
+    recipe = sources.SYNTHETIC_TASKS.get(task.task) if task.data is None else None
+    if recipe is None:
+        (whole,) = load_task(task, [task.data_seed or 0])
+        return whole, len(whole.train_inputs), len(whole.test_inputs)
+    train, test = task.samples or recipe.sizes[0], task.test_samples or recipe.sizes[1]
+    few = {"train_samples": min(train, FEW), "test_samples": min(test, FEW)}
+    return load_dataset(task.task, seed=0, **few), train, test
+
+
 def describe_task(task: TaskConfig, data: Dataset) -> str:
     """The task and its kind in words; whether the kind of a file's target was asked for or inferred."""
     if task.data is None:
@@ -223,6 +241,13 @@ def number_of_folds(members: int) -> int:
     return members if members > 1 else HELD_OUT
 
 
+def check_folds(samples: int, folds: int) -> None:
+    """Refuse fewer than two samples in each fold."""
+    if samples < 2 * folds:
+        need = f"need two training samples or more in each of {folds} folds"
+        raise ValueError(f"`members` {need}; got {samples} samples.")
+
+
 def folds_of(
     targets: Float32[np.ndarray, "samples out_size"], folds: int, *, is_classes: bool, seed: int
 ) -> Int32[np.ndarray, " samples"]:
@@ -232,10 +257,7 @@ def folds_of(
     ValueError.
     """
     samples = len(targets)
-    if samples < 2 * folds:
-        raise ValueError(
-            f"`members` need two training samples or more in each of {folds} folds; got {samples}."
-        )
+    check_folds(samples, folds)
     order = default_rng(seed).spawn(4)[3].permutation(samples)
     if is_classes:
         labels = targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0]

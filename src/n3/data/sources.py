@@ -65,7 +65,11 @@ def range_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
 def standard_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
     """Brings each column to mean 0 and population deviation 1; a constant column is only centred."""
     is_constant = np.ptp(values, axis=0) == 0  # its computed deviation may be a rounding error above zero
-    return Scaler(offset=values.mean(axis=0), scale=np.where(is_constant, 1.0, values.std(axis=0)))
+    middle = values.mean(axis=0)
+    peak = np.where(is_constant, 1.0, np.abs(values - middle).max(axis=0))  # squares stay within all numbers
+    return Scaler(
+        offset=middle, scale=np.where(is_constant, 1.0, peak * ((values - middle) / peak).std(axis=0))
+    )
 
 
 def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:

@@ -1,12 +1,16 @@
 """Files: the user's own samples as a table, from a .csv with a header or an .npz of two arrays.
 
 A .csv file is UTF-8 text with commas between its cells; its first row names the columns. Every column that is
-no target is an input: numbers as they are, text as one column of 0 and 1 for each category. Rows are counted as
-in an editor, the header as row 1. An .npz file holds `inputs` (rows, columns), numbers, and `targets`, numbers
-or text, in one column (rows) or, for regression, in several (rows, columns).
+no target is an input: numbers as they are, names of rows included; text as one column of 0 and 1 for each
+category. A constant column stays. Dates, texts that are all different, numbers with a comma, missing values and
+copies of the target are refused. Rows are counted as in an editor, the header as row 1. An .npz file holds
+`inputs` (rows, columns), numbers, and `targets`, numbers or text, in one column (rows) or, for regression, in
+several (rows, columns).
 """
 
 import csv
+import itertools
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,14 +23,17 @@ from n3.config.experiment import Kind
 from n3.config.validation import suggestion
 from n3.data.sources import RawSamples, Table
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
+MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "?", "-"})
 """Cells that hold no value, in small or capital letters."""
 MOST_CATEGORIES = 256
 """Different texts that a column may hold: with more it names its rows and does not describe them."""
 MOST_CLASSES = 20
 """Different whole numbers up to which a target is taken for classes, where each is there twice on average."""
-LARGEST = 1e100
-"""Largest magnitude of a number: its square is still finite."""
+LARGEST, LARGEST_WHOLE = 1e100, 2**53
+"""Largest magnitude of a number (its square is finite), and of one written as a whole one (it is exact)."""
+MOST_ARRAY = 2**34
+"""Bytes of an array of an archive."""
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}([./])\d{1,2}\2\d{2,4}( .*)?")
 
 
 class DataError(ValueError):
@@ -58,6 +65,9 @@ def read_table(path: str | Path, *, target: Sequence[str] = (), kind: Kind | Non
             raise DataError(f"{path}: `{name}` must hold two different values or more; got {values[0]} alone.")
         if values.dtype.kind == "U" and not is_classes:
             raise ValueError(f"{path}: `{name}` must hold numbers for regression; got {str(values[0])!r}.")
+    for (column, own), (name, values) in itertools.product(inputs.items(), targets.items()):
+        if np.array_equal(own, values):
+            raise DataError(f"{path}: column `{column}` must not repeat the target `{name}`: leave it out.")
     if is_classes and len(columns) > 1:
         raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
     learnt = np.stack(columns, axis=1)
@@ -94,10 +104,10 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
         if name in target:
             continue
         categories = np.unique(values) if values.dtype.kind == "U" else ()
-        if len(categories) > MOST_CATEGORIES:
-            must = f"must hold numbers, or text of {MOST_CATEGORIES} categories at most"
+        if len(categories) > (MOST_CATEGORIES if len(categories) < len(values) else MOST_CLASSES):
+            must = f"must hold numbers, or text of {MOST_CATEGORIES} categories at most that repeat"
             got = f"{len(categories)}, such as {str(values[0])!r}"
-            raise DataError(f"{path}: column `{name}` {must}; got {got}.")
+            raise DataError(f"{path}: column `{name}` {must}; got {got}. Leave it out if it names the rows.")
         encoded = {f"{name}={category}": (values == category).astype(float) for category in categories}
         encoded = encoded or {name: values}
         for doubled in inputs.keys() & encoded.keys():
@@ -110,14 +120,19 @@ def _read_csv(path: Path, target: Sequence[str]) -> _Columns:
 
 def _cells(path: Path) -> tuple[Sequence[int], dict[str, tuple[str, ...]]]:
     """The row number of each sample, and the cells of each column by its name."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True, skipinitialspace=True)
+        try:
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} must be UTF-8 text; byte {error.start} is not.") from error
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as comma-separated values: {error}.") from error
+        except UnicodeDecodeError as error:
+            advice = "save it as UTF-8" if error.start > 1 else "it may be UTF-16: save it as UTF-8"
+            raise DataError(f"{path} must be UTF-8 text; byte {error.start} is not ({advice}).") from error
+        except csv.Error as error:
+            where = f"row {max(reader.line_num, 1)} cannot be read as comma-separated values"
+            raise DataError(f"{path}: {where}: {error}.") from error
+    for line, row in rows:
+        if "\0" in "".join(row):
+            raise DataError(f"{path}: row {line} must be UTF-8 text; it holds a NUL (save it as UTF-8).")
     header = rows[0][1] if rows else []
     if None not in map(_number, header):
         got = ", ".join(header[:3]) or "nothing"
@@ -145,10 +160,16 @@ def _values(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -
         where = f"{path}: row {line}, column `{name}`"
         if cell.lower() in MISSING:
             raise DataError(f"{where} must have a value; got {cell!r}.")
+        if number is None and "," in cell and _number(cell.replace(",", "")) is not None:
+            raise DataError(f"{where} must be a number with a point and no comma; got {cell!r}.")
+        if number is None and _DATE.fullmatch(cell):
+            raise DataError(f"{where} must be a number, such as a count of days, not a date; got {cell!r}.")
         if number is None and 0.5 < share < 1:
             raise DataError(f"{where} must be a number, as most of the column is; got {cell!r}.")
         if number is not None and not abs(number) <= LARGEST:
             raise DataError(f"{where} must lie within -{LARGEST:g} and {LARGEST:g}; got {cell}.")
+        if number is not None and abs(number) >= LARGEST_WHOLE and cell.lstrip("+-").isdecimal():
+            raise DataError(f"{where} must lie within 2**53 where it is written as a whole number; got {cell}.")
     return np.array(numbers, float) if share == 1 else np.array(cells)
 
 
@@ -163,10 +184,13 @@ def _read_npz(path: Path) -> _Columns:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} must be an archive as `numpy.savez` writes it.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if max((each.file_size for each in archive.infolist()), default=0) > MOST_ARRAY:
+                raise ValueError(f"an array has more than {MOST_ARRAY} bytes.")
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: held[name] for name in ("inputs", "targets") if name in held.files}
             names = ", ".join(held.files)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if len(arrays) < 2:
         raise DataError(f"{path} must hold the arrays `inputs` and `targets`; it holds {names or 'none'}.")
@@ -186,9 +210,10 @@ def _read_npz(path: Path) -> _Columns:
 def _named(path: Path, letter: str, array: str, values: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of an array as `x0`, `x1` and so on, or by the letter alone where there is one."""
     if values.dtype.kind != "U":
+        most = float(LARGEST_WHOLE) if values.dtype.kind in "iu" else LARGEST
         values = values.astype(float)
-        for row, column in np.argwhere(~(np.abs(values) <= LARGEST)):
+        for row, column in np.argwhere(~(np.abs(values) <= most)):
             got = f"got {values[row, column]} in row {row}, column {column}, counted from 0"
-            raise DataError(f"{path}: `{array}` must lie within -{LARGEST:g} and {LARGEST:g}; {got}.")
+            raise DataError(f"{path}: `{array}` must lie within -{most:g} and {most:g}; {got}.")
     names = [letter] if values.shape[1] == 1 else [f"{letter}{place}" for place in range(values.shape[1])]
     return dict(zip(names, values.T, strict=True))

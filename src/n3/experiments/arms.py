@@ -98,6 +98,14 @@ def hypers_of(
     )
 
 
+def check_batch(experiment: Experiment, samples: int) -> None:
+    """Refuse a batch of more training samples than a run has, of members than one trains on."""
+    batch, members = experiment.training.batch, experiment.training.members
+    most = samples - largest_fold(samples, members) if members else samples
+    if batch != "full" and batch > most:
+        raise ValueError(f"`batch` must lie in [1, {most}], the training samples; got {batch}.")
+
+
 def concatenate(trees: Sequence[PyTree]) -> PyTree:
     """Trees of arrays as one, row after row."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
@@ -122,20 +130,28 @@ def largest_fold(samples: int, members: int) -> int:
 
 
 def stack(data: Sequence[Dataset], *, members: int = 0, seeds: Sequence[int] = ()) -> Problem:
-    """The samples of all seeds in the layout of training, with a first axis of seeds, and members' folds."""
+    """The samples of all seeds in the layout of training, with a first axis of seeds, and members' folds.
+
+    The unit of a target is a share of the largest one, `units_of`, which may be beyond all numbers of float32.
+    """
 
     def side(name: str) -> Samples:
         parts = ([getattr(one, f"{name}_{part}").T for one in data] for part in ("inputs", "targets"))
         inputs, targets = (jnp.asarray(np.stack(part)) for part in parts)
         return Samples(inputs, targets, jnp.full(inputs.shape[::2], 1.0 / inputs.shape[-1]))
 
-    unit = jnp.asarray(np.stack([each.target_scale for each in data]), jnp.float32)
+    unit = np.stack([each.target_scale for each in data]) / units_of(data)[:, None]
     folds, number = None, number_of_folds(members)
     if members:
         each, is_classes = zip(data, seeds, strict=True), data[0].kind == "classification"
         drawn = [folds_of(one.train_targets, number, is_classes=is_classes, seed=seed) for one, seed in each]
         folds = jnp.asarray(np.stack(drawn))
-    return Problem(train=side("train"), test=side("test"), unit=unit, folds=folds)
+    return Problem(train=side("train"), test=side("test"), unit=jnp.asarray(unit, jnp.float32), folds=folds)
+
+
+def units_of(data: Sequence[Dataset]) -> Float[np.ndarray, " seeds"]:
+    """The largest of the targets' own units in one scaled unit, in float64."""
+    return np.array([each.target_scale.max() for each in data])
 
 
 def stops_of(experiment: Experiment) -> Int[np.ndarray, " records"]:

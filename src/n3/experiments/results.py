@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -22,9 +23,11 @@ import xarray as xr
 from jaxtyping import Int
 
 from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
+from n3.config.validation import among, from_json, inside, load_json, read_file, read_text
 from n3.experiments.ensembles import HeldOutEstimate
-from n3.nn import metrics
+from n3.nn import losses, metrics
 from n3.nn.losses import LossWeights, Samples
+from n3.nn.masks import MASKS
 from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
 from n3.stats.summary import Results, RunRecord, versions
@@ -193,6 +196,15 @@ class RunDirectory:
         self.write_json("manifest.json", {**ours, **facts, "sha256": sums})
 
 
+def sums_of(manifest: Path) -> dict[str, str]:
+    """The sha256 of each file that a `manifest.json` names; a ValueError if it is damaged."""
+    found = load_json(manifest)
+    sums = found.get("sha256") if isinstance(found, dict) else None
+    if not isinstance(sums, dict) or not all(isinstance(own, str) for own in sums.values()):
+        raise ValueError(f"{manifest} must be an object with `sha256`, the sum of each file by its name.")
+    return sums
+
+
 def read(directory: str | Path) -> RunRecord:
     """The resolved experiment and the results, in memory, of one experiment's run directory.
 
@@ -200,17 +212,61 @@ def read(directory: str | Path) -> RunRecord:
         FileNotFoundError: If the folder lacks `config.json` or `results.nc`.
         ValueError: If its configuration is not valid, or the folder is a sweep's (see `read_results`).
     """
-    directory = Path(directory)
-    if (directory / "study.json").exists():
+    if (Path(directory) / "study.json").exists():
         raise ValueError(f"`directory` {directory} holds a sweep, not one experiment: take `n3.read_results`.")
-    experiment = Experiment.load(directory / "config.json")
-    return RunRecord(experiment=experiment, results=read_results(directory), directory=directory)
+    found = {"experiment": _experiment_of(directory), "results": read_results(directory)}
+    return RunRecord(**found, directory=Path(directory))
+
+
+def _experiment_of(directory: str | Path) -> Experiment:
+    path = inside(directory, "config.json")
+    if not path.exists():
+        advice = "the folder of a network that `save_compact` wrote is read by `n3.surgery.load_compact`"
+        raise FileNotFoundError(f"`directory` must be a run directory; {path} is not there ({advice}).")
+    return Experiment.load(path)
 
 
 def read_results(directory: str | Path) -> Results:
-    """What an experiment or a sweep left in its folder's `results.nc`, in memory; else FileNotFoundError."""
-    with xr.open_dataset(Path(directory) / "results.nc", engine="h5netcdf") as results:
-        return results.load()
+    """What an experiment or a sweep left in its folder's `results.nc`, in memory.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or any of it lies elsewhere or is larger than the file can hold.
+    """
+    path = inside(directory, "results.nc")
+    content = io.BytesIO(read_file(path))
+    try:
+        _check_variables(content)
+        with xr.open_dataset(content, engine="h5netcdf") as results:
+            return results.load()
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise ValueError(f"{path} is damaged or no results of n3: {error}") from error
+
+
+MOST_COMPRESSED = 1032
+"""Bytes that one byte of zlib's holds at most."""
+
+
+def _check_variables(content: io.BytesIO) -> None:
+    """Refuse a NetCDF-4 file that holds more than variables of its own, before any of them is read."""
+    size = 0
+    with h5py.File(content, "r") as file:
+        for name in file:
+            is_own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+            variable = file[name] if is_own else None
+            if not isinstance(variable, h5py.Dataset) or variable.external or variable.is_virtual:
+                raise ValueError(f"`{name}` must be a variable whose numbers are in the file itself.")
+            size += variable.nbytes
+    if size > MOST_COMPRESSED * (most := content.getbuffer().nbytes):
+        raise ValueError(f"its variables have {size} bytes, more than a file of {most} can hold.")
 
 
 def device_name() -> str:
@@ -221,10 +277,17 @@ def device_name() -> str:
 
 
 def _git_state() -> dict[str, Any]:
-    answers = []
+    """Commit of the source tree that this package is in, and whether that is changed; None where it is in none.
+
+    Nothing that the tree configures is run, and nothing is written.
+    """
+    root, answers = Path(__file__).parents[3], []
+    own = [f"--git-dir={root / '.git'}", f"--work-tree={root}", "--no-optional-locks"]
+    own += ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
     for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         try:
-            answer = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=False)
+            how = {"capture_output": True, "text": True, "timeout": 10, "check": False, "cwd": root}
+            answer = subprocess.run(["git", *own, *words], **how)
             answers.append(answer.stdout.strip() if answer.returncode == 0 else None)
         except (OSError, subprocess.TimeoutExpired):
             answers.append(None)
@@ -251,25 +314,39 @@ def load(directory: str | Path, *, compact: bool = False) -> dict[str, list[Any]
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged or holds another network.
     """
-    run, models = Experiment.load(Path(directory) / "config.json").run, Path(directory) / "models"
+    run, models = _experiment_of(directory).run, inside(directory, "models")
     nets = {arm: _load_arm(models, arm, len(run.seeds)) for arm in run.arms}
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 
 def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP] | list[Ensemble[GrowingMLP]]:
-    source = models / f"{arm}.safetensors"
-    fields = json.loads((models / f"{arm}.json").read_text())
-    recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-    number, sizes = jnp.ones(()), jnp.ones(len(recipe.capacity))  # any: the network's shapes count
-    samples = Samples(jnp.ones((recipe.in_size, 1)), jnp.ones((recipe.out_size, 1)), jnp.ones(1))
-    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
-    problem = Problem(samples, samples, jnp.ones(recipe.out_size))
-    one, axes = eqx.filter_eval_shape(init, recipe, hypers, problem, key=jr.key(0)).net, (seeds,)
+    source, path = (inside(models, f"{arm}.{kind}") for kind in ("safetensors", "json"))
+    recipe, content = from_json(Recipe, read_text(path), source=str(path)), read_file(source)
+    if min(recipe.in_size, recipe.out_size, *recipe.capacity, recipe.members + 1) < 1:
+        raise ValueError(
+            f"{path}: `in_size`, `out_size` and `capacity` must be positive, `members` not below 0."
+        )
+    if max(recipe.in_size, recipe.out_size, *recipe.capacity, recipe.members) > len(content):
+        raise ValueError(f"{path} must be of the network in {source}, which is too small for it.")
+    try:
+        for name, known in {"mask": MASKS, "loss": losses.LOSSES, "optimiser": ("adam", "sgd")}.items():
+            among(name, [getattr(recipe, name)], known=tuple(known))
+        one, axes = eqx.filter_eval_shape(_first, recipe), (seeds,)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if recipe.members:
         one, axes = Ensemble(one, recipe.loss == "cross-entropy"), (seeds, recipe.members)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), one)
-    nets = from_bytes(source.read_bytes(), like, source=str(source))
+    nets = from_bytes(content, like, source=str(source))
     return [jax.tree.map(lambda leaf, row=row: leaf[row], nets) for row in range(seeds)]
+
+
+def _first(recipe: Recipe) -> GrowingMLP:
+    """The network of a run before its first step; only its shapes count."""
+    number, sizes = jnp.ones(()), jnp.ones(len(recipe.capacity))
+    samples = Samples(jnp.ones((recipe.in_size, 1)), jnp.ones((recipe.out_size, 1)), jnp.ones(1))
+    hypers = Hypers(number, LossWeights(number, number), sizes, number, number, number)
+    return init(recipe, hypers, Problem(samples, samples, jnp.ones(recipe.out_size)), key=jr.key(0)).net
 
 
 def with_structure(results: Results, staged: Mapping[str, Staged], capacity: Sequence[int]) -> Results:

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,6 +23,7 @@ from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
+from n3.experiments.memory import outline, runs_at_a_time
 from n3.experiments.results import RunDirectory
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
@@ -29,7 +32,7 @@ from n3.training import decisions
 from n3.training.decisions import Staged
 from n3.training.history import Progress
 from n3.training.restructure import Rules, train_in_stages
-from n3.training.step import Recipe, init
+from n3.training.step import Hypers, Problem, Recipe
 from n3.training.sweep import Swept, sweep
 
 SHOWN = 20
@@ -59,6 +62,7 @@ def run(
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
+    block = runs_at_a_time(experiment, outline(experiment), devices)
     if experiment.run.log_dir is not None:
         check_log_dir(experiment.run.log_dir, experiment.run.arms)
     data, held = load_splits(experiment)
@@ -69,7 +73,7 @@ def run(
     directory = RunDirectory.create(experiment)
     if experiment.task.data is not None and not quiet:
         print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
-    how, rules = {"held": held, "devices": devices, "quiet": quiet}, {}
+    how, rules = {"held": held, "devices": devices, "block": block, "quiet": quiet}, {}
     if experiment.structure.structure_every is not None:
         own = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
         own |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
@@ -104,20 +108,17 @@ def run(
 
 def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
-    experiment = experiment.resolved()
-    data = load_data(experiment)
-    seeds, steps, tried = len(data), experiment.training.steps, arms.over_prices(experiment)
+    experiment, devices = experiment.resolved(), find_devices(experiment.run.device)
+    own, seeds, steps = outline(experiment), len(experiment.run.seeds), experiment.training.steps
+    tried, members, sample = arms.over_prices(experiment), own.members, own.sample
     runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
     path = f", growing at {len(tried)} prices" if experiment.information.path else ""
-    folds = {"members": experiment.training.members or 0, "seeds": experiment.run.seeds[:1]}
-    problem = jax.eval_shape(lambda: arms.stack(data[:1], **folds))
+    train, test = (len(side.shares) for side in (own.problem.train, own.problem.test))
     lines = [
-        f"task        {describe_task(experiment.task, data[0])}, {data[0].in_size} inputs, "
-        f"{data[0].out_size} outputs, {len(data[0].train_inputs)} training and "
-        f"{len(data[0].test_inputs)} test samples a seed",
+        f"task        {describe_task(experiment.task, sample)}, {sample.in_size} inputs, "
+        f"{sample.out_size} outputs, {train} training and {test} test samples a seed",
         f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
     ]
-    members = experiment.training.members or 0
     if members:
         parts, last = dataset.number_of_folds(members), ", then one refitted on all" * experiment.training.refit
         who = f"{members} a run = {members * sum(runs.values())} networks"
@@ -125,22 +126,23 @@ def describe(experiment: Experiment) -> str:
     if chosen := experiment.network.choices:
         hard = math.ceil(experiment.training.choice_end * (steps or 0))
         lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
-    total = _bytes(problem) * max(runs.values())
-    for arm in experiment.run.arms:
-        recipe = arms.recipe_of(experiment, arm, data[0])
-        hypers = arms.hypers_of(tried[0], arm, data=data, active=None)
-        own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (hypers, problem))
-        state = eqx.filter_eval_shape(init, recipe, *own, key=jr.key(0))
-        weights = sum(leaf.size for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
-        total += _bytes(state) * runs[arm] * max(1, members)
+    for arm, state in own.states.items():
+        recipe = own.recipes[arm]
+        weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
         lines.append(
             f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
             f"controller {recipe.controller}, {weights * max(1, members)} weights allocated a run"
         )
     if experiment.structure.structure_every is not None:
-        own = steps or 0, experiment.network.capacity or (), experiment.run.arms
-        lines.append(decisions.describe_structure(experiment.structure, *own))
-    lines.append(f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program")
+        plan = steps or 0, experiment.network.capacity or (), experiment.run.arms
+        lines.append(decisions.describe_structure(experiment.structure, *plan))
+    most = max(runs.values())
+    total = own.sample_bytes * most + own.state_bytes * sum(runs.values())
+    block = runs_at_a_time(experiment, own, devices)
+    lines.append(
+        f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program; "
+        f"{block} runs at a time"
+    )
     return "\n".join(lines)
 
 
@@ -152,10 +154,11 @@ def find_devices(name: str) -> Sequence[Device]:
     """
     try:
         return jax.devices(None if name == "auto" else name)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
+        asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
         raise ValueError(
-            f"`device` is {name}, but JAX finds none here: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`."
+            f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
+            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
         ) from error
 
 
@@ -175,20 +178,17 @@ def load_splits(experiment: Experiment) -> tuple[list[Dataset], list[Dataset]]:
     if experiment.information.path or experiment.structure.structure_every is not None:
         splits = [dataset.held_out(whole, seed=seed) for whole, seed in zip(data, seeds, strict=True)]
         data, held = ([split[part] for split in splits] for part in (0, 1))
-    batch, samples = experiment.training.batch, len(data[0].train_inputs)
-    if members := experiment.training.members:
-        samples -= arms.largest_fold(samples, members)
-    if batch != "full" and batch > samples:
-        raise ValueError(f"`batch` must lie in [1, {samples}], the training samples; got {batch}.")
+    arms.check_batch(experiment, len(data[0].train_inputs))
     copies = 1 if task.data_seed is None else len(experiment.run.seeds)
     return data * copies, held * copies
 
 
 def grid_of(data: Dataset) -> Float[np.ndarray, "points in_size"]:
-    """Inputs for figures, in their own units: a line or a square over the training inputs, else no points."""
-    if data.in_size > 2:
+    """Inputs for figures, in their own units: a line or a square over inputs that differ, else no points."""
+    own = data.input_scaler.inverse(data.train_inputs)
+    if data.in_size > 2 or np.any(np.ptp(own, axis=0) == 0):
         return np.zeros((0, data.in_size))
-    own, side = data.input_scaler.inverse(data.train_inputs), {1: 256, 2: 64}[data.in_size]
+    side = {1: 256, 2: 64}[data.in_size]
     axes = np.meshgrid(*np.linspace(own.min(axis=0), own.max(axis=0), side).T, indexing="xy")
     return np.stack([axis.ravel() for axis in axes], axis=1)
 
@@ -216,9 +216,10 @@ def train_cells(
     held: Sequence[Dataset] = (),
     rules: Mapping[str, Rules] = MappingProxyType({}),
     devices: Sequence[Device] | None = None,
+    block: int | None = None,
     quiet: bool = False,
 ) -> TrainedArms:
-    """Train every arm of resolved experiments that share its program, all of its runs side by side.
+    """Train every arm of resolved experiments that share its program, its runs side by side, `block` at a time.
 
     A path of prices makes of a cell one for each price. Then the growing arm comes first, and the others have
     the price that is kept, by the samples that each seed holds out, `held`, as its test samples. `equal-size`
@@ -246,7 +247,7 @@ def train_cells(
                 staging = settings | {"rules": rules[arm]}
                 swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
             else:
-                swept[arm] = sweep(recipe, hypers, problem, **settings)
+                swept[arm] = _sweep_blocks(recipe, hypers, problem, block or len(keys), **settings)
         if recipe.members:
             ending = {"is_solved": cells[0].training.readout == "solved", "keys": keys}
             onward = {"stops": stops, "devices": devices}
@@ -269,9 +270,39 @@ def train_cells(
         )
         part = (time.process_time() - started) / len(whole)
         seconds = {arm: own + part for arm, own in seconds.items()}
-    swept = {arm: swept[arm] for arm in recipes}
+    units = arms.units_of([one for sets in data[: len(cells)] for one in sets])[:, None]
+    swept = {arm: _in_own_units(swept[arm], units) for arm in recipes}
     told = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
     return TrainedArms(swept=swept, recipes=recipes, **told)
+
+
+def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:
+    """The runs with their metric in the target's own unit, in float64."""
+    records = eqx.tree_at(lambda own: own.test_metric, swept.records, swept.records.test_metric * units)
+    return replace(swept, records=records)
+
+
+def _sweep_blocks(
+    recipe: Recipe, hypers: Hypers, problem: Problem, block: int, *, keys: jax.Array, **settings: Any
+) -> Swept:
+    """The sweep of all runs; or of parts of `block` runs at most, in turn, whose moments are let go."""
+    if block >= len(keys):
+        return sweep(recipe, hypers, problem, keys=keys, **settings)
+    parts, runs = [], (hypers, problem, keys)
+    for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // block)):
+        *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], runs)
+        part = sweep(recipe, *own, keys=own_keys, **settings)
+        state = eqx.tree_at(lambda own: own.moments, part.state, ())
+        parts.append(replace(part, state=jax.device_get(state)))
+    joined = {
+        name: jax.tree.map(_joined, *(getattr(part, name) for part in parts)) for name in ("state", "records")
+    }
+    seconds = {name: sum(getattr(part, name) for part in parts) for name in ("compile_seconds", "run_seconds")}
+    return Swept(**joined, **seconds)
+
+
+def _joined(*rows: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    return (np if isinstance(rows[0], np.ndarray) else jnp).concatenate(rows)  # keys are no arrays of NumPy
 
 
 def _labelled(
@@ -319,7 +350,3 @@ def _own_units(data: Dataset) -> dict[str, tuple[tuple[str, str], np.ndarray]]:
         own = scaled.argmax(1, keepdims=True).astype(float) if is_codes else scaler.inverse(scaled)
         found[f"{split}_{side}"] = ((f"{split}_sample", f"{side}_feature"), own)
     return found
-
-
-def _bytes(tree) -> int:
-    return sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(tree))

@@ -1,9 +1,9 @@
 """Study: a grid of experiments in as few programs as it needs, on disk group by group: none is done twice."""
 
+import functools
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from jaxtyping import Array, Int, PyTree
 from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
-from n3.data.dataset import Dataset, load_dataset
-from n3.experiments.arms import hypers_of, recipe_of, stack, stops_of
-from n3.experiments.results import RunDirectory, device_name, join, label, read_results, unfold
+from n3.config.validation import inside, read_file
+from n3.data.dataset import Dataset, load_dataset, outline_task
+from n3.experiments.arms import recipe_of, stops_of
+from n3.experiments.memory import outline, runs_at_a_time
+from n3.experiments.results import RunDirectory, device_name, join, label, read_results, sums_of, unfold
 from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values
@@ -53,9 +55,9 @@ def plan_groups(study: Study) -> list[CellGroup]:
     Raises:
         ValueError: If a setting or a data set is not valid.
     """
-    seeds, groups, alike = study.base.run.seeds, [], {}
+    seeds, groups, alike, draw = study.base.run.seeds, [], {}, functools.cache(outline_task)
     for index, cell in enumerate(study.experiments()):
-        alike.setdefault(_program_of(cell), []).append(index)
+        alike.setdefault(_program_of(cell, draw), []).append(index)
     for (*_, size), cells in alike.items():
         most = max(1, min(MOST_RUNS, MOST_BYTES // size))
         parts = _parts(cells, max(1, most // len(seeds)))
@@ -65,11 +67,13 @@ def plan_groups(study: Study) -> list[CellGroup]:
 
 def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
+    find_devices(study.base.run.device)
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
     cells, experiments, programs, lines = len(study.cells), study.experiments(), set(), []
+    draw = functools.cache(outline_task)
     for index, group in enumerate(groups):
         first, size = experiments[group.cells[0]], (len(group.cells), len(group.seeds))
-        shapes, own, *_ = _program_of(first)
+        shapes, own, *_ = _program_of(first, draw)
         programs |= {(shapes, arm, math.prod(size)) for arm in own}
         parts = [f"group {index:04d}  {size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
         for name in study.cells[0]:
@@ -90,10 +94,11 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     experiments, devices = study.experiments(), find_devices(device)
     cells = [experiments[cell] for cell in group.cells]
     cells = [replace(cell, run=replace(cell.run, seeds=group.seeds)) for cell in cells]
+    block = runs_at_a_time(cells[0], outline(cells[0]), devices, cells=len(cells))
     loaded = {task: load_data(cell) for task, cell in {cell.task: cell for cell in cells}.items()}
     data = [loaded[cell.task] for cell in cells]
     recipes = {arm: recipe_of(cells[0], arm, data[0][0]) for arm in cells[0].run.arms}
-    trained = train_cells(cells, recipes, data, devices=devices, quiet=quiet)
+    trained = train_cells(cells, recipes, data, devices=devices, block=block, quiet=quiet)
     runs = range(len(cells) * len(group.seeds))
     told = {"steps": stops_of(cells[0]), "estimates": trained.estimates}
     results = label(trained.swept, rows=runs, **told)
@@ -104,20 +109,12 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     return results.assign_attrs(device=device_name())
 
 
-def _program_of(cell: Experiment) -> tuple[Any, ...]:
+def _program_of(cell: Experiment, draw: Callable[..., Any]) -> tuple[Any, ...]:
     """What decides the program of a cell, hashable: shapes, arms, stops; and the bytes of a run's samples."""
-    one = replace(cell, run=replace(cell.run, seeds=cell.run.seeds[:1]))
-    data = load_data(one)
-    problem, units = (
-        jax.eval_shape(lambda: stack(data, members=cell.training.members, seeds=cell.run.seeds[: len(data)])),
-        np.ones((1, len(cell.network.capacity)), int),
-    )
-    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(problem))
-    arms = tuple(
-        (recipe_of(one, arm, data[0]), jax.tree.structure(hypers_of(one, arm, data=data, active=units)))
-        for arm in cell.run.arms
-    )
-    size = sum(4 * int(np.prod(shape)) for shape in shapes)
+    own = outline(cell, draw)
+    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(own.problem))
+    arms = tuple((recipe, jax.tree.structure(own.hypers[arm])) for arm, recipe in own.recipes.items())
+    size = sum(4 * math.prod(shape) for shape in shapes)
     ending = cell.training.readout, cell.training.refit
     return shapes, arms, (*stops_of(cell).tolist(), *ending), size
 
@@ -176,7 +173,7 @@ def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool
     folder = Path(directory)
     if is_finished(folder, index):
         return
-    study = Study.from_json((folder / "study.json").read_text())
+    study = Study.load(inside(folder, "study.json"))
     results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
     seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
     _write(_folder(folder, index), results.assign(seconds))
@@ -191,8 +188,8 @@ def is_finished(directory: Path, index: int) -> bool:
     manifest, results = (_folder(directory, index) / name for name in ("manifest.json", "results.nc"))
     if not manifest.exists():
         return False
-    expected = json.loads(manifest.read_text())["sha256"]["results.nc"]
-    if not results.exists() or hashlib.sha256(results.read_bytes()).hexdigest() != expected:
+    expected = sums_of(manifest).get("results.nc")
+    if not results.exists() or hashlib.sha256(read_file(results)).hexdigest() != expected:
         raise ValueError(f"{results} is damaged or missing: remove {manifest.parent} to train its group again.")
     return True
 
@@ -208,7 +205,7 @@ def collect_study(directory: Path) -> Results:
         FileNotFoundError: If a group is not finished.
         ValueError: If the results of a group are damaged.
     """
-    study = Study.from_json((directory / "study.json").read_text())
+    study = Study.load(inside(directory, "study.json"))
     indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:

@@ -266,10 +266,10 @@ def figures(record: RunRecord) -> dict[str, Figure]:
 
     `loss`, `size` and `final-loss`; `information` where it was monitored; `price-path` after a path of prices;
     `choices` where layers chose their activation; `structure` where it changed; and `fit` for a regression with
-    one input, or `regions` for a classification with two.
+    one input, or `regions` for a classification with two, whose inputs differ.
     """
     results = record.results
-    seen = results.attrs["kind"], results.sizes.get("input", 0)
+    seen = results.attrs["kind"], results.sizes.get("input", 0) if results.sizes.get("point", 1) else 0
     drawn = {
         "loss": (plot_losses, True),
         "size": (plot_sizes, True),

@@ -15,11 +15,11 @@ import safetensors
 import safetensors.numpy
 from jax import export as jax_export
 
-from n3.config.validation import from_json
+from n3.config.validation import from_json, read_file, read_text
 from n3.nn import norms
 from n3.nn.members import Ensemble, over_members
 from n3.nn.mlp import ACTIVATIONS
-from n3.nn.sized import AbstractSized, stack_runs
+from n3.nn.sized import AbstractSized
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
 from n3.tracing.trace import key_if_taken, with_true_sizes
@@ -181,8 +181,8 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         ValueError: If a file is damaged, they do not belong together, or `like` is missing or another model.
     """
     path, source = (Path(directory) / f"network.{kind}" for kind in ("json", "safetensors"))
-    manifest = from_json(Manifest, path.read_text(), source=str(path))
-    content = source.read_bytes()
+    manifest = from_json(Manifest, read_text(path), source=str(path))
+    content = read_file(source)
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
     kind = CompactMLP.__name__ if like is None else type(like).__name__
@@ -190,6 +190,9 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         got = None if like is None else kind
         raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {got}.")
     if like is None:
+        most = max(manifest.in_size, manifest.members, len(manifest.units), *manifest.units)
+        if most > len(content):
+            raise ValueError(f"{path} must be of the network in {source}, which is too small for {most} units.")
         return from_bytes(content, _like(manifest), source=str(source))
     shaped = _stored_shapes(_arrays_in(content, str(source)), over_members(norms.participating, like))
     found = from_bytes(content, shaped, source=str(source))
@@ -243,11 +246,19 @@ def export(
 
 
 def _like(manifest: Manifest) -> CompactMLP | Ensemble[CompactMLP]:
+    """The network of a manifest, with shapes in place of arrays."""
+    one = eqx.filter_eval_shape(_zeros, manifest)
+    if not manifest.members:
+        return one
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((manifest.members, *leaf.shape), leaf.dtype), one)
+    return Ensemble(stacked, manifest.is_classes)
+
+
+def _zeros(manifest: Manifest) -> CompactMLP:
     layers, reads = [], manifest.in_size
     rows = zip(manifest.units, manifest.activations, manifest.keeps_input, strict=True)
     for units, activation, keeps_input in rows:
         arrays = jnp.zeros((units, reads), manifest.dtype), jnp.zeros(units, manifest.dtype)
         layers.append(CompactLayer(*arrays, activation=activation, keeps_input=keeps_input))
         reads = reads * keeps_input + units
-    one = CompactMLP(layers=tuple(layers[:-1]), readout=layers[-1])
-    return Ensemble(stack_runs([one] * manifest.members), manifest.is_classes) if manifest.members else one
+    return CompactMLP(layers=tuple(layers[:-1]), readout=layers[-1])

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import chain, count, groupby, islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -154,6 +154,9 @@ class IterableSource:
 
     def __init__(self, batches: Iterable[Any], *, steps: int, is_held: bool = False):
         self.batches, self.steps, self.is_held = batches, steps, is_held
+        if not isinstance(batches, Iterable):
+            text = f"arrays `(inputs, targets)` or an iterable of such pairs; got {type(batches).__name__}"
+            raise ValueError(f"`train_data` must be {text}.")
         if isinstance(batches, Iterator):
             text = "must be iterable again and again; got an iterator, which ends for good"
             raise ValueError(f"`train_data` {text}.")
@@ -162,11 +165,12 @@ class IterableSource:
         self._check: Check = lambda targets: None
 
     def _once(self) -> Iterator[Pair]:
-        is_empty = True
-        for pair in self.batches:
-            is_empty = False
-            yield checked(pair, name="train_data")
-        if is_empty:
+        first = ()
+        for batch in self.batches:
+            pair = checked(batch, name="train_data", like=first)
+            first = first or pair
+            yield pair
+        if not first:
             raise ValueError("`train_data` must yield batches; got none.")
 
     def _rebatched(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
@@ -219,7 +223,7 @@ class IterableSource:
         """Samples of an epoch, or of as many batches as there are steps: found by going through them once."""
         if self.is_held:
             return self._survey.samples
-        return sum(len(np.asarray(inputs)) for inputs, _ in islice(self.batches, self.steps))
+        return sum(len(inputs) for inputs, _ in islice(self._once(), self.steps))
 
     def pool(self, samples: int) -> Selection:
         """The samples that come first, as many as asked for or an epoch has; as many held out of training."""
@@ -229,9 +233,6 @@ class IterableSource:
             found.append((inputs[kept], targets[kept]))
             if sum(len(inputs) for inputs, _ in found) >= samples:
                 break
-        shapes = {tuple(side.shape[1:] for side in pair) for pair in found}
-        if len(shapes) > 1:
-            raise ValueError(f"`train_data` must have samples of one shape; got {sorted(shapes)}.")
         fit = _concatenated(found, samples)
         rows = jnp.arange(len(fit[0]))
         if not self.is_held:
@@ -379,22 +380,45 @@ def _sort_keys(key, epoch, samples):
     return jax.vmap(own)(key.reshape(-1)).reshape(*key.shape, rounds, samples) if key.ndim else own(key)
 
 
-def checked(pair: Any, *, name: str) -> Pair:
-    """Inputs and targets as arrays of as many samples, finite.
+def checked(pair: Any, *, name: str, like: Sequence[np.ndarray | Array] = ()) -> Pair:
+    """Inputs and targets as arrays of as many samples, in the types that JAX computes with.
 
     Raises:
-        ValueError: If they are not, naming `name`.
+        ValueError: If they are no finite real numbers, or beyond these types, or samples have other shapes than
+            those `like` them; it names `name`.
     """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"`{name}` must hold pairs of inputs and targets; got {type(pair).__name__}.")
-    inputs, targets = (np.asarray(side) for side in pair)
+    inputs, targets = (_real(side, name) for side in pair)
     if not inputs.ndim or not targets.ndim or len(inputs) != len(targets) or not len(inputs):
         shapes = f"{inputs.shape} and {targets.shape}"
         raise ValueError(f"`{name}` must have as many inputs as targets, one or more; got shapes {shapes}.")
-    for side in (inputs, targets):
-        if np.issubdtype(side.dtype, np.inexact) and not np.isfinite(side).all():
-            raise ValueError(f"`{name}` must be finite; got NaN or an infinity.")
+    for side, other in zip((inputs, targets), like, strict=False):
+        if side.shape[1:] != other.shape[1:]:
+            shapes = f"{other.shape[1:]}; got {side.shape[1:]}"
+            raise ValueError(f"`{name}` must have samples of one shape, {shapes}.")
     return inputs, targets
+
+
+def _real(side: Any, name: str) -> np.ndarray:
+    """Real numbers in the type of JAX, float32 or int32 unless it is told to take 64 bits."""
+    try:
+        values = np.asarray(side)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must have samples of one shape: {error}") from error
+    if not (jnp.issubdtype(values.dtype, np.bool_) or jnp.issubdtype(values.dtype, jnp.number)) or (
+        jnp.issubdtype(values.dtype, np.complexfloating)
+    ):
+        raise ValueError(f"`{name}` must hold real numbers; got {values.dtype}.")
+    if jnp.issubdtype(values.dtype, jnp.inexact) and not np.isfinite(values).all():
+        raise ValueError(f"`{name}` must be finite; got NaN or an infinity.")
+    with np.errstate(over="ignore"):
+        own = values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+    is_same = np.isfinite(own) if jnp.issubdtype(own.dtype, jnp.inexact) else own == values
+    if not is_same.all():
+        got = f"{values[~is_same].flat[0]} of {values.dtype}"
+        raise ValueError(f"`{name}` must hold numbers within {own.dtype}; got {got}.")
+    return own
 
 
 def _joined_arrays(run: list[Pair]) -> Selection:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig
+from n3.config.validation import LARGEST_FLOAT, LEAST_FLOAT, check_whole
 from n3.information.gaussian import PSI
 from n3.information.measures import Importance, LayerMonitor, check_importance, check_monitor, check_prune
 from n3.information.price import prices_of
@@ -157,8 +158,8 @@ def _fit(
     refit: bool,
     quiet: bool,
 ) -> tuple[Any, History]:
-    _check_numbers(steps=steps, batch=batch, learning_rate=learning_rate, size_cost=size_cost)
-    monitor = (monitor,) if isinstance(monitor, str) else tuple(monitor)
+    _check_numbers(steps, batch, learning_rate, size_cost, annealing)
+    monitor = _names_of(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
     given = information, target_size, monitor, importance, structure
     _check_settings(model, validation_data, *given, is_informed=is_informed)
@@ -253,19 +254,41 @@ def _stages_of(plan: Plan, structure, one, key, recorder: Recorder, hypers, impo
     )
 
 
-def _check_numbers(*, steps: int, batch: int, **others: Any) -> None:
+def _names_of(monitor: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(monitor, Sequence):
+        raise ValueError(f"`monitor` must be a name or several; got {monitor!r}.")
+    return (monitor,) if isinstance(monitor, str) else tuple(monitor)
+
+
+def _check_numbers(steps, batch, learning_rate, size_cost, annealing) -> None:
+    is_fall = len(annealing) == 3 and 0 < min(annealing) <= max(annealing) < LARGEST_FLOAT
+    if not is_fall or annealing[2] > 1:
+        raise ValueError(
+            f"`annealing` must be two temperatures above 0 and a share in (0, 1]; got {annealing}."
+        )
     for name, value in {"steps": steps, "batch": batch}.items():
+        check_whole(name, [value])
         if value < 1:
             raise ValueError(f"`{name}` must be positive; got {value}.")
-    for name, value in others.items():
-        if not callable(value) and not 0 <= value < float("inf"):
-            raise ValueError(f"`{name}` must be zero or more, and finite; got {value}.")
+    given = {"size_cost": size_cost} | ({} if callable(learning_rate) else {"learning_rate": learning_rate})
+    for name, value in given.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < LARGEST_FLOAT:
+            raise ValueError(f"`{name}` must be zero or more, and finite; got {value!r}.")
+        if 0 < value < LEAST_FLOAT:
+            raise ValueError(f"`{name}` must be 0 or at least {LEAST_FLOAT:.2g}; got {value}.")
 
 
 def _check_settings(
     model, validation_data, information, target_size, monitor, importance, structure, *, is_informed
 ) -> None:
     is_sized = isinstance(model, AbstractSized)
+    kinds = {"information": (information, InformationConfig), "structure": (structure, StructureConfig)}
+    for name, (value, kind) in kinds.items():
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"`{name}` must be a `{kind.__name__}`; got {type(value).__name__}.")
+    for name, value in {"model": model, "importance": importance or check_prune}.items():
+        if not callable(value):
+            raise ValueError(f"`{name}` must be callable; got {value!r}.")
     if isinstance(validation_data, Iterator):
         raise ValueError("`validation_data` is an iterator and can be read only once; pass a DataLoader.")
     if information is not None and not is_informed:
@@ -303,7 +326,8 @@ def _target_size(model: PyTree, target_size: float | None) -> float:
     if not isinstance(model, AbstractSized):
         return 0.0
     first = float(model.controller.capacity[0])
-    if target_size is not None and not 0.0 < target_size <= first:
+    is_number = isinstance(target_size, (int, float))
+    if target_size is not None and not (is_number and 0.0 < target_size <= first):
         bounds = f"(0, {first:g}], the first group's capacity"
         raise ValueError(f"`target_size` must be in {bounds}; got {target_size}.")
     return first if target_size is None else target_size

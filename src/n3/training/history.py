@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +162,7 @@ class Recorder:
         losses = np.mean(np.concatenate(self._losses, axis=1), axis=1)
         own = {"train_loss": losses if self.runs else losses[0]}
         if self.validation_data is not None:
-            scores = evaluate(self.plan, model, self.validation_data)
+            scores = evaluate(self.plan, model, self.validation_data, like=(self.pool.inputs,))
             own["validation_loss"], own["validation_accuracy"] = scores
         if self.held is not None:
             self.held_out = held_out_losses_of(self.plan, model, self.held)
@@ -298,15 +298,17 @@ def _held_out(plan: Plan, model: PyTree, inputs: Array, targets: Array, held: He
     return plan.over_runs(of_one, model, held, axes=(0, axis_of(held)))
 
 
-def evaluate(plan: Plan, model: PyTree, data: Data) -> Float[np.ndarray, "two *runs"]:
+def evaluate(
+    plan: Plan, model: PyTree, data: Data, *, like: Sequence[Array] = ()
+) -> Float[np.ndarray, "two *runs"]:
     """Mean loss of a model over data, and the share of classes that it predicts (NaN without classes).
 
     Raises:
-        ValueError: If the data do not fit the model.
+        ValueError: If the data do not fit the model, or samples have other shapes than those `like` them.
     """
     pairs, totals, samples = [data] if is_arrays(data) else data, 0.0, 0
     for pair in pairs:
-        inputs, targets = checked(pair, name="validation_data")
+        inputs, targets = checked(pair, name="validation_data", like=like)
         check_targets(plan.goal, targets, name="validation_data")
         for start in range(0, len(inputs), EVALUATED):
             own = (jnp.asarray(side[start : start + EVALUATED]) for side in (inputs, targets))

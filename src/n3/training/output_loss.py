@@ -87,16 +87,34 @@ def output_loss_of(model: PyTree, inputs: Array, targets: Array, loss: str | Los
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
     has_key = takes_key(model)
-    if callable(loss):
-        rows = int(jnp.max(targets)) + 1 if is_whole else targets[0].size
-        return OutputLoss(loss=loss, outputs=rows, is_classes=is_whole, has_key=has_key)
     keys = {"key": jax.random.key(0)} if has_key else {}
-    output = eqx.filter_eval_shape(eqx.nn.inference_mode(model), inputs[0], **keys)
+    output = _shape_of("model", eqx.nn.inference_mode(model), inputs[0], **keys)
+    if callable(loss):
+        own = _shape_of("loss", loss, output, targets[0])
+        if (
+            not isinstance(own, jax.ShapeDtypeStruct)
+            or own.shape
+            or not jnp.issubdtype(own.dtype, jnp.floating)
+        ):
+            got = getattr(own, "shape", type(own).__name__)
+            raise ValueError(f"`loss` must return one real number for a sample, of shape (); got {got}.")
+        is_classes = is_whole and bool(jnp.min(targets) >= 0) and int(jnp.max(targets)) < len(targets)
+        rows = int(jnp.max(targets)) + 1 if is_classes else targets[0].size
+        return OutputLoss(loss=loss, outputs=rows, is_classes=is_classes, has_key=has_key)
     if not isinstance(output, jax.ShapeDtypeStruct):
         raise ValueError(f"`loss` must be a function where the model returns {type(output).__name__}s.")
     goal = OutputLoss(loss=loss, outputs=output.size, is_classes=loss == "cross-entropy", has_key=has_key)
     check_targets(goal, targets, name="train_data")
     return goal
+
+
+def _shape_of(name: str, function: Callable[..., Any], *one: Any, **keys: PRNGKeyArray) -> Any:
+    """What a function of one sample returns, by shape; a ValueError that names it if it cannot take that."""
+    try:
+        return eqx.filter_eval_shape(function, *one, **keys)
+    except (TypeError, ValueError, IndexError) as error:
+        shapes = " and ".join(str(getattr(own, "shape", type(own).__name__)) for own in one)
+        raise ValueError(f"`{name}` must take one sample, here of shape {shapes}: {error}") from error
 
 
 def check_targets(goal: OutputLoss, targets: Array | np.ndarray, *, name: str) -> None:

@@ -1,0 +1,135 @@
+"""Memory: what an experiment takes, from shapes alone, and how many of its runs can be trained at a time."""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import Device
+
+from n3.config.experiment import Experiment
+from n3.data.dataset import HELD_OUT, Dataset, check_folds, number_of_folds, outline_task
+from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
+from n3.nn.losses import Samples
+from n3.training.step import Hypers, Problem, Recipe, TrainState, init
+
+HELD_AT_ONCE = 2
+"""Times that samples, and states of runs in training, are in memory at once, beside what is kept (measured)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What an experiment will train, with shapes in place of arrays."""
+
+    sample: Dataset
+    """A few samples of the task."""
+    problem: Problem
+    """Of one run."""
+    recipes: Mapping[str, Recipe]
+    """By arm."""
+    hypers: Mapping[str, Hypers]
+    """Of one run, by arm."""
+    members: int
+
+    @cached_property
+    def states(self) -> Mapping[str, TrainState]:
+        """Of one run, or of one member of it, by arm."""
+        own = {"key": jr.key(0)}
+        return {
+            arm: eqx.filter_eval_shape(init, recipe, self.hypers[arm], self.problem, **own)
+            for arm, recipe in self.recipes.items()
+        }
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the samples of a run, and of those that each member trains on."""
+        return _bytes(self.problem) * (1 + self.members)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state of a run, in the arm that takes most."""
+        return max(map(_bytes, self.states.values())) * max(1, self.members)
+
+
+def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> Outline:
+    """What a resolved experiment will train; a few samples are drawn, and nothing is compiled.
+
+    `draw` is `outline_task`, or remembers what that has returned.
+
+    Raises:
+        ValueError, ModuleNotFoundError: As `load_data`.
+    """
+    sample, train, test = draw(experiment.task)
+    if experiment.information.path or experiment.structure.structure_every is not None:
+        train -= train // HELD_OUT
+    members = experiment.training.members or 0
+    check_batch(experiment, train)
+    if members:
+        check_folds(train, number_of_folds(members))
+
+    def problem() -> Problem:
+        def side(count: int) -> Samples:
+            return Samples(
+                *(jnp.zeros(shape) for shape in ((own.in_size, count), (own.out_size, count), (count,)))
+            )
+
+        own, folds = sample, jnp.zeros(train, jnp.int32) if members else None
+        return Problem(side(train), side(test), jnp.zeros(own.out_size), folds)
+
+    shapes, first = jax.eval_shape(problem), over_prices(experiment)[0]
+    one, names = replace(first, run=replace(first.run, seeds=first.run.seeds[:1])), experiment.run.arms
+    hypers = {arm: hypers_of(one, arm, data=[sample], active=None) for arm in names}
+    return Outline(
+        sample=sample,
+        problem=shapes,
+        recipes={arm: recipe_of(one, arm, sample) for arm in names},
+        hypers=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hypers),
+        members=members,
+    )
+
+
+def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Device], *, cells: int = 1) -> int:
+    """How many runs of an arm are trained at a time: `run.block`, or as many as fit into memory.
+
+    Raises:
+        ValueError: If these do not fit, or none does; nothing has been drawn then.
+    """
+    runs, block = cells * len(experiment.run.seeds) * len(over_prices(experiment)), experiment.run.block
+    free, kept = free_bytes(devices), runs * (HELD_AT_ONCE * own.sample_bytes + own.state_bytes)
+    most = min(runs, int((free - kept) // (HELD_AT_ONCE * own.state_bytes)))
+    told = f"{_gib(free)} are free, and {runs} runs of an arm leave {_gib(kept)} behind"
+    if most < (runs if experiment.structure.structure_every is not None else 1):
+        rest = f"a run in training takes {_gib(HELD_AT_ONCE * own.state_bytes)} more"
+        raise ValueError(f"`seeds`, `samples` or `capacity` must be less: {told}, while {rest}.")
+    if block is not None and min(block, runs) > most:
+        raise ValueError(f"`block` must be at most {most}, the runs at a time that fit into memory: {told}.")
+    return min(block or most, runs)
+
+
+def free_bytes(devices: Sequence[Device]) -> int:
+    """Bytes of memory that are free: those of accelerators together, or the machine's within its limits."""
+    stats = [device.memory_stats() for device in devices]
+    if all(own and "bytes_limit" in own for own in stats):
+        return sum(own["bytes_limit"] - own["bytes_in_use"] for own in stats)
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if (told := Path("/proc/meminfo")).exists():
+        free.append(1024 * int(told.read_text().split("MemAvailable:")[1].split()[0]))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdecimal():
+            free.append(int(text))
+    return min(free)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"

@@ -1,9 +1,13 @@
-"""Command line: flags that override an experiment, shown in groups, without importing JAX."""
+"""Command line: flags that override an experiment, in groups, without importing JAX; and how a command ends."""
 
 import dataclasses
+import errno
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TextIO, TypeVar
 
 import tyro
 
@@ -34,6 +38,16 @@ class Arguments:
     """Print shapes, parameters, memory and planned runs; compile and write nothing."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show no progress."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Go on with what the folder holds: if it has the same settings (`auto`), `never`, or always (`must`)."""
+    checkpoint_every: float = 60.0
+    """Seconds between two checkpoints: what a killed run loses at most, beside the steps of one chunk."""
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """End with code 4 if any run diverged, not only if all did."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.checkpoint_every < float("inf"):
+            raise ValueError(f"`checkpoint_every` must be zero or more seconds; got {self.checkpoint_every}.")
 
     def experiment(self) -> Experiment:
         """The experiment of these flags; a bad value raises ValueError."""
@@ -100,3 +114,99 @@ def _expanded(words: Sequence[str]) -> list[str]:
         else:
             result.append(word)
     return result
+
+
+OK, USAGE, DIVERGED, DATA, INTERNAL, CANNOT_WRITE, FULL, BUSY, CORRUPT = 0, 2, 4, 65, 70, 73, 74, 75, 76
+"""Exit codes; 128 and a signal's number: a signal ended it."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM where nothing was being trained; `number` is the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def ended(work: Callable[[], int]) -> int:
+    """What a command does, and its exit code: every foreseen fault is a sentence, none a traceback."""
+    second_interrupt_ends()
+    try:
+        return work()
+    except KeyboardInterrupt as error:  # also what `n3.training.Interrupted` is
+        text = f"{error or 'stopped'}; the same command goes on from there."
+        return complain(text, 128 + getattr(error, "number", signal.SIGINT))
+    except MemoryError as error:
+        return out_of_memory(error)
+    except OSError as error:
+        if isinstance(error, FileExistsError | FileNotFoundError) and error.errno is None:
+            return complain(error, USAGE)
+        where = f"cannot write: {error}"
+        return complain(where, FULL if error.errno in NO_SPACE else CANNOT_WRITE)
+    except (ValueError, ModuleNotFoundError, RuntimeError) as error:
+        return _code_of(error)
+
+
+def _code_of(error: Exception) -> int:
+    import jax
+
+    from n3.data import DataError
+    from n3.training import BusyError, CheckpointError
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise error
+        return out_of_memory(error)
+    codes = {BusyError: BUSY, CheckpointError: CORRUPT, DataError: DATA}
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+    if code is None and isinstance(error, RuntimeError):
+        raise error
+    return complain(error, code or USAGE)
+
+
+def out_of_memory(error: BaseException) -> int:
+    """Say that memory was not enough."""
+    advice = "train fewer seeds, samples or units at a time"
+    return complain(f"out of memory: {advice} ({str(error).splitlines()[0][:200]}).", INTERNAL)
+
+
+def complain(what: object, code: int) -> int:
+    """Say on standard error why a command ends, and give its exit code back."""
+    show(f"error: {what}", sys.stderr)
+    return code
+
+
+def show(text: str, to: TextIO | None = None) -> None:
+    """Print a text; a pipe that is closed, or a disk that is full, costs the text alone."""
+    stream = to or sys.stdout
+    if stream is None:
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the end of the process flushes it again
+        if stream is not sys.stderr:
+            show("warning: standard output takes no more; all numbers are in the folder.", sys.stderr)
+
+
+def second_interrupt_ends() -> None:
+    """Have a second Ctrl-C end the process at once, whatever is being computed."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def count() -> None:
+        interrupts = 0
+        while interrupts < 2:
+            interrupts += os.read(reading, 1) == bytes([signal.SIGINT])
+        os._exit(128 + signal.SIGINT)
+
+    threading.Thread(target=count, daemon=True).start()
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)

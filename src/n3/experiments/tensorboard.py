@@ -43,7 +43,7 @@ def write_events(record: RunRecord, log_dir: str | Path) -> None:
 def _writer():
     try:
         from tensorboardX import SummaryWriter
-    except ModuleNotFoundError as error:
+    except (ImportError, AttributeError, TypeError) as error:  # absent, or broken
         advice = "install it with `uv sync --extra tensorboard` (or `pip install tensorboardx`)"
         raise ModuleNotFoundError(f"`log_dir` needs tensorboardx: {advice}.") from error
     return SummaryWriter

@@ -1,5 +1,7 @@
 """History: what runs of any model record while they train, how far they are, and what fixes their program."""
 
+import contextlib
+import os
 import sys
 import time
 import warnings
@@ -364,12 +366,22 @@ def pool_seen(
     return Pool(own.inputs, own.targets, out)
 
 
+def note(text: str) -> None:
+    """A line on standard error; where that is closed or full, the line is lost and nothing else."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # the end of the process would fail to flush it
+
+
 class Progress:
     """A progress bar on a terminal; elsewhere a plain line at every fifth of the way."""
 
     def __init__(self, arm: str, steps: int, seeds: int, quiet: bool):
         self.steps, self.label, self.told = steps, f"{arm} x {seeds}", 0
-        self.is_plain = not quiet and not sys.stderr.isatty()
+        self.is_plain = not quiet and not (sys.stderr and sys.stderr.isatty())
         self.started = time.perf_counter()
         self.bar = tqdm(total=steps, desc=self.label, unit="step", disable=quiet or self.is_plain)
 
@@ -377,13 +389,15 @@ class Progress:
         return self.report
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.close()
 
     def report(self, step: int) -> None:
-        """Tell that the runs have come to a step."""
-        self.bar.update(step - self.bar.n)
+        """Tell that the runs have come to a step; a terminal that is gone ends nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.update(step - self.bar.n)
         if self.is_plain and 5 * step // self.steps > self.told:
             self.told = 5 * step // self.steps
             seconds = time.perf_counter() - self.started
             times = f"{seconds:.0f} s, {seconds * (self.steps - step) / step:.0f} s left"
-            print(f"{self.label}: step {step}/{self.steps}, {times}", file=sys.stderr)
+            note(f"{self.label}: step {step}/{self.steps}, {times}")

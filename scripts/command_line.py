@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, TextIO, TypeVar
+from typing import Annotated, Literal, NoReturn, TextIO, TypeVar
 
 import tyro
 
@@ -118,25 +118,17 @@ def _expanded(words: Sequence[str]) -> list[str]:
 
 OK, USAGE, DIVERGED, DATA, INTERNAL, CANNOT_WRITE, FULL, BUSY, CORRUPT = 0, 2, 4, 65, 70, 73, 74, 75, 76
 """Exit codes; 128 and a signal's number: a signal ended it."""
+GO_ON = "The same command goes on from what is on disk."
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM where nothing was being trained; `number` is the signal's."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 def ended(work: Callable[[], int]) -> int:
     """What a command does, and its exit code: every foreseen fault is a sentence, none a traceback."""
-    second_interrupt_ends()
     try:
         return work()
-    except KeyboardInterrupt as error:  # also what `n3.training.Interrupted` is
-        text = f"{error or 'stopped'}; the same command goes on from there."
-        return complain(text, 128 + getattr(error, "number", signal.SIGINT))
+    except KeyboardInterrupt as error:  # of `n3.training.Interrupted`, which has a number
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more finds nothing to stop
+        return complain(f"{str(error) or 'stopped'}. {GO_ON}", 128 + getattr(error, "number", signal.SIGINT))
     except MemoryError as error:
         return out_of_memory(error)
     except OSError as error:
@@ -190,9 +182,28 @@ def show(text: str, to: TextIO | None = None) -> None:
             show("warning: standard output takes no more; all numbers are in the folder.", sys.stderr)
 
 
-def second_interrupt_ends() -> None:
-    """Have a second Ctrl-C end the process at once, whatever is being computed."""
-    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+def run_process(main: Callable[[], int]) -> NoReturn:
+    """Run a command as a process of its own, which ends with its exit code."""
+    fill_standard_streams()
+    watch_signals()
+    sys.exit(main())
+
+
+def fill_standard_streams() -> None:
+    """Open what is closed of input, output and errors, lest a file of results take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+
+
+def watch_signals() -> None:
+    """Have SIGTERM and Ctrl-C end the process at once where nothing is trained, and a second Ctrl-C anywhere.
+
+    Every file is whole or not there at any moment. Training lets the first one wait for its next checkpoint.
+    """
+    if os.name != "posix":
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -202,11 +213,14 @@ def second_interrupt_ends() -> None:
         interrupts = 0
         while interrupts < 2:
             interrupts += os.read(reading, 1) == bytes([signal.SIGINT])
-        os._exit(128 + signal.SIGINT)
+        os._exit(128 + signal.SIGINT)  # the main thread may be far inside a compiled program
 
     threading.Thread(target=count, daemon=True).start()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
 
-def _stop(number: int, frame: object) -> None:
-    raise Stopped(number)
+def leave(number: int, frame: object) -> None:
+    """End the process by a signal, without a traceback from wherever it was."""
+    complain(f"stopped by {signal.Signals(number).name}. {GO_ON}", 0)
+    os._exit(128 + number)

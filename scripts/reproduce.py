@@ -1,14 +1,13 @@
 """Run one of the paper's experiments by its name, or all: a folder with results, figure and verdicts."""
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from command_line import DIVERGED, OK, ended, show
+from command_line import DIVERGED, OK, ended, run_process, show
 from n3.paper import NAMES, reproduction
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
@@ -101,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

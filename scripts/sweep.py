@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from command_line import DIVERGED, OK, Arguments, ended, read, show
+from command_line import DIVERGED, OK, Arguments, ended, read, run_process, show
 from n3.config import Study, parse_axis, product
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
@@ -112,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -1,9 +1,8 @@
 """Train growing networks and their controls side by side, over many seeds, from one command."""
 
 import os
-import sys
 
-from command_line import DIVERGED, OK, ended, parse, show
+from command_line import DIVERGED, OK, ended, parse, run_process, show
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
 
@@ -30,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

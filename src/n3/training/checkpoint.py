@@ -104,9 +104,9 @@ def damages(folder: Path, *names: str) -> list[str]:
     return found
 
 
-def digest(tree: PyTree) -> str:
-    """A sha256 of the arrays of a tree, by path, shape, type and value."""
-    return _sha256(to_bytes(tree))
+def digest(tree: PyTree, text: str = "") -> str:
+    """A sha256 of the arrays of a tree, by path, shape, type and value, and of a text."""
+    return _sha256(to_bytes(tree) + text.encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +133,22 @@ class Checkpoints:
     folder: Path
     every: float = EVERY
     """Seconds between two."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What a checkpoint must have been written with to go on from it, as JSON can hold it."""
     _signals: list[int] = field(default_factory=list)
     """Those that came while `deferring`, in this course and in those that are part of it."""
     _since: float = field(default_factory=time.monotonic)
 
     def part(self, name: str) -> "Checkpoints":
         """Those of a course of training that is part of this one."""
-        return Checkpoints(folder=self.folder / name, every=self.every, _signals=self._signals)
+        own = {"every": self.every, "identity": self.identity, "_signals": self._signals}
+        return Checkpoints(folder=self.folder / name, **own)
 
-    def newest(self, **own: Any) -> Saved | None:
+    def newest(self) -> Saved | None:
         """The newest checkpoint that is whole; None where there is none. A damaged one is named and passed by.
 
         Raises:
-            CheckpointError: If all are damaged, or its facts are not the ones that are given.
+            CheckpointError: If all are damaged, or it has another `identity`.
         """
         found, faults = sorted(self.folder.glob("*[0-9]"), reverse=True), []
         for path in found:
@@ -154,19 +157,19 @@ class Checkpoints:
             except FileNotFoundError as error:
                 faults += (new := [f"{error.filename} is missing."])
             if not new:
-                return self._read(path, own)
+                return self._read(path)
             note(f"warning: {new[0]}")
         if found:
             rest = "Nothing was overwritten; remove the folder to begin again."
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: {faults[0]} {rest}")
         return None
 
-    def _read(self, path: Path, own: Mapping[str, Any]) -> Saved:
+    def _read(self, path: Path) -> Saved:
         facts = read_manifest(path)
-        for name, value in {"format": _FORMAT, "precision": precision(), **own}.items():
+        for name, value in self._fixed().items():
             if facts.get(name) != value:
-                text = f"{path} is of other {name}: start with the same {name}, or in another folder."
-                raise CheckpointError(text)
+                both = f"{str(facts.get(name))[:80]} there, {str(value)[:80]} here"
+                raise CheckpointError(f"{path} is of other {name} ({both}): take the same, or another folder.")
         for name, value in _program().items():
             if facts.get(name) != value:
                 both = f"{name} {value} in place of {facts.get(name)}"
@@ -187,6 +190,9 @@ class Checkpoints:
         if self._signals:
             raise Interrupted(self._signals[0], self.folder)
 
+    def _fixed(self) -> dict[str, Any]:
+        return {"format": _FORMAT, "precision": precision(), **self.identity}
+
     def write(self, state: PyTree, records: Records, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint, read it back, then remove all but the newest two; errors as `reached`."""
         before = sorted(self.folder.glob("*[0-9]"))
@@ -198,8 +204,7 @@ class Checkpoints:
         try:
             for name, content in files.items():
                 write_file(scratch / name, content)
-            told = {"format": _FORMAT, "precision": precision(), **_program(), **facts}
-            write_manifest(scratch, told, list(files))
+            write_manifest(scratch, {**self._fixed(), **_program(), **facts}, list(files))
             os.rename(scratch, path)
             flush_folder(self.folder)
         finally:
@@ -235,6 +240,24 @@ class Checkpoints:
                 signal.signal(number, handler)
         if self._signals:
             raise Interrupted(self._signals[0], self.folder)
+
+
+@contextmanager
+def checkpoints_in(
+    folder: str | Path | None, every: float, identity: Callable[[], Mapping[str, Any]]
+) -> Iterator[Checkpoints | None]:
+    """Checkpoints in a folder that this process alone holds, while signals wait for them; None: there are none.
+
+    Raises:
+        BusyError: If another process holds the folder.
+        Interrupted: If a signal came.
+    """
+    if folder is None:
+        yield None
+        return
+    made = Checkpoints(folder=Path(folder), every=every, identity=identity())
+    with owned(made.folder), made.deferring():
+        yield made
 
 
 @contextmanager

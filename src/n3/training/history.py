@@ -183,6 +183,34 @@ class Recorder:
         self.rows.append(own)
         self._losses = []
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was gathered but the models that are kept, by name: what `restore` takes."""
+        found = {"steps": np.array(self.steps), "diverged_at": self.diverged_at, "parameters": self.parameters}
+        if self._losses:
+            found["losses"] = np.concatenate(self._losses, axis=1)
+        if self._kept is not None:
+            found["kept_losses"] = np.asarray(self._kept[1])
+        if self.held_out is not None:
+            found |= {"held_out_losses": self.held_out.losses, "held_out_weights": self.held_out.weights}
+        names = self.rows[0] if self.rows else ()
+        return found | {f"row {name}": np.stack([row[name] for row in self.rows]) for name in names}
+
+    @property
+    def kept(self) -> PyTree:
+        """The models that are kept; None where none is."""
+        return None if self._kept is None else self._kept[0]
+
+    def restore(self, arrays: Mapping[str, np.ndarray], kept: PyTree) -> None:
+        """Have gathered what `arrays` and `kept` of another recorder were."""
+        self.steps = arrays["steps"].tolist()
+        self.diverged_at, self.parameters = arrays["diverged_at"].copy(), arrays["parameters"]
+        self._losses = [arrays["losses"]] if "losses" in arrays else []
+        self._kept = None if kept is None else (kept, arrays["kept_losses"])
+        if "held_out_losses" in arrays:
+            self.held_out = HeldOutLosses(arrays["held_out_losses"], arrays["held_out_weights"])
+        rows = {name.removeprefix("row "): own for name, own in arrays.items() if name.startswith("row ")}
+        self.rows = [{name: own[place] for name, own in rows.items()} for place in range(len(self.steps))]
+
     def _keep(self, model: PyTree, losses: np.ndarray, sizes: Float[np.ndarray, "*runs groups"]) -> None:
         """Keep the members of each run that lose less than when they were kept last, at whole sizes."""
         old, least = self._kept or (model, np.full(losses.shape, np.inf))

@@ -188,7 +188,7 @@ class _Course:
     """What of a sweep lies in a checkpoint, if it has one, and how far it has come."""
 
     def __init__(self, checkpoint: Checkpoints | None, runs: int):
-        self.checkpoint, self.runs, self.chunks, self.records, self.identity = checkpoint, runs, 0, [], {}
+        self.checkpoint, self.runs, self.chunks, self.records = checkpoint, runs, 0, []
         self.earlier = dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), 0.0)
         self.began = time.perf_counter(), time.process_time()
 
@@ -198,9 +198,9 @@ class _Course:
             return start
         plain = repr(replace(recipe, drive=None, monitor=None))  # functions of users have no name that stays
         hypers, problem, keys = (jax.tree.map(lambda leaf: leaf[: self.runs], own) for own in arguments)
-        numbers = digest((hypers, keys, {plain: np.asarray(stops)}))
-        self.identity = {"samples": digest(problem), "settings": numbers}
-        saved = self.checkpoint.newest(**self.identity)
+        settings = digest((hypers, keys, np.asarray(stops)), plain)
+        self.checkpoint.identity = {"samples": digest(problem), "settings": settings}
+        saved = self.checkpoint.newest()
         if saved is None:
             return start
         whole = jax.eval_shape(stages[0], *arguments)
@@ -230,7 +230,7 @@ class _Course:
             seconds = self.seconds(compiling, wall - compiling, cpu)
             rows = jax.tree.map(lambda leaf: leaf[: self.runs], widened(state, whole))
             named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-            return rows, named, self.identity | seconds | {"step": step, "chunks": self.chunks}
+            return rows, named, seconds | {"step": step, "chunks": self.chunks}
 
         self.checkpoint.reached(made, is_last=is_last)
 

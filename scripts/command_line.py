@@ -134,8 +134,9 @@ def ended(work: Callable[[], int]) -> int:
     except OSError as error:
         if isinstance(error, FileExistsError | FileNotFoundError) and error.errno is None:
             return complain(error, USAGE)
-        where = f"cannot write: {error}"
-        return complain(where, FULL if error.errno in NO_SPACE else CANNOT_WRITE)
+        if error.errno in NO_SPACE:
+            return complain(f"the disk is full ({error}): free some space. {GO_ON}", FULL)
+        return complain(f"cannot write: {error}", CANNOT_WRITE)
     except (ValueError, ModuleNotFoundError, RuntimeError) as error:
         return _code_of(error)
 

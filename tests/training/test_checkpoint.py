@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import n3
+from interrupts import Cuts, cut_up
 from n3.config.experiment import InformationConfig, StructureConfig
 from n3.experiments import arms
 from n3.experiments.run import load_splits
@@ -205,32 +206,6 @@ def test_no_more_than_asked_for_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
     own.reached(lambda: (STATE, RECORDS, {"step": 1}), is_last=True)
     assert len(list(tmp_path.iterdir())) == 1
-
-
-class Cuts:
-    """Ends training after some checkpoints, as a signal would, and counts what is written."""
-
-    def __init__(self, monkeypatch):
-        self.left, self.written = 0, 0
-        self.reached = Checkpoints.reached
-        monkeypatch.setattr(Checkpoints, "reached", lambda own, *rest, **how: self(own, *rest, **how))
-
-    def __call__(self, own, *rest, **how):
-        self.left, self.written = self.left - 1, self.written + 1
-        if self.left == 0:
-            own._signals.append(signal.SIGTERM)
-        self.reached(own, *rest, **how)
-
-
-def cut_up(monkeypatch, train, every=3):
-    """What training comes to that is ended again and again after as many checkpoints; and how often it was."""
-    cuts, ended = Cuts(monkeypatch), 0
-    while True:
-        cuts.left = every
-        try:
-            return train(), ended
-        except Interrupted:
-            ended += 1
 
 
 def problem_of(experiment, arm="growing"):

@@ -58,8 +58,7 @@ def run(
     information that a unit adds about the target. `has_figures` asks for `figures/*.png` too.
 
     Raises:
-        ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
-            run of a path of prices diverged.
+        ValueError: If a field has a bad value, or the device is not there; nothing is written then.
         ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
         FileExistsError: If the run directory holds something else, or an arm's folder in `log_dir` anything.
         CheckpointError: If what a killed run left is damaged, or of other samples.
@@ -134,12 +133,12 @@ def _written(
 def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> None:
     """Draw figures and write events, where they are missing: what fails costs itself and a line."""
     log_dir = record.experiment.run.log_dir
-    if has_figures and not (directory.path / "figures").exists():
+    facts = read_manifest(directory.path)
+    if has_figures and not any(name.startswith("figures/") for name in facts["sha256"]):
         with optional("figures"):
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
             directory.write_figures(figures(record))
-            facts = read_manifest(directory.path)
             directory.seal({name: facts[name] for name in ("device", "seconds", "samples")})
     if log_dir is not None:
         with optional("log_dir"):
@@ -149,6 +148,7 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
 def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
     experiment = experiment.resolved()
+    find_devices(experiment.run.device)
     data = load_data(experiment)
     seeds, steps, tried = len(data), experiment.training.steps, arms.over_prices(experiment)
     runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
@@ -196,10 +196,10 @@ def find_devices(name: str) -> Sequence[Device]:
     """
     try:
         return jax.devices(None if name == "auto" else name)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS names none that is here
         raise ValueError(
             f"`device` is {name}, but JAX finds none here: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`."
+            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`; JAX_PLATFORMS may forbid it."
         ) from error
 
 

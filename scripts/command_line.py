@@ -161,7 +161,7 @@ def _code_of(error: Exception) -> int:
 def out_of_memory(error: BaseException) -> int:
     """Say that memory was not enough."""
     advice = "train fewer seeds, samples or units at a time"
-    return complain(f"out of memory: {advice} ({str(error).splitlines()[0][:200]}).", INTERNAL)
+    return complain(f"out of memory: {advice} ({str(error).partition(chr(10))[0][:200]}).", INTERNAL)
 
 
 def complain(what: object, code: int) -> int:

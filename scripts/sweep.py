@@ -56,8 +56,9 @@ def folder_of(study: Study) -> Path:
     return Path(run.out) / (run.name or f"sweep-{study.base.task.task}-{digest}")
 
 
-def submit(study: Study, folder: Path, launch: Launch, resume: Literal["auto", "never", "must"]) -> bool:
+def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
     """Hand the unfinished groups to submitit; whether they are finished on return."""
+    launch = arguments.launch
     try:
         import submitit
     except ModuleNotFoundError as error:
@@ -65,7 +66,9 @@ def submit(study: Study, folder: Path, launch: Launch, resume: Literal["auto", "
         raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
     from n3.experiments import is_finished, prepare_study, train_group
 
-    left = [n for n in range(prepare_study(study, folder, resume=resume)) if not is_finished(folder, n)]
+    left = [
+        n for n in range(prepare_study(study, folder, resume=arguments.resume)) if not is_finished(folder, n)
+    ]
     executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
     settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
     if launch.launcher == "slurm":
@@ -73,7 +76,8 @@ def submit(study: Study, folder: Path, launch: Launch, resume: Literal["auto", "
     executor.update_parameters(
         name="n3-sweep", **{n: value for n, value in settings.items() if value is not None}
     )
-    train = partial(train_group, str(folder.resolve()), device=study.base.run.device, quiet=True)
+    how = {"device": study.base.run.device, "quiet": True, "checkpoint_every": arguments.checkpoint_every}
+    train = partial(train_group, str(folder.resolve()), **how)
     jobs = executor.map_array(train, left) if left else []
     if launch.launcher == "local":
         for job in jobs:
@@ -93,7 +97,7 @@ def run(study: Study, arguments: SweepArguments) -> int:
         return OK
     folder, resume = folder_of(study), arguments.resume
     if arguments.launch.launcher != "here":
-        if not submit(study, folder, arguments.launch, resume):
+        if not submit(study, folder, arguments):
             return OK
         resume = "auto"
     how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}

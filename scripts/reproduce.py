@@ -1,13 +1,13 @@
 """Run one of the paper's experiments by its name, or all: a folder with results, figure and verdicts."""
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from command_line import DIVERGED, OK, ended, run_process, show
 from n3.paper import NAMES, reproduction
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
@@ -46,8 +46,8 @@ class Arguments:
     """Cut steps, samples, cells and trials so far that all works and nothing is learnt."""
 
 
-def run(name: str, arguments: Arguments) -> None:
-    """Train what is missing of an experiment, then write and print what it says."""
+def run(name: str, arguments: Arguments) -> bool:
+    """Train what is missing of an experiment, then write and print what it says; whether all runs diverged."""
     from n3.experiments import RunDirectory, run_study
     from n3.paper import (
         Trained,
@@ -84,23 +84,20 @@ def run(name: str, arguments: Arguments) -> None:
     folder.write("verdict.txt", report_text(told, found).encode())
     seconds = {kind: cost[f"{kind}_seconds"] for kind in ("cpu", "run", "compile")}
     folder.seal({"device": cost["device"], "seconds": seconds})
-    print(f"\n{report_text(told, found)}\nresults: {folder.path}", flush=True)
+    show(f"\n{report_text(told, found)}\nresults: {folder.path}")
+    return all(bool((own["diverged_at"] >= 0).all()) for own in results)
 
 
 def main() -> int:
-    """Run one experiment or all; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
+    """Run one experiment or all; the exit code says what went wrong (`command_line`)."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    try:
-        for name in NAMES if arguments.name == "all" else (arguments.name,):
-            run(name, arguments)
-    except (ValueError, ModuleNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write the folder: {error}", file=sys.stderr)
-        return 73
-    return 0
+
+    def work() -> int:
+        names = NAMES if arguments.name == "all" else (arguments.name,)
+        return DIVERGED if all([run(name, arguments) for name in names]) else OK
+
+    return ended(work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

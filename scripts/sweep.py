@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from command_line import Arguments, read
+from command_line import DIVERGED, OK, Arguments, ended, read, run_process, show
 from n3.config import Study, parse_axis, product
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))  # runs share the cores without talking
@@ -57,8 +56,9 @@ def folder_of(study: Study) -> Path:
     return Path(run.out) / (run.name or f"sweep-{study.base.task.task}-{digest}")
 
 
-def submit(study: Study, folder: Path, launch: Launch) -> bool:
+def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
     """Hand the unfinished groups to submitit; whether they are finished on return."""
+    launch = arguments.launch
     try:
         import submitit
     except ModuleNotFoundError as error:
@@ -66,7 +66,9 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
         raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
     from n3.experiments import is_finished, prepare_study, train_group
 
-    left = [n for n in range(prepare_study(study, folder)) if not is_finished(folder, n)]
+    left = [
+        n for n in range(prepare_study(study, folder, resume=arguments.resume)) if not is_finished(folder, n)
+    ]
     executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
     settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
     if launch.launcher == "slurm":
@@ -74,14 +76,15 @@ def submit(study: Study, folder: Path, launch: Launch) -> bool:
     executor.update_parameters(
         name="n3-sweep", **{n: value for n, value in settings.items() if value is not None}
     )
-    train = partial(train_group, str(folder.resolve()), device=study.base.run.device, quiet=True)
+    how = {"device": study.base.run.device, "quiet": True, "checkpoint_every": arguments.checkpoint_every}
+    train = partial(train_group, str(folder.resolve()), **how)
     jobs = executor.map_array(train, left) if left else []
     if launch.launcher == "local":
         for job in jobs:
             job.result()
         return True
-    print(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
-    print("When they are done, the same command with `--launcher here` joins their results.")
+    show(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
+    show("When they are done, the same command with `--launcher here` joins their results.")
     return not jobs
 
 
@@ -90,30 +93,26 @@ def run(study: Study, arguments: SweepArguments) -> int:
     from n3.experiments import describe_study, run_study, study_table
 
     if arguments.dry_run:
-        print(f"{describe_study(study)}\nfolder {folder_of(study)}")
-        return 0
-    folder = folder_of(study)
-    if arguments.launch.launcher != "here" and not submit(study, folder, arguments.launch):
-        return 0
-    results = run_study(study, folder, quiet=arguments.quiet)
-    print(
-        f"\nMedians over {results.sizes['seed']} seeds:\n\n{study_table(results, study)}\n\nresults: {folder}"
-    )
-    return 0
+        show(f"{describe_study(study)}\nfolder {folder_of(study)}")
+        return OK
+    folder, resume = folder_of(study), arguments.resume
+    if arguments.launch.launcher != "here":
+        if not submit(study, folder, arguments):
+            return OK
+        resume = "auto"
+    how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
+    results = run_study(study, folder, **how)
+    table = study_table(results, study)
+    show(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table}\n\nresults: {folder}")
+    has_diverged = results["diverged_at"] >= 0
+    return DIVERGED if bool(has_diverged.any() if arguments.strict else has_diverged.all()) else OK
 
 
 def main() -> int:
-    """Parse, run, print the table; the exit code says what went wrong (2: a bad value, 73: cannot write)."""
+    """Parse, run, print the table; the exit code says what went wrong (`command_line`)."""
     study, arguments = read(SweepArguments, __doc__, lambda parsed: (parsed.study(), parsed))
-    try:
-        return run(study, arguments)
-    except (ValueError, ModuleNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write the sweep's folder: {error}", file=sys.stderr)
-        return 73
+    return ended(lambda: run(study, arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

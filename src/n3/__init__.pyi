@@ -24,6 +24,7 @@ from .experiments import load as load
 from .experiments import read as read
 from .experiments import read_results as read_results
 from .experiments import run as run
+from .experiments import verify as verify
 from .nn import GrowingMLP as GrowingMLP
 from .plotting import figures as figures
 from .stats import RunRecord as RunRecord

@@ -1,10 +1,10 @@
 """Results: files that appear whole, JSON without NaN, checksums that fit, and networks that come back."""
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
-import re
 import subprocess
 from dataclasses import replace
 
@@ -30,7 +30,8 @@ from trials import tiny
 
 @pytest.fixture
 def directory(tmp_path):
-    return RunDirectory.create(replace(Experiment(), run=RunConfig(out=str(tmp_path), name="r")))
+    with RunDirectory.of(replace(Experiment(), run=RunConfig(out=str(tmp_path), name="r"))) as made:
+        yield made
 
 
 def test_json_has_null_for_what_json_cannot_hold(directory):
@@ -98,13 +99,20 @@ def test_the_manifest_has_the_sums_of_all_outputs(directory):
     assert manifest["device"] == "cpu"
 
 
-def test_unnamed_runs_are_named_by_task_method_and_time(tmp_path):
-    made = RunDirectory.create(replace(Experiment(), run=RunConfig(out=str(tmp_path))))
-    assert re.fullmatch(rf"bessel-controller-\d{{8}}-\d{{6}}-{os.getpid()}", made.path.name)
+def test_unnamed_runs_are_named_by_task_method_and_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "20261129-120000")
+    experiment, names = replace(Experiment(), run=RunConfig(out=str(tmp_path))), []
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):  # of one second: each has a folder of its own
+            names.append(stack.enter_context(RunDirectory.of(experiment)).path.name)
+    assert names == [f"bessel-controller-20261129-120000{number}" for number in ("", "-2", "-3")]
 
 
 def test_a_folder_without_results_is_not_a_record(directory):
-    with pytest.raises(FileNotFoundError, match=r"results\.nc"):
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        read(directory.path)
+    directory.seal({})
+    with pytest.raises(ValueError, match=r"results\.nc is missing"):
         read(directory.path)
 
 
@@ -153,9 +161,10 @@ def test_the_networks_own_capacity_counts(tmp_path):
     run = n3.run(tiny(tmp_path, arms=("static",)), has_figures=False, quiet=True)
     recipe = recipe_of(run.experiment, "static", load_data(run.experiment)[0])
     nets = n3.load(run.directory)["static"]
-    directory = RunDirectory.create(replace(run.experiment, run=replace(run.experiment.run, name="b")))
     whole = jax.tree.map(lambda *leaves: np.stack(leaves), *nets)
-    results.write_models(directory, "static", replace(recipe, capacity=(9,)), whole)
+    with RunDirectory.of(replace(run.experiment, run=replace(run.experiment.run, name="b"))) as directory:
+        results.write_models(directory, "static", replace(recipe, capacity=(9,)), whole)
+        directory.seal({})
     assert json.loads((tmp_path / "b" / "models" / "static.json").read_text())["capacity"] == [4]
     for own, other in zip(nets, n3.load(tmp_path / "b")["static"], strict=True):
         assert eqx.tree_equal(own, other)

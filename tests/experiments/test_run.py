@@ -44,8 +44,9 @@ def test_the_run_directory_holds_what_it_promises(record):
     assert set(manifest["seconds"]) == {"wall", "compile", "cpu"}
     networks = {f"models/{arm}.{kind}" for arm in EVERY for kind in ("json", "safetensors")}
     files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    assert files == {"config.json", "results.nc", "summary.json", "manifest.json"} | networks
-    sums = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in files - {"manifest.json"}}
+    assert files == {"config.json", "results.nc", "summary.json", "manifest.json", ".lock"} | networks
+    summed = files - {"manifest.json", ".lock"}
+    sums = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in summed}
     assert manifest["sha256"] == sums
 
 
@@ -135,9 +136,19 @@ def test_the_static_arm_keeps_its_capacity(record):
     np.testing.assert_allclose(record.results["size"].sel(arm="grown").isel(step=0), 2.0, rtol=1e-3)
 
 
-def test_a_used_run_directory_is_refused(record):
+def test_a_used_run_directory_is_refused(record, tmp_path):
     with pytest.raises(FileExistsError, match="not empty"):
-        n3.run(record.experiment, quiet=True)
+        n3.run(record.experiment, quiet=True, resume="never")
+    with pytest.raises(FileExistsError, match="`steps` 30 there and 31 here"):
+        n3.run(replace(record.experiment, training=TrainingConfig(steps=31, target_size=2.0)), quiet=True)
+    with pytest.raises(FileNotFoundError, match="nothing to go on with"):
+        n3.run(tiny(tmp_path), quiet=True, resume="must")
+
+
+def test_a_finished_run_is_read_and_not_trained_again(record, monkeypatch):
+    monkeypatch.setattr(pipeline, "train_cells", None)
+    again = n3.run(record.experiment, quiet=True, has_figures=False)
+    assert again.results.identical(record.results)
 
 
 @pytest.fixture(scope="module")

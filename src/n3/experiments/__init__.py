@@ -13,6 +13,7 @@ from n3.experiments.results import load as load
 from n3.experiments.results import read as read
 from n3.experiments.results import read_results as read_results
 from n3.experiments.results import record_fits as record_fits
+from n3.experiments.results import verify as verify
 from n3.experiments.run import describe as describe
 from n3.experiments.run import find_devices as find_devices
 from n3.experiments.run import grid_of as grid_of

@@ -205,11 +205,8 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     The best price has the least median loss over the seeds. As good is a median within one standard error of
     it: of the logarithm of the loss at the best price, over the seeds, where all losses are positive; of the
     loss itself where one is not; and 0 with a single seed. By rule `best` the standard error counts as 0.
-    Runs that diverged (NaN or infinite) are left out, and so are prices at which more did than need be.
-    Prices rise along the first axis.
-
-    Raises:
-        ValueError: If no loss is finite.
+    Runs that diverged (NaN or infinite) are left out, and so are prices at which more did than need be; where
+    all did, the first price is kept. Prices rise along the first axis.
 
     References:
         Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984, section 3.4.3: the
@@ -217,7 +214,7 @@ def pick_price(losses: Float[np.ndarray, "prices seeds"], rule: Select = "smalle
     """
     known = losses[np.isfinite(losses)]
     if not known.size:
-        raise ValueError("`price`: every run of the path diverged; lower `learning_rate` or the prices.")
+        return Pick(index=0, best=0, bound=np.nan)
     is_logarithmic = bool(np.all(known > 0))
     finite = [row[np.isfinite(row)].astype(float) for row in losses]
     most = max(len(row) for row in finite)
@@ -246,9 +243,6 @@ def keep_price(
 
     The runs `swept` are of all seeds at every price, price after price. `held` has for each seed the samples
     that are held out, as its test samples, by whose task loss (as in `Recipe`) a price is kept.
-
-    Raises:
-        ValueError: If every run diverged.
     """
     prices, samples, seeds = experiment.information.path, stack(held).test, len(held)
     whole = jax.device_get(swept.state)  # slices of what devices share can wait for each other for ever

@@ -18,6 +18,7 @@ from n3.nn import metrics
 from n3.nn.losses import constant_losses, sample_losses
 from n3.nn.members import MEMBERS, SMALLEST_CHANCE, Ensemble
 from n3.nn.mlp import GrowingMLP
+from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
 from n3.training.readouts import Thrift, with_solved_readouts
 from n3.training.refit import ERRORS
@@ -113,6 +114,7 @@ def finish_or_restart(
         records=jax.tree.map(merged, swept.records, again.records),
         compile_seconds=swept.compile_seconds + again.compile_seconds,
         run_seconds=swept.run_seconds + again.run_seconds,
+        cpu_seconds=swept.cpu_seconds + again.cpu_seconds,
     )
     names = [field.name for field in dataclasses.fields(estimate)]
     both = {name: merged(getattr(estimate, name), getattr(found, name)) for name in names}
@@ -200,6 +202,7 @@ def refit_arms(
     steps: int,
     devices: Sequence[Device] | None = None,
     quiet: bool = False,
+    checkpoint: Checkpoints | None = None,
 ) -> dict[str, Ended]:
     """Of every run one network of the sizes found, trained on all samples by the arm's recipe.
 
@@ -221,6 +224,7 @@ def refit_arms(
         own_keys = jnp.concatenate([own] * len(arms))
         with Progress(f"refit {', '.join(arms)}", steps, len(own_keys), quiet) as report:
             settings = {"keys": own_keys, "stops": np.array([steps], np.int32), "devices": devices}
+            settings["checkpoint"] = checkpoint and checkpoint.part(f"refit-{arms[0]}")
             swept = sweep(recipe, hypers, every, progress=report, **settings)
         strengths = np.concatenate([ended[arm].strengths for arm in arms])
         nets, _ = with_solved_readouts(recipe, swept.state.net, every, strengths)
@@ -259,5 +263,6 @@ def _replaced(old: Ended, recipe: Recipe, refits: Swept, place: int, arms: int) 
         records=eqx.tree_at(taken, old.swept.records, tuple(rows)),
         compile_seconds=old.swept.compile_seconds + refits.compile_seconds / arms,
         run_seconds=old.swept.run_seconds + refits.run_seconds / arms,
+        cpu_seconds=old.swept.cpu_seconds + refits.cpu_seconds / arms,
     )
     return Ended(recipe=recipe, swept=swept, hypers=old.hypers, strengths=old.strengths)

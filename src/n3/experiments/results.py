@@ -1,17 +1,20 @@
 """Results: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
 
-import hashlib
+import contextlib
 import io
+import itertools
 import json
-import os
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import h5py
@@ -32,10 +35,23 @@ from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
 from n3.stats.summary import Results, RunRecord, versions
 from n3.surgery.compact import compact as compact_network
-from n3.surgery.export import from_bytes, to_bytes, write_file
+from n3.surgery.export import PART, from_bytes, to_bytes, write_file
 from n3.training import decisions
+from n3.training.checkpoint import (
+    EVERY,
+    LOCK,
+    MANIFEST,
+    BusyError,
+    CheckpointError,
+    Checkpoints,
+    damages,
+    owned,
+    precision,
+    read_manifest,
+    write_manifest,
+)
 from n3.training.decisions import ACTIONS, Staged
-from n3.training.history import History
+from n3.training.history import History, note
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, init
 from n3.training.sweep import Swept
 
@@ -142,6 +158,12 @@ def join(parts: Sequence[Results]) -> Results:
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
+Resume = Literal["auto", "never", "must"]
+"""Whether to go on with what a folder holds: where it is of the same configuration, never, or else refuse."""
+_PLACES = ("out", "name", "log_dir", "device")
+"""Fields of a run that change no number."""
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """A folder that belongs to one experiment; every file appears in it whole or not at all."""
@@ -149,22 +171,48 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, experiment: Experiment) -> "RunDirectory":
-        """A new folder that holds `config.json`, named by `run.out` and `run.name`.
+    @contextmanager
+    def of(cls, experiment: Experiment, *, resume: Resume = "auto") -> Iterator["RunDirectory"]:
+        """The folder of an experiment with its `config.json`, which this process alone holds meanwhile.
+
+        It is named by `run.out` and `run.name`. Without a name it is the last of the same configuration that is
+        not finished and that nobody holds, or else a new one, named by task, method and time, and by a number
+        where that is taken.
 
         Raises:
-            FileExistsError: If the folder is there already and holds anything.
-            OSError: If the folder cannot be made.
+            FileExistsError: If the folder holds something else, of which the fields that differ are named, or
+                anything where `resume` is never.
+            FileNotFoundError: If there is nothing to go on with where `resume` is must.
+            BusyError: If another process holds it.
+            OSError: If it cannot be made.
         """
-        run, stamp = experiment.run, time.strftime("%Y%m%d-%H%M%S")
-        name = run.name or f"{experiment.task.task}-{experiment.network.method}-{stamp}-{os.getpid()}"
-        path = Path(run.out) / name
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise FileExistsError(f"the run directory {path} is not empty: give another `name` or `out`.")
-        directory = cls(path)
-        directory.write("config.json", experiment.to_json().encode())
-        return directory
+        with ExitStack() as stack:
+            directory = cls(_owned_folder(experiment, resume, stack))
+            directory.begin("config.json", experiment.to_json(), resume=resume)
+            yield directory
+
+    def begin(self, name: str, text: str, *, resume: Resume = "auto") -> None:
+        """Write the configuration that the folder is for, or see that it is there already; errors as `of`."""
+        written = self.path / name
+        if refuse_foreign(self.path, name):
+            if resume == "must":
+                raise FileNotFoundError(f"`resume` must: there is nothing to go on with in {self.path}.")
+            return self.write(name, text.encode())
+        if resume == "never":
+            raise FileExistsError(f"{self.path} is not empty: give another `name` or `out`, or `resume` auto.")
+        if found := differences(written, text):
+            rest = "Give the same fields, or another `name` or `out`."
+            raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
+        return None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether all numbers are there."""
+        return (self.path / MANIFEST).exists()
+
+    def checkpoints(self, every: float = EVERY) -> Checkpoints:
+        """Where training leaves how far it has come, until the folder is sealed."""
+        return Checkpoints(folder=self.path / "checkpoints", every=every)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file under its final name only once it is complete."""
@@ -189,11 +237,123 @@ class RunDirectory:
             self.write(f"figures/{name}.png", content.getvalue())
 
     def seal(self, facts: Mapping[str, Any]) -> None:
-        """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256."""
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != "manifest.json")
-        sums = {p.relative_to(self.path).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-        ours = {"versions": versions(), "git": _git_state(), "command": sys.argv}
-        self.write_json("manifest.json", {**ours, **facts, "sha256": sums})
+        """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256.
+
+        What was only needed on the way is removed: checkpoints, and parts of files that a killed process left.
+        """
+        for path in self.path.rglob(f"*{PART}"):
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        own = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        names = [path.as_posix() for path in sorted(own) if not _is_passing(path)]
+        ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
+        write_manifest(self.path, {**ours, **facts}, names)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a file of a run directory says nothing of what was found."""
+    return path.name == LOCK or path.parts[0] in ("checkpoints", MANIFEST)
+
+
+def refuse_foreign(path: Path, name: str) -> bool:
+    """Whether a folder holds nothing, or is not there; FileExistsError if it holds files but not this one."""
+    files = [each for each in path.glob("*") if each.name != LOCK and each.suffix != PART]
+    if files and not (path / name).exists():
+        raise FileExistsError(f"{path} is not empty and holds something else: give another `name` or `out`.")
+    return not files
+
+
+def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> Path:
+    """The folder of an experiment, held until the stack is closed."""
+    if experiment.run.name is not None:
+        path = Path(experiment.run.out) / experiment.run.name
+        refuse_foreign(path, "config.json")  # a lock is a file too
+        stack.enter_context(owned(path))
+        return path
+    out, stem = Path(experiment.run.out), f"{experiment.task.task}-{experiment.network.method}"
+    for path in sorted(out.glob(f"{stem}-*"), reverse=True) if resume != "never" else ():
+        config = path / "config.json"
+        is_open = config.exists() and not (path / MANIFEST).exists()
+        with contextlib.suppress(BusyError, CheckpointError):
+            if is_open and not differences(config, experiment.to_json()):
+                stack.enter_context(owned(path))
+                return path
+    if resume == "must":
+        raise FileNotFoundError(f"`resume` must: {out} holds no such run that is not finished.")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        path = out / f"{stem}-{stamp}{f'-{number}' * (number > 1)}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            stack.enter_context(owned(path))
+            return path
+    raise AssertionError
+
+
+def differences(written: Path, text: str) -> list[str]:
+    """The fields of a configuration on disk that are others in a text, and their values; places do not count.
+
+    Raises:
+        ValueError: If the file is no JSON object; it is named.
+    """
+    try:
+        old = _fields(json.loads(written.read_text()))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{written} is damaged: {error}.") from error
+    new = _fields(json.loads(text))
+    changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+    shown = lambda own: textwrap.shorten(str(own), 80)  # noqa: E731
+    both = [(name.split(".")[-1], shown(old.get(name)), shown(new.get(name))) for name in changed]
+    return [f"`{name}` {there} there and {here} here" for name, there, here in both]
+
+
+def _fields(tree: Any, path: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted paths, but for those that change no number."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    found = {}
+    for name, own in tree.items():
+        if not (path.endswith("run") and name in _PLACES):
+            found |= _fields(own, f"{path}.{name}" if path else name)
+    return found
+
+
+REPORTING = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What libraries that draw or log raise, also where they are broken or find no font or backend."""
+
+
+@contextmanager
+def optional(name: str) -> Iterator[None]:
+    """Let something that only shows what is on disk fail with a line, by its name."""
+    try:
+        yield
+    except REPORTING as error:
+        note(f"warning: {name} not written, {type(error).__name__}: {error}. All numbers are there.")
+
+
+def verify(directory: str | Path) -> list[str]:
+    """What is damaged in a folder that an experiment, a sweep or `n3.fit` left, a sentence each.
+
+    Every file that a manifest names is read again, in parts and checkpoints too.
+
+    Raises:
+        FileNotFoundError: If there is no manifest in it: nothing was finished.
+    """
+    folders = [path.parent for path in sorted(Path(directory).rglob(MANIFEST))]
+    if not folders:
+        raise FileNotFoundError(f"{directory} holds no {MANIFEST}: there is nothing to verify.")
+    return list(dict.fromkeys(fault for folder in folders for fault in damages(folder)))
 
 
 def sums_of(manifest: Path) -> dict[str, str]:
@@ -209,13 +369,13 @@ def read(directory: str | Path) -> RunRecord:
     """The resolved experiment and the results, in memory, of one experiment's run directory.
 
     Raises:
-        FileNotFoundError: If the folder lacks `config.json` or `results.nc`.
-        ValueError: If its configuration is not valid, or the folder is a sweep's (see `read_results`).
+        FileNotFoundError: If the folder lacks a file, or is not finished.
+        ValueError: If a file is damaged, or the folder is a sweep's (see `read_results`).
     """
     if (Path(directory) / "study.json").exists():
         raise ValueError(f"`directory` {directory} holds a sweep, not one experiment: take `n3.read_results`.")
     found = {"experiment": _experiment_of(directory), "results": read_results(directory)}
-    return RunRecord(**found, directory=Path(directory))
+    return RunRecord(**found, directory=directory)
 
 
 def _experiment_of(directory: str | Path) -> Experiment:
@@ -223,6 +383,7 @@ def _experiment_of(directory: str | Path) -> Experiment:
     if not path.exists():
         advice = "the folder of a network that `save_compact` wrote is read by `n3.surgery.load_compact`"
         raise FileNotFoundError(f"`directory` must be a run directory; {path} is not there ({advice}).")
+    _require(Path(directory), "config.json")
     return Experiment.load(path)
 
 
@@ -234,6 +395,7 @@ def read_results(directory: str | Path) -> Results:
         ValueError: If it is damaged, or any of it lies elsewhere or is larger than the file can hold.
     """
     path = inside(directory, "results.nc")
+    _require(Path(directory), "results.nc")
     content = io.BytesIO(read_file(path))
     try:
         _check_variables(content)
@@ -267,6 +429,14 @@ def _check_variables(content: io.BytesIO) -> None:
             size += variable.nbytes
     if size > MOST_COMPRESSED * (most := content.getbuffer().nbytes):
         raise ValueError(f"its variables have {size} bytes, more than a file of {most} can hold.")
+
+
+def _require(directory: Path, *names: str) -> None:
+    """See that files are as the manifest says."""
+    if not (directory / MANIFEST).exists():
+        raise FileNotFoundError(f"{directory} has no {MANIFEST}: it is not finished, or not a run directory.")
+    for fault in damages(directory, *names):
+        raise CheckpointError(f"{fault} `n3.verify` says what else is.")
 
 
 def device_name() -> str:
@@ -315,7 +485,9 @@ def load(directory: str | Path, *, compact: bool = False) -> dict[str, list[Any]
         ValueError: If a file is damaged or holds another network.
     """
     run, models = _experiment_of(directory).run, inside(directory, "models")
-    nets = {arm: _load_arm(models, arm, len(run.seeds)) for arm in run.arms}
+    _require(Path(directory), *(f"models/{arm}.{kind}" for arm in run.arms for kind in ("json", "safetensors")))
+    with jax.enable_x64(read_manifest(Path(directory))["precision"] == "float64"):
+        nets = {arm: _load_arm(models, arm, len(run.seeds)) for arm in run.arms}
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
 
 

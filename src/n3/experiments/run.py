@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +23,14 @@ from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import outline, runs_at_a_time
-from n3.experiments.results import RunDirectory
+from n3.experiments.results import Resume, RunDirectory, optional
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.stats.summary import Results, RunRecord, summarise
 from n3.training import decisions
+from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
-from n3.training.history import Progress
+from n3.training.history import Progress, note
 from n3.training.restructure import Rules, train_in_stages
 from n3.training.step import Hypers, Problem, Recipe
 from n3.training.sweep import Swept, sweep
@@ -45,8 +45,15 @@ def run(
     importance: Importance | None = None,
     has_figures: bool = True,
     quiet: bool = False,
+    resume: Resume = "auto",
+    checkpoint_every: float = EVERY,
 ) -> RunRecord:
     """Train every arm of an experiment, whose fields at None take usual values, and leave a run directory.
+
+    A run that was killed goes on in its folder from its last checkpoint, of which one is written every
+    `checkpoint_every` seconds; finished arms are not trained again. Its numbers are those of a run that was
+    never killed, to the bit. With `resume` never only an empty folder will do, with must only one to go on
+    with. Figures and events come after the numbers: where they fail, a line says so.
 
     `importance` is a function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
     that returns each unit's importance, in the price's unit: by it method `information` sizes, and `monitor`
@@ -54,10 +61,12 @@ def run(
     information that a unit adds about the target. `has_figures` asks for `figures/*.png` too.
 
     Raises:
-        ValueError: If a field has a bad value, or the device is not there; nothing is written then. Or if every
-            run of a path of prices diverged.
+        ValueError: If a field has a bad value, or the device is not there; nothing is written then.
         ModuleNotFoundError: If `log_dir` or a data set needs an extra that is absent; nothing is written then.
-        FileExistsError: If the run directory, or an arm's folder in `log_dir`, holds anything already.
+        FileExistsError: If the run directory holds something else, or an arm's folder in `log_dir` anything.
+        CheckpointError: If what a killed run left is damaged, or of other samples.
+        BusyError: If another process holds the run directory.
+        Interrupted: If SIGTERM or Ctrl-C came while it trained; a KeyboardInterrupt.
     """
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
@@ -70,40 +79,74 @@ def run(
         check_importance(importance, jnp.asarray(data[0].train_inputs), jnp.asarray(data[0].train_targets))
     names = experiment.run.arms
     recipes = {arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in names}
-    directory = RunDirectory.create(experiment)
-    if experiment.task.data is not None and not quiet:
-        print(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}", file=sys.stderr)
-    how, rules = {"held": held, "devices": devices, "block": block, "quiet": quiet}, {}
-    if experiment.structure.structure_every is not None:
-        own = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
-        own |= {"held": arms.stack(held).test, "is_classes": data[0].kind == "classification"}
-        rules = {arm: Rules(arm=arm, **own) for arm in names if arm in SIZED}
-    trained = train_cells([experiment], recipes, [data], rules=rules, **how)
+    with RunDirectory.of(experiment, resume=resume) as directory:
+        if directory.is_sealed:
+            record = results.read(directory.path)
+        else:
+            rules = _rules_of(experiment, data[0], held, importance)
+            if experiment.task.data is not None and not quiet:
+                note(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}")
+            checkpoint = directory.checkpoints(checkpoint_every)
+            how = {"held": held, "devices": devices, "block": block, "quiet": quiet, "rules": rules}
+            with checkpoint.deferring():
+                trained = train_cells([experiment], recipes, [data], checkpoint=checkpoint, **how)
+            record = _written(experiment, trained, data, directory, started)
+        _show(record, directory, has_figures=has_figures)
+    return record
+
+
+def _rules_of(
+    experiment: Experiment, data: Dataset, held: Sequence[Dataset], importance: Importance | None
+) -> dict[str, Rules]:
+    """By what each arm changes its structure, if it does."""
+    if experiment.structure.structure_every is None:
+        return {}
+    own = {"config": experiment.structure, "seeds": experiment.run.seeds, "importance": importance}
+    own |= {"held": arms.stack(held).test, "is_classes": data.kind == "classification"}
+    return {arm: Rules(arm=arm, **own) for arm in experiment.run.arms if arm in SIZED}
+
+
+def _written(
+    experiment: Experiment,
+    trained: "TrainedArms",
+    data: Sequence[Dataset],
+    directory: RunDirectory,
+    started: tuple[float, float],
+) -> RunRecord:
+    """The record of trained arms, once it is in the run directory with all that was computed."""
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
     directory.write_results(found)
-    summary = summarise(record)
-    directory.write_json("summary.json", summary)
-    for warning in summary["warnings"]:
-        print(f"warning: {warning['text']}", file=sys.stderr)
     for arm, recipe in trained.recipes.items():
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
+    summary = summarise(record)
+    directory.write_json("summary.json", summary)
+    for warning in summary["warnings"]:
+        note(f"warning: {warning['text']}")
     gaps = {arm: own.records.monitor.get("gap") for arm, own in trained.swept.items()}
     if warning := blindness({arm: gap[:, -1] for arm, gap in gaps.items() if gap is not None}):
-        print(f"warning: {warning}", file=sys.stderr)
+        note(f"warning: {warning}")
     seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
-    facts = {"device": found.attrs["device"], "seconds": seconds}
+    facts = {"device": found.attrs["device"], "seconds": seconds, "samples": digest(arms.stack(data))}
     directory.seal(facts)
-    if has_figures:
-        from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
-
-        directory.write_figures(figures(record))
-        directory.seal(facts)
-    if experiment.run.log_dir is not None:
-        write_events(record, experiment.run.log_dir)
     return record
+
+
+def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> None:
+    """Draw figures and write events, where they are missing: what fails costs itself and a line."""
+    log_dir = record.experiment.run.log_dir
+    facts = read_manifest(directory.path)
+    if has_figures and not any(name.startswith("figures/") for name in facts["sha256"]):
+        with optional("figures"):
+            from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
+
+            directory.write_figures(figures(record))
+            directory.seal({name: facts[name] for name in ("device", "seconds", "samples")})
+    if log_dir is not None:
+        with optional("log_dir"):
+            write_events(record, log_dir)
 
 
 def describe(experiment: Experiment) -> str:
@@ -218,6 +261,7 @@ def train_cells(
     devices: Sequence[Device] | None = None,
     block: int | None = None,
     quiet: bool = False,
+    checkpoint: Checkpoints | None = None,
 ) -> TrainedArms:
     """Train every arm of resolved experiments that share its program, its runs side by side, `block` at a time.
 
@@ -225,7 +269,7 @@ def train_cells(
     the price that is kept, by the samples that each seed holds out, `held`, as its test samples. `equal-size`
     comes last: it has the growing arm's final sizes. The cells have equal arms, seeds and steps, and `data` the
     data set of each seed, cell by cell; a cell with a path, or with `rules` by which an arm changes its
-    structure, is alone.
+    structure, is alone. Every arm has a part of the checkpoints.
     """
     stops, path, active = arms.stops_of(cells[0]), None, [None] * len(cells)
     keys = jnp.concatenate([jax.vmap(jr.key)(jnp.array(cells[0].run.seeds))] * len(cells))
@@ -243,6 +287,7 @@ def train_cells(
         problem, keys = arms.concatenate([runs] * times)
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
+            settings["checkpoint"] = checkpoint and checkpoint.part(arm)
             if arm in rules:
                 staging = settings | {"rules": rules[arm]}
                 swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
@@ -251,20 +296,22 @@ def train_cells(
         if recipe.members:
             ending = {"is_solved": cells[0].training.readout == "solved", "keys": keys}
             onward = {"stops": stops, "devices": devices}
+            onward["checkpoint"] = checkpoint and checkpoint.part(f"{arm}-again")
             swept[arm], own = finish_or_restart(recipe, swept[arm], hypers, problem, **ending, **onward)
             estimates[arm], strengths = own, own.readout_strength
             ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
         if arm in staged and not quiet:
-            print(staged[arm].describe(), file=sys.stderr)
+            note(staged[arm].describe())
         if cells[0].information.path:
             swept[arm], path = arms.keep_price(cells[0], swept[arm], held, loss=recipe.loss)
             cells = [tried[path.pick.index]]
         if arm == "growing" and "equal-size" in recipes:
             active = np.split(np.asarray(count_active(swept[arm].state.net)), len(cells))
-        seconds[arm] = time.process_time() - started
+        seconds[arm] = time.process_time() - started + swept[arm].cpu_seconds
     if cells[0].training.refit:
         started, last = time.process_time(), int(stops[-1])
-        whole = refit_arms(ended, runs[0], keys=runs[1], steps=last, devices=devices, quiet=quiet)
+        how = {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
+        whole = refit_arms(ended, runs[0], keys=runs[1], steps=last, **how)
         swept, recipes = (
             {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")
         )
@@ -283,21 +330,32 @@ def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:
 
 
 def _sweep_blocks(
-    recipe: Recipe, hypers: Hypers, problem: Problem, block: int, *, keys: jax.Array, **settings: Any
+    recipe: Recipe,
+    hypers: Hypers,
+    problem: Problem,
+    block: int,
+    *,
+    keys: jax.Array,
+    checkpoint: Checkpoints | None,
+    **settings: Any,
 ) -> Swept:
     """The sweep of all runs; or of parts of `block` runs at most, in turn, whose moments are let go."""
     if block >= len(keys):
-        return sweep(recipe, hypers, problem, keys=keys, **settings)
+        return sweep(recipe, hypers, problem, keys=keys, checkpoint=checkpoint, **settings)
     parts, runs = [], (hypers, problem, keys)
     for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // block)):
         *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], runs)
-        part = sweep(recipe, *own, keys=own_keys, **settings)
+        saved = checkpoint and checkpoint.part(f"from-{rows[0]}-on")
+        part = sweep(recipe, *own, keys=own_keys, checkpoint=saved, **settings)
         state = eqx.tree_at(lambda own: own.moments, part.state, ())
         parts.append(replace(part, state=jax.device_get(state)))
     joined = {
         name: jax.tree.map(_joined, *(getattr(part, name) for part in parts)) for name in ("state", "records")
     }
-    seconds = {name: sum(getattr(part, name) for part in parts) for name in ("compile_seconds", "run_seconds")}
+    seconds = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in ("compile_seconds", "run_seconds", "cpu_seconds")
+    }
     return Swept(**joined, **seconds)
 
 
@@ -331,7 +389,7 @@ def _labelled(
         device=results.device_name(),
         wall_seconds=time.perf_counter() - started[0],
         compile_seconds=float(found["compile_seconds"].sum()),
-        cpu_seconds=time.process_time() - started[1],
+        cpu_seconds=time.process_time() - started[1] + sum(own.cpu_seconds for own in trained.swept.values()),
     )
     if trained.path is not None:
         found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())

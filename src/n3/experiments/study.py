@@ -16,14 +16,31 @@ from jaxtyping import Array, Int, PyTree
 from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
-from n3.config.validation import inside, read_file
+from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
 from n3.experiments.memory import outline, runs_at_a_time
-from n3.experiments.results import RunDirectory, device_name, join, label, read_results, sums_of, unfold
+from n3.experiments.results import (
+    Resume,
+    RunDirectory,
+    device_name,
+    join,
+    label,
+    read_results,
+    unfold,
+)
 from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values
+from n3.training.checkpoint import (
+    EVERY,
+    CheckpointError,
+    Checkpoints,
+    damages,
+    owned,
+    precision,
+    read_manifest,
+)
 from n3.training.sweep import Swept
 
 MOST_RUNS = 5_000
@@ -85,7 +102,14 @@ def describe_study(study: Study) -> str:
     return "\n".join([plan, *lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
 
 
-def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", quiet: bool = False) -> Results:
+def train_group_cells(
+    study: Study,
+    group: CellGroup,
+    *,
+    device: str = "auto",
+    quiet: bool = False,
+    checkpoint: Checkpoints | None = None,
+) -> Results:
     """Train all arms of one group of a study, on a device as in `RunConfig`; ValueError where it is absent.
 
     The records lie over `cell`, `arm`, `seed`, `step` and `layer`; with them are `confusion` where the study
@@ -98,7 +122,8 @@ def train_group_cells(study: Study, group: CellGroup, *, device: str = "auto", q
     loaded = {task: load_data(cell) for task, cell in {cell.task: cell for cell in cells}.items()}
     data = [loaded[cell.task] for cell in cells]
     recipes = {arm: recipe_of(cells[0], arm, data[0][0]) for arm in cells[0].run.arms}
-    trained = train_cells(cells, recipes, data, devices=devices, block=block, quiet=quiet)
+    how = {"devices": devices, "block": block, "quiet": quiet, "checkpoint": checkpoint}
+    trained = train_cells(cells, recipes, data, **how)
     runs = range(len(cells) * len(group.seeds))
     told = {"steps": stops_of(cells[0]), "estimates": trained.estimates}
     results = label(trained.swept, rows=runs, **told)
@@ -147,51 +172,69 @@ def _count_classes(*rows: PyTree) -> Int[Array, "runs classes classes"]:
     return jax.lax.map(lambda row: metrics.confusion_matrix(row[0].batch(row[1]), row[2]), rows, batch_size=64)
 
 
-def prepare_study(study: Study, directory: Path) -> int:
+def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> int:
     """Make the folder of a study, or find that it holds this very study; the number of the study's groups.
 
     Raises:
-        FileExistsError: If the folder holds something else.
+        FileExistsError: If the folder holds something else, or anything where `resume` is never.
+        FileNotFoundError: If there is nothing to go on with where `resume` is must.
         ValueError: If the study is not valid; nothing is written then.
     """
-    count, written = len(plan_groups(study)), directory / "study.json"
-    if written.exists() and written.read_text() == study.to_json():
-        return count
-    if directory.exists() and any(directory.iterdir()):
-        raise FileExistsError(f"the folder {directory} holds something else: give another `name` or `out`.")
-    RunDirectory(directory).write("study.json", study.to_json().encode())
+    count = len(plan_groups(study))
+    RunDirectory(directory).begin("study.json", study.to_json(), resume=resume)
     return count
 
 
-def train_group(directory: str, index: int, *, device: str = "auto", quiet: bool = False) -> None:
+def train_group(
+    directory: str, index: int, *, device: str = "auto", quiet: bool = False, checkpoint_every: float = EVERY
+) -> None:
     """Train one group of a prepared study, by its place in the plan, for its folder; a finished one stays.
 
+    What was killed goes on from its last checkpoint, of which there is one every so many seconds.
+
     Raises:
-        ValueError: If the device is not there, or the group's results are damaged.
+        ValueError: If the device is not there, or what the group left is damaged or of other data.
+        BusyError: If another process trains the group.
+        Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint.
         OSError: If the results cannot be written.
     """
-    folder = Path(directory)
-    if is_finished(folder, index):
-        return
-    study = Study.load(inside(folder, "study.json"))
-    results = train_group_cells(study, plan_groups(study)[index], device=device, quiet=quiet)
-    seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
-    _write(_folder(folder, index), results.assign(seconds))
+    folder = _folder(Path(directory), index)
+    with owned(folder.path):
+        study = Study.load(inside(directory, "study.json"))
+        if is_finished(Path(directory), index):
+            return
+        sources = sources_of(study)
+        checkpoint, how = folder.checkpoints(checkpoint_every), {"device": device, "quiet": quiet}
+        with checkpoint.deferring():
+            results = train_group_cells(study, plan_groups(study)[index], checkpoint=checkpoint, **how)
+        seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
+        _write(folder, results.assign(seconds), sources)
 
 
 def is_finished(directory: Path, index: int) -> bool:
-    """Whether the results of a group are there.
+    """Whether the results of a group are there, of the data and precision that the study has now.
 
     Raises:
-        ValueError: If they are, and differ from what was written.
+        CheckpointError: If they are, and differ from what was written, or are of other data or precision.
     """
-    manifest, results = (_folder(directory, index) / name for name in ("manifest.json", "results.nc"))
-    if not manifest.exists():
+    folder = _folder(directory, index)
+    if not folder.is_sealed:
         return False
-    expected = sums_of(manifest).get("results.nc")
-    if not results.exists() or hashlib.sha256(read_file(results)).hexdigest() != expected:
-        raise ValueError(f"{results} is damaged or missing: remove {manifest.parent} to train its group again.")
+    rest = f"remove {folder.path} to train its group again."
+    for fault in damages(folder.path):
+        raise CheckpointError(f"{fault} Remove its folder to train its group again.")
+    facts = read_manifest(folder.path)
+    study = Study.load(inside(directory, "study.json"))
+    for name, value in {"precision": precision(), "sources": sources_of(study)}.items():
+        if facts[name] != value:
+            raise CheckpointError(f"{folder.path} is of other {name} ({facts[name]}, now {value}): {rest}")
     return True
+
+
+def sources_of(study: Study) -> dict[str, str]:
+    """The sha256 of every file of samples of a study."""
+    files = {cell.get("data", study.base.task.data) for cell in study.cells} - {None}
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(files)}
 
 
 def collect_study(directory: Path) -> Results:
@@ -210,7 +253,7 @@ def collect_study(directory: Path) -> Results:
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:
         raise FileNotFoundError(f"{directory}: groups {missing} are not finished.")
-    parts = [read_results(_folder(directory, index)) for index in indices]
+    parts = [read_results(_folder(directory, index).path) for index in indices]
     run, cells = study.base.run, study.cells
     results = join(parts).sel(cell=range(len(cells)), seed=list(run.seeds), arm=list(run.arms))
     if study.axes:
@@ -218,23 +261,34 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    _write(directory, results)
+    _write(RunDirectory(directory), results, sources_of(study))
     return results
 
 
-def run_study(study: Study, directory: Path, *, quiet: bool = False) -> Results:
+def run_study(
+    study: Study,
+    directory: Path,
+    *,
+    quiet: bool = False,
+    resume: Resume = "auto",
+    checkpoint_every: float = EVERY,
+) -> Results:
     """Train what is not finished yet of a study, on the device of its experiment, and collect its results.
 
     Raises:
-        ValueError: If the study is not valid or the device is not there (nothing is written then), or the
-            results of a group are damaged.
+        ValueError: If the study is not valid or the device is absent (nothing is written then), or what a group
+            left is damaged or of other data.
         FileExistsError: If the folder holds something else.
+        BusyError: If another process trains it.
+        Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint.
     """
     device = study.base.run.device
     find_devices(device)
-    for index in range(prepare_study(study, directory)):
-        train_group(str(directory), index, device=device, quiet=quiet)
-    return collect_study(directory)
+    number = prepare_study(study, directory, resume=resume)
+    with owned(directory):
+        for index in range(number):
+            train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
+        return collect_study(directory)
 
 
 def study_table(results: Results, study: Study) -> str:
@@ -254,12 +308,12 @@ def study_table(results: Results, study: Study) -> str:
     return align_columns(rows)
 
 
-def _folder(directory: Path, index: int) -> Path:
-    return directory / "groups" / f"{index:04d}"
+def _folder(directory: Path, index: int) -> RunDirectory:
+    return RunDirectory(directory / "groups" / f"{index:04d}")
 
 
-def _write(folder: Path, results: Results) -> None:
-    own, device = RunDirectory(folder), results.attrs.get("device", device_name())
-    own.write_results(results)
+def _write(folder: RunDirectory, results: Results, sources: Mapping[str, str]) -> None:
+    folder.write_results(results)
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    own.seal({"device": device, "seconds": seconds})
+    device = results.attrs.get("device", device_name())
+    folder.seal({"device": device, "seconds": seconds, "sources": sources})

@@ -1,8 +1,13 @@
 """TensorBoard: the recorded scalars of a finished experiment as event files."""
 
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import xarray as xr
 
 from n3.stats.summary import RunRecord, bands
+from n3.surgery.export import write_file
 
 SCALARS = ("train_loss", "test_loss", "test_metric", "size")
 """What is written of every run, beside what it monitored."""
@@ -30,20 +35,27 @@ def write_events(record: RunRecord, log_dir: str | Path) -> None:
     names, arms = (*SCALARS, *record.experiment.run.monitor), record.experiment.run.arms
     check_log_dir(log_dir, arms)
     medians = {name: bands(record.results, name)["median"] for name in names}
-    for arm in arms:
-        with _writer()(str(Path(log_dir) / arm)) as writer:
-            for name, every in medians.items():
-                for layer in range(every.sizes.get("layer", 1)):
-                    known = every.sel(arm=arm).isel(layer=layer, missing_dims="ignore").dropna("step")
-                    tag = f"{name}/layer-{layer + 1}" if "layer" in every.dims else name
-                    for step, value in known.to_series().items():
-                        writer.add_scalar(tag, value, step)
+    with tempfile.TemporaryDirectory() as scratch:  # the writer waits for ever for a disk that is full
+        for arm in arms:
+            with _writer()(str(Path(scratch) / arm)) as writer:
+                for name, every in medians.items():
+                    _add(writer, name, every.sel(arm=arm))
+        for path in sorted(Path(scratch).glob("*/*")):
+            write_file(Path(log_dir) / path.parent.name / path.name, path.read_bytes())
+
+
+def _add(writer: Any, name: str, medians: xr.DataArray) -> None:
+    for layer in range(medians.sizes.get("layer", 1)):
+        known = medians.isel(layer=layer, missing_dims="ignore").dropna("step")
+        tag = f"{name}/layer-{layer + 1}" if "layer" in medians.dims else name
+        for step, value in known.to_series().items():
+            writer.add_scalar(tag, value, step)
 
 
 def _writer():
     try:
         from tensorboardX import SummaryWriter
-    except ModuleNotFoundError as error:
+    except (ImportError, AttributeError, TypeError) as error:  # absent, or broken
         advice = "install it with `uv sync --extra tensorboard` (or `pip install tensorboardx`)"
         raise ModuleNotFoundError(f"`log_dir` needs tensorboardx: {advice}.") from error
     return SummaryWriter

@@ -24,6 +24,9 @@ from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
 from n3.tracing.trace import key_if_taken, with_true_sizes
 
+PART = ".part"
+"""Ending of a file that is not complete yet."""
+
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file under its name only once it is complete; its folder is made where it is missing.
@@ -32,7 +35,7 @@ def write_file(path: Path, content: bytes) -> None:
         OSError: If the file cannot be written; no part of it is left then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         with scratch.open("wb") as file:
             file.write(content)
@@ -46,11 +49,32 @@ def write_file(path: Path, content: bytes) -> None:
 def to_bytes(tree: Any) -> bytes:
     """The arrays of a tree in the safetensors format, each under its path; reading them executes nothing.
 
-    What is not an array is left out, since `from_bytes` takes it from a like tree.
+    Typed keys are stored as their data, under a path that names their implementation. What is not an array is
+    left out, since `from_bytes` takes it from a like tree.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, eqx.is_array))
-    named = {jax.tree_util.keystr(path): np.asarray(leaf, order="C") for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, lambda leaf: hasattr(leaf, "shape")))
+    named = {_name(path, leaf): np.asarray(_plain(leaf), order="C") for path, leaf in leaves}
     return safetensors.numpy.save(named)
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _typed(stored: np.ndarray, like: Any) -> jax.Array:
+    own, found = jnp.asarray(stored), []
+    if not _is_key(like):
+        return own
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)  # of shapes alone it refuses
+    return jax.random.wrap_key_data(own, impl=found[0])
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _name(path: Any, leaf: Any) -> str:
+    return jax.tree_util.keystr(path) + (f" {leaf.dtype}" if _is_key(leaf) else "")
 
 
 def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
@@ -62,21 +86,23 @@ def from_bytes(content: bytes, like: Any, *, source: str) -> Any:
     Raises:
         ValueError: If the content is not safetensors, or a name, shape or type differs from `like`'s.
     """
-    stored = _arrays_in(content, source)
+    stored = arrays_in(content, source)
     shaped, others = eqx.partition(like, lambda leaf: hasattr(leaf, "shape"))
     leaves, structure = jax.tree_util.tree_flatten_with_path(shaped)
-    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    names = [_name(path, leaf) for path, leaf in leaves]
     if set(names) != set(stored):
         odd = sorted(set(names) ^ set(stored))
         raise ValueError(f"{source} does not hold this network: {odd[0]} is missing or not expected.")
     for name, (_, leaf) in zip(names, leaves, strict=True):
-        if stored[name].shape != leaf.shape or stored[name].dtype != leaf.dtype:
+        own = jax.eval_shape(_plain, leaf) if _is_key(leaf) else leaf
+        if stored[name].shape != own.shape or stored[name].dtype != own.dtype:
             found = f"{stored[name].dtype}{stored[name].shape}"
-            raise ValueError(f"{source}: {name} is {found}; expected {leaf.dtype}{leaf.shape}.")
-    return eqx.combine(structure.unflatten(jnp.asarray(stored[name]) for name in names), others)
+            raise ValueError(f"{source}: {name} is {found}; expected {own.dtype}{own.shape}.")
+    made = [_typed(stored[name], leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
+    return eqx.combine(structure.unflatten(made), others)
 
 
-def _arrays_in(content: bytes, source: str) -> dict[str, np.ndarray]:
+def arrays_in(content: bytes, source: str) -> dict[str, np.ndarray]:
     """The stored arrays by name; NumPy's own reader does not know `bfloat16`."""
     try:
         found = safetensors.deserialize(content)
@@ -194,7 +220,7 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
         if most > len(content):
             raise ValueError(f"{path} must be of the network in {source}, which is too small for {most} units.")
         return from_bytes(content, _like(manifest), source=str(source))
-    shaped = _stored_shapes(_arrays_in(content, str(source)), over_members(norms.participating, like))
+    shaped = _stored_shapes(arrays_in(content, str(source)), over_members(norms.participating, like))
     found = from_bytes(content, shaped, source=str(source))
     return over_members(lambda own: norms.simplified(with_true_sizes(own)), found)
 

@@ -1,5 +1,10 @@
 """Training: one run, many runs in one program, and any model on any data."""
 
+from n3.training.checkpoint import EVERY as EVERY
+from n3.training.checkpoint import BusyError as BusyError
+from n3.training.checkpoint import CheckpointError as CheckpointError
+from n3.training.checkpoint import Checkpoints as Checkpoints
+from n3.training.checkpoint import Interrupted as Interrupted
 from n3.training.decisions import Decision as Decision
 from n3.training.fit import fit as fit
 from n3.training.history import History as History

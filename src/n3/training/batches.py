@@ -111,7 +111,10 @@ class ArraySource:
         self.batch = min(batch, number)
         self.samples = number // self.batch * self.batch
         self._number = number
-        self._rows = chain.from_iterable(np.moveaxis(self._epoch(epoch), -2, 0) for epoch in count())
+        self._rows = self._rows_from(0)
+
+    def _rows_from(self, first: int) -> Iterator[Int[np.ndarray, "*runs batch"]]:
+        return chain.from_iterable(np.moveaxis(self._epoch(epoch), -2, 0) for epoch in count(first))
 
     def _epoch(self, epoch: int) -> Int[np.ndarray, "*runs batches batch"]:
         rows = epoch_rows(self.key, epoch, self._number, batch=self.batch)
@@ -134,6 +137,16 @@ class ArraySource:
     def chunks(self, steps: int) -> list[Selection]:
         """The next steps."""
         return [self._selected(np.stack(list(islice(self._rows, steps)), axis=-2))]
+
+    def skip(self, steps: int) -> None:
+        """Go on as after so many steps, from the first."""
+        epoch, within = divmod(steps, self._number // self.batch)
+        self._rows = self._rows_from(epoch)
+        next(islice(self._rows, within, within), None)
+
+    def identity(self) -> tuple[Any, str]:
+        """What tells these samples from others: arrays, and a text."""
+        return self.whole(), f"batches of {self.batch}"
 
     def pool(self, samples: int) -> Selection:
         """The samples that come first, as many as asked for or an epoch has; as many held out of training."""
@@ -217,6 +230,15 @@ class IterableSource:
             pairs.append(pair)
         shapes = lambda pair: [(side.shape, side.dtype) for side in pair]  # noqa: E731
         return [_joined_arrays(list(alike)) for _, alike in groupby(pairs, key=shapes)]
+
+    def skip(self, steps: int) -> None:
+        """Go on as after so many steps, from the first: what comes before is read and left."""
+        next(islice(self._next, steps, steps), None)
+
+    def identity(self) -> tuple[Any, str]:
+        """What tells these samples from others: of a stream the shapes and types of its first batch."""
+        pair = next(self._once())
+        return (), str([(side.shape, str(side.dtype)) for side in pair])
 
     @cached_property
     def samples(self) -> int:

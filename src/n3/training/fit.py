@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
@@ -23,6 +24,7 @@ from n3.nn.mlp import has_choice
 from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, Selection, is_arrays, source_of
+from n3.training.checkpoint import EVERY, checkpoints_in, digest
 from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
 from n3.training.loop import begin, train_model
 from n3.training.output_loss import LossOfOne, OutputLoss, check_targets, output_loss_of
@@ -68,6 +70,8 @@ def fit(
     readout: Literal["trained", "solved"] | None = None,
     refit: bool = False,
     quiet: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = EVERY,
 ) -> tuple[_Model | Ensemble[_Model], History]:
     """Train a model by Adam; a sized one finds its sizes while it trains.
 
@@ -113,6 +117,11 @@ def fit(
         refit: Whether one network of the sizes that members found is trained afterwards, from the model's
             weights, on all samples (of an iterable too) and for as many steps, its sizes fixed.
         quiet: Whether to show no progress.
+        checkpoint: A folder for checkpoints: the same call goes on from there, and a finished one is not
+            trained again. It has the result of a call that was never ended, to the bit; an iterable must yield
+            the same batches in every process. More `steps` are allowed where nothing else follows from their
+            number: without method information, choices, structure and members.
+        checkpoint_every: Seconds between two checkpoints.
 
     Returns:
         The trained model, and what was recorded. Of members the model is the `n3.nn.members.Ensemble` that
@@ -126,21 +135,26 @@ def fit(
 
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
+        CheckpointError: If the checkpoints are damaged, or of another model, other settings or samples.
+        BusyError: If another process holds the folder of checkpoints.
+        Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint; without that folder nothing waits for one.
     """
-    given = {name: value for name, value in locals().items() if name not in ("model", "key")}
-    found, history = _fit(model, key=key, **given)
+    call = dict(locals())
+    found, history = _fit(call, **call)
     rows = runs_to_restart(model, history)
     if not rows.size:
         return found, history
-    again = fit(with_all_units(model, rows), key=key[rows] if key.ndim else key, **given)
+    own = {"model": with_all_units(model, rows), "key": key[rows] if key.ndim else key}
+    again = fit(**call | own | {"checkpoint": checkpoint and Path(checkpoint) / "again"})
     return with_restarts((found, history), again, rows)
 
 
 def _fit(
+    call: dict[str, Any],
+    *,
     model: PyTree,
     train_data: Data,
     validation_data: Data | None,
-    *,
     steps: int,
     key: Key[Array, "*runs"],
     loss,
@@ -156,6 +170,8 @@ def _fit(
     members,
     readout,
     refit: bool,
+    checkpoint,
+    checkpoint_every,
     quiet: bool,
 ) -> tuple[Any, History]:
     _check_numbers(steps, batch, learning_rate, size_cost, annealing)
@@ -171,35 +187,42 @@ def _fit(
     source = feed(key=order_key, members=members)
     pool = source.pool(POOL if is_informed or monitor or structure or members else 1)
     goal = _goal_of(one, source, pool.of_run(0), loss, importance)
-    plan = Plan(
-        goal=goal,
-        learning_rate=learning_rate,
-        drive=_drive_of(settings, goal, importance, steps, members) if is_informed else None,
-        monitor=_monitor_of(settings, goal, importance, monitor) if monitor else None,
-        annealing=annealing if has_choice(model) else None,
-        target_size=_target_size(model, target_size),
-        size_cost=size_cost,
-        steps=steps,
-        block=runs_at_once(one, min(batch, source.samples) * max(members, 1), runs),
-        members=members,
-    )
+    block = runs_at_once(one, min(batch, source.samples) * max(members, 1), runs)
+    own = {"members": members, "block": block, "monitor": monitor}
+    plan = _plan_of({**call, **own}, goal, settings, is_informed=is_informed)
+    numbers = [[settings.errors], [settings.resolution]]
     is_judged = is_informed and settings.criterion == "held-out"
-    thrift = (
-        Thrift(*np.full((2, max(runs, 1)), [[settings.errors], [settings.resolution]])) if is_judged else None
-    )
+    thrift = Thrift(*np.full((2, max(runs, 1)), numbers)) if is_judged else None
     end = Ending.of(plan, one, pool, source, readout, thrift)
     hypers = _drive_hypers(settings, pool, goal, source.samples, steps) if is_informed else None
     recorder = Recorder(plan, validation_data, pool, every=-(-steps // RECORDS), runs=runs, held=end.samples)
     stages = _stages_of(plan, structure, one, key, recorder, hypers, importance) if structure else None
-    with Progress("fit", steps * (1 + refit), max(runs, 1), quiet) as report:
-        state, how = begin(plan, model, dropout_key), {"stages": stages, "report": report}
+    bar, kept = Progress("fit", steps * (1 + refit), max(runs, 1), quiet), (checkpoint, checkpoint_every)
+    with bar as report, checkpoints_in(*kept, lambda: _identity(call, plan, source)) as saved:
+        how = {"stages": stages, "report": report, "checkpoint": saved and saved.part("fit")}
+        state = begin(plan, model, dropout_key)
         net = train_model(plan, state, source, hypers, recorder, finish=end.finished, **how)
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
         end.warn(net, history, one, recorder.held_out)
         if refit:
-            return refitted(plan, model, net, feed(key=order_key), dropout_key, end, history, report)
+            last = history, report, saved and saved.part("refit")
+            return refitted(plan, model, net, feed(key=order_key), dropout_key, end, *last)
     return Ensemble(net, goal.has_logits) if members else net, history
+
+
+_UNSAID = {"model", "train_data", "validation_data", "key", "quiet", "checkpoint", "checkpoint_every", "steps"}
+"""Arguments that a checkpoint knows by their arrays, or not at all."""
+
+
+def _identity(call: dict[str, Any], plan: Plan, source) -> dict[str, str]:
+    """What a checkpoint must agree in with a call: settings in words, and sums of model, keys and samples."""
+    said = {name: getattr(call[name], "__qualname__", repr(call[name])) for name in set(call) - _UNSAID}
+    validation = () if call["validation_data"] is None else call["validation_data"]
+    said |= {"model": digest((call["model"], call["key"])), "samples": digest(*source.identity())}
+    said["validation_data"] = digest([np.asarray(side) for side in validation if is_arrays(validation)])
+    is_bound = plan.drive or plan.annealing or call["structure"] or plan.members
+    return said | ({"steps": str(plan.steps)} if is_bound else {})
 
 
 def _members_of(
@@ -220,6 +243,19 @@ def _goal_of(one: PyTree, source, first: Selection, loss, importance) -> OutputL
         _check_traceable(importance, one, goal, first)
         check_importance(importance, one.activations(first.inputs)[0].T, goal.columns(first.targets).T)
     return goal
+
+
+def _plan_of(call: dict[str, Any], goal: OutputLoss, settings: InformationConfig, *, is_informed: bool) -> Plan:
+    same = {name: call[name] for name in ("learning_rate", "size_cost", "steps", "members", "block")}
+    importance, ends = call["importance"], (call["steps"], call["members"])
+    return Plan(
+        goal=goal,
+        drive=_drive_of(settings, goal, importance, *ends) if is_informed else None,
+        monitor=_monitor_of(settings, goal, importance, call["monitor"]) if call["monitor"] else None,
+        annealing=call["annealing"] if has_choice(call["model"]) else None,
+        target_size=_target_size(call["model"], call["target_size"]),
+        **same,
+    )
 
 
 def _drive_of(settings: InformationConfig, goal: OutputLoss, importance, steps: int, members: int):

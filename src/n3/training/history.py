@@ -1,5 +1,7 @@
 """History: what runs of any model record while they train, how far they are, and what fixes their program."""
 
+import contextlib
+import os
 import sys
 import time
 import warnings
@@ -180,6 +182,34 @@ class Recorder:
         self.steps.append(done)
         self.rows.append(own)
         self._losses = []
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that was gathered but the models that are kept, by name: what `restore` takes."""
+        found = {"steps": np.array(self.steps), "diverged_at": self.diverged_at, "parameters": self.parameters}
+        if self._losses:
+            found["losses"] = np.concatenate(self._losses, axis=1)
+        if self._kept is not None:
+            found["kept_losses"] = np.asarray(self._kept[1])
+        if self.held_out is not None:
+            found |= {"held_out_losses": self.held_out.losses, "held_out_weights": self.held_out.weights}
+        names = self.rows[0] if self.rows else ()
+        return found | {f"row {name}": np.stack([row[name] for row in self.rows]) for name in names}
+
+    @property
+    def kept(self) -> PyTree:
+        """The models that are kept; None where none is."""
+        return None if self._kept is None else self._kept[0]
+
+    def restore(self, arrays: Mapping[str, np.ndarray], kept: PyTree) -> None:
+        """Have gathered what `arrays` and `kept` of another recorder were."""
+        self.steps = arrays["steps"].tolist()
+        self.diverged_at, self.parameters = arrays["diverged_at"].copy(), arrays["parameters"]
+        self._losses = [arrays["losses"]] if "losses" in arrays else []
+        self._kept = None if kept is None else (kept, arrays["kept_losses"])
+        if "held_out_losses" in arrays:
+            self.held_out = HeldOutLosses(arrays["held_out_losses"], arrays["held_out_weights"])
+        rows = {name.removeprefix("row "): own for name, own in arrays.items() if name.startswith("row ")}
+        self.rows = [{name: own[place] for name, own in rows.items()} for place in range(len(self.steps))]
 
     def _keep(self, model: PyTree, losses: np.ndarray, sizes: Float[np.ndarray, "*runs groups"]) -> None:
         """Keep the members of each run that lose less than when they were kept last, at whole sizes."""
@@ -366,12 +396,22 @@ def pool_seen(
     return Pool(own.inputs, own.targets, out)
 
 
+def note(text: str) -> None:
+    """A line on standard error; where that is closed or full, the line is lost and nothing else."""
+    if sys.stderr is None:
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # the end of the process would fail to flush it
+
+
 class Progress:
     """A progress bar on a terminal; elsewhere a plain line at every fifth of the way."""
 
     def __init__(self, arm: str, steps: int, seeds: int, quiet: bool):
         self.steps, self.label, self.told = steps, f"{arm} x {seeds}", 0
-        self.is_plain = not quiet and not sys.stderr.isatty()
+        self.is_plain = not quiet and not (sys.stderr and sys.stderr.isatty())
         self.started = time.perf_counter()
         self.bar = tqdm(total=steps, desc=self.label, unit="step", disable=quiet or self.is_plain)
 
@@ -379,13 +419,15 @@ class Progress:
         return self.report
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.close()
 
     def report(self, step: int) -> None:
-        """Tell that the runs have come to a step."""
-        self.bar.update(step - self.bar.n)
+        """Tell that the runs have come to a step; a terminal that is gone ends nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.update(step - self.bar.n)
         if self.is_plain and 5 * step // self.steps > self.told:
             self.told = 5 * step // self.steps
             seconds = time.perf_counter() - self.started
             times = f"{seconds:.0f} s, {seconds * (self.steps - step) / step:.0f} s left"
-            print(f"{self.label}: step {step}/{self.steps}, {times}", file=sys.stderr)
+            note(f"{self.label}: step {step}/{self.steps}, {times}")

@@ -15,6 +15,7 @@ from n3.nn.mlp import Annealing, annealed
 from n3.nn.sized import AbstractSized, run_of, stack_runs
 from n3.tracing.grow import Grown
 from n3.training.batches import HeldRows, Selection, member_keys
+from n3.training.checkpoint import CheckpointError, Checkpoints, Records
 from n3.training.history import Plan, Recorder, axis_of, evaluate, pool_seen
 from n3.training.restructure import Stages
 from n3.training.step import TrainState, descended, informed, with_shared_sizes
@@ -33,13 +34,27 @@ def train_model(
     stages: Stages | None = None,
     report: Callable[[int], None],
     finish: Callable[[PyTree], PyTree] = lambda net: net,
+    checkpoint: Checkpoints | None = None,
 ) -> PyTree:
     """Train a model to the end of its plan, or until all runs have diverged: from a state to the model.
 
     `finish` changes the model after the last step and before the last record. `report` is called with the step
-    that is reached.
+    that is reached. What the checkpoint holds is not trained again; each stage has a part of it.
     """
-    done, drive = 0, plan.drive
+    done, drive, part = 0, plan.drive, 0
+    while (saved := checkpoint and checkpoint.part(f"stage-{part:04d}").newest()) is not None:
+        done, kept = saved.facts["step"], state.net if "kept_losses" in saved.records else None
+        if done > plan.steps:
+            raise CheckpointError(
+                f"{saved.folder} is of step {done}: `steps` must be as many; got {plan.steps}."
+            )
+        state, kept = saved.state((state, kept))
+        recorder.restore(saved.records, kept)
+        if stages is None or done not in stages.looks:
+            break
+        state, part = _restructured(stages, done, state, recorder), part + 1
+    source.skip(done)
+    own = checkpoint and checkpoint.part(f"stage-{part:04d}")
     while done < plan.steps and not recorder.is_over:
         if drive and drive.is_due(done):
             state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done))
@@ -52,10 +67,19 @@ def train_model(
         if done == plan.steps:
             state = eqx.tree_at(lambda own: own.net, state, finish(recorder.best(state.net)))
         recorder.record(done, state.net, is_last=done == plan.steps)
-        if stages is not None and done in stages.looks:
-            state = _restructured(stages, done, state, recorder)
         report(done)
+        is_look = stages is not None and done in stages.looks
+        if own is not None:
+            made = partial(_written, state, recorder, done)
+            own.reached(made, is_last=is_look or done == plan.steps or recorder.is_over)
+        if is_look:
+            state, part = _restructured(stages, done, state, recorder), part + 1
+            own = checkpoint and checkpoint.part(f"stage-{part:04d}")
     return state.net
+
+
+def _written(state: TrainState, recorder: Recorder, done: int) -> tuple[PyTree, Records, dict[str, int]]:
+    return (state, recorder.kept), recorder.arrays(), {"step": done}
 
 
 def _restructured(stages: Stages, done: int, state: TrainState, recorder: Recorder) -> TrainState:

@@ -16,6 +16,7 @@ from n3.information.measures import Importance
 from n3.nn.controllers import Fixed, Information
 from n3.nn.sized import AbstractSized
 from n3.training.batches import Selection
+from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
 from n3.training.loop import begin, train_model
 from n3.training.readouts import Readout, Thrift, readout_of, with_solved_readout
@@ -134,6 +135,7 @@ def refitted(
     ending: Ending,
     history: History,
     report: Callable[[int], None],
+    checkpoint: Checkpoints | None,
 ) -> tuple[PyTree, History]:
     """One network of each run, with the sizes of its members, trained from the model's weights on all samples.
 
@@ -147,7 +149,7 @@ def refitted(
         start = _with_fixed_sizes(model, jnp.asarray(sizes))
     recorder = Recorder(alone, None, source.pool(1), every=plan.steps, runs=runs)
     finish = ending.refit_finished(net, alone, source)
-    onward = {"report": lambda done: report(plan.steps + done), "finish": finish}
+    onward = {"report": lambda done: report(plan.steps + done), "finish": finish, "checkpoint": checkpoint}
     found = train_model(alone, begin(alone, start, keys), source, None, recorder, **onward)
     if isinstance(model, AbstractSized) and isinstance(model.controller, Information):
         controller = eqx.tree_at(lambda own: own.weight, model.controller, jnp.asarray(sizes))

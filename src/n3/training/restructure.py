@@ -21,6 +21,7 @@ from n3.surgery.edit import Edit, edited
 from n3.surgery.expand import expand
 from n3.surgery.prune import prune
 from n3.training import decisions
+from n3.training.checkpoint import Checkpoints
 from n3.training.decisions import LEAST_CAPACITY, Action, Decision, Staged, Track, UnitChange
 from n3.training.step import Hypers, Problem, Recipe, TrainState, held_out_losses, pool_of
 from n3.training.sweep import Swept, narrowed, sweep, tier_of, widened
@@ -242,14 +243,15 @@ def train_in_stages(
     rules: Rules,
     devices: Sequence[Device] | None = None,
     progress: Callable[[int], None] = lambda step: None,
+    checkpoint: Checkpoints | None = None,
 ) -> tuple[Swept, Staged]:
     """Train the runs of an arm and change their structure on the way.
 
     A run that changes nothing is what `sweep` makes of it, and the arguments are those of `sweep`; the recipe's
     capacity is the most that a layer can hold, and the stops increase strictly. Final states are in the
-    capacity of the last stage.
+    capacity of the last stage. Each stage has checkpoints of its own; what is decided between stages follows
+    from them again.
     """
-    began = time.perf_counter()
     stages = Stages(
         rules=rules,
         bound=recipe.capacity,
@@ -260,25 +262,27 @@ def train_in_stages(
         target_sizes=np.asarray(hypers.target_size),
         steps=int(stops[-1]),
     )
-    looks, records, programs, start, compile_seconds = stages.looks, [], [], None, 0.0
+    looks, records, programs, start, seconds = stages.looks, [], [], None, np.zeros(3)
     *each, _ = np.split(stops[:-1], np.searchsorted(stops[:-1], looks, side="right"))
     for own, look in zip([*each, stops[-1:]], [*looks, looks[-1]], strict=True):
         filled = np.pad(own, (0, 1 + max(map(len, each)) - len(own)), constant_values=look)  # one shape
         options = {"devices": devices, "progress": progress, "start": start, "is_tiered": False}
+        options["checkpoint"] = checkpoint and checkpoint.part(f"stage-{len(programs):04d}")
         swept = sweep(recipe, hypers, problem, keys=keys, stops=filled, **options)
         records.append(jax.tree.map(lambda leaf, own=own: leaf[:, : len(own)], swept.records))
         programs.append(recipe)
-        compile_seconds += swept.compile_seconds
+        seconds += swept.compile_seconds, swept.run_seconds, swept.cpu_seconds
         if len(programs) > len(looks):
             break
+        began = time.perf_counter()
         losses = np.asarray(held_out_losses(swept.state.net, rules.held, recipe.loss))
         start = int(look), stages.look(int(look), swept.state, losses)
         recipe = replace(recipe, capacity=stages.capacity)
+        seconds[1] += time.perf_counter() - began
     whole = Swept(
         state=swept.state,
         records=jax.tree.map(lambda *of: np.concatenate(of, axis=1), *records),
-        compile_seconds=compile_seconds,
-        run_seconds=time.perf_counter() - began - compile_seconds,
+        **dict(zip(("compile_seconds", "run_seconds", "cpu_seconds"), seconds.tolist(), strict=True)),
     )
     staged = Staged(
         decisions=stages.decisions(),

@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from n3.nn.members import MEMBERS
 from n3.training.batches import member_keys
+from n3.training.checkpoint import Checkpoints, digest
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
 
 LEAST_TIER = 32
@@ -91,6 +92,8 @@ class Swept:
     records: StepRecord
     compile_seconds: float
     run_seconds: float
+    cpu_seconds: float = 0.0
+    """CPU seconds of what a checkpoint held, and was not trained again."""
 
 
 def sweep(
@@ -105,6 +108,7 @@ def sweep(
     progress: Callable[[int], None] = lambda step: None,
     start: tuple[int, TrainState] | None = None,
     is_tiered: bool = True,
+    checkpoint: Checkpoints | None = None,
 ) -> Swept:
     """Train many runs side by side, in one compilation whatever their numbers.
 
@@ -116,11 +120,14 @@ def sweep(
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
     that JAX has). `progress` is called with the step reached, once a chunk. `start` is a step and states to go
     on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
-    than are allocated where sizes allow it. Final states and records are in the order of the keys:
-    run `i` is what `train` returns for row `i`.
+    than are allocated where sizes allow it. `checkpoint` is written between chunks of steps and at the end;
+    what it holds is not trained again. Final states and records are in the order of the keys: run `i` is what
+    `train` returns for row `i`.
 
     Raises:
         ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.
+        CheckpointError: If a checkpoint is of other settings or samples, or all are damaged.
+        Interrupted: If a signal came while checkpoints were `deferring`.
     """
     runs = _number_of_runs(hypers, problem, keys)
     now, given = start or (0, None)
@@ -130,23 +137,24 @@ def sweep(
     samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
     per_device = -(-runs // mesh.size)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if on_cpu:
-        most = TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size))
-        recipe = replace(recipe, tile=min(recipe.tile, max(1, most)))
+    recipe = _with_tiles(recipe) if on_cpu else recipe
     block = block or runs_in_block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
-    padded = jax.tree.map(lambda leaf: _padded(leaf, total), (hypers, problem, keys, given))
-    *arguments, whole = _on_devices(padded, mesh)
+    arguments = [jax.tree.map(lambda leaf: _padded(leaf, total), own) for own in (hypers, problem, keys)]
+    stages, course = compiled_stages(recipe, block, mesh), _Course(checkpoint, runs)
+    now, given = course.resume((now, given), stages, arguments, recipe=recipe, stops=stops)
+    *arguments, whole = _on_devices(jax.tree.map(lambda leaf: _padded(leaf, total), (*arguments, given)), mesh)
     began = time.perf_counter()
     if given is None:
         drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
-        whole = compiled_stages(recipe, block, mesh)[0].lower(*arguments).compile(drawing)(*arguments)
+        whole = stages[0].lower(*arguments).compile(drawing)(*arguments)
     compile_seconds = time.perf_counter() - began
 
-    state, tier, onward, history = whole, (), None, []
+    state, tier, onward, history = whole, (), None, course.records
     is_tiered &= _is_tiered(recipe)
     checks = _checks(recipe, stops) if is_tiered else stops
-    for chunk in rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS):
+    chunks = rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS)
+    for chunk in chunks[course.chunks :]:
         onto = int(chunk[-1])
         wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
         if onward is None or wanted != tier:
@@ -157,17 +165,72 @@ def sweep(
             onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
             compile_seconds += time.perf_counter() - since
         state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
-        history.append(jax.device_get(records))
+        history.append(jax.tree.map(lambda leaf: leaf[:runs], jax.device_get(records)))
         now = onto
         progress(now)
-    kept = np.searchsorted(checks, stops)
-    state = _on_devices(widened(state, whole), mesh)
+        course.reached(now, state, whole, compile_seconds, is_last=course.chunks == len(chunks) - 1)
+    kept, state = np.searchsorted(checks, stops), _on_devices(widened(state, whole), mesh)
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], state),
-        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:runs, kept], *history),
-        compile_seconds=compile_seconds,
-        run_seconds=time.perf_counter() - began - compile_seconds,
+        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, kept], *history),
+        **course.seconds(compile_seconds, time.perf_counter() - began - compile_seconds, 0.0),
     )
+
+
+def _with_tiles(recipe: Recipe) -> Recipe:
+    most = TILE_BYTES // (4 * max(*recipe.capacity, recipe.in_size))
+    return replace(recipe, tile=min(recipe.tile, max(1, most)))
+
+
+class _Course:
+    """What of a sweep lies in a checkpoint, if it has one, and how far it has come."""
+
+    def __init__(self, checkpoint: Checkpoints | None, runs: int):
+        self.checkpoint, self.runs, self.chunks, self.records = checkpoint, runs, 0, []
+        self.earlier = dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), 0.0)
+        self.began = time.perf_counter(), time.process_time()
+
+    def resume(self, start, stages, arguments, *, recipe: Recipe, stops) -> tuple[int, TrainState | None]:
+        """The step and the states to go on from: those of a checkpoint, else the ones that are given."""
+        if self.checkpoint is None:
+            return start
+        plain = repr(replace(recipe, drive=None, monitor=None))  # functions of users have no name that stays
+        hypers, problem, keys = (jax.tree.map(lambda leaf: leaf[: self.runs], own) for own in arguments)
+        settings = digest((hypers, keys, np.asarray(stops)), plain)
+        self.checkpoint.identity = {"samples": digest(problem), "settings": settings}
+        saved = self.checkpoint.newest()
+        if saved is None:
+            return start
+        whole = jax.eval_shape(stages[0], *arguments)
+        row = lambda leaf: jax.ShapeDtypeStruct((self.runs, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        state = saved.state(jax.tree.map(row, start[1] or whole))
+        shapes = jax.eval_shape(stages[1], whole, *arguments[:2], jnp.asarray(0), jnp.asarray(stops[:1]))[1]
+        named = lambda path, _: saved.records[jax.tree_util.keystr(path)]  # noqa: E731
+        self.records = [jax.tree_util.tree_map_with_path(named, shapes)]
+        self.chunks, self.earlier = saved.facts["chunks"], {name: saved.facts[name] for name in self.earlier}
+        return saved.facts["step"], state
+
+    def seconds(self, *own: float) -> dict[str, float]:
+        """Seconds of compiling and of running, and CPU seconds, with those that a checkpoint tells of."""
+        both = zip(self.earlier.items(), own, strict=True)
+        return {name: spent + more for (name, spent), more in both}
+
+    def reached(self, step: int, state: TrainState, whole: TrainState, compiling: float, *, is_last: bool):
+        """Let a chunk of steps be written, of all units that are allocated."""
+        self.chunks += 1
+        if self.checkpoint is None:
+            return
+
+        def made() -> tuple[TrainState, dict[str, np.ndarray], dict[str, Any]]:
+            records = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *self.records)
+            leaves = jax.tree_util.tree_leaves_with_path(records)
+            wall, cpu = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+            seconds = self.seconds(compiling, wall - compiling, cpu)
+            rows = jax.tree.map(lambda leaf: leaf[: self.runs], widened(state, whole))
+            named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+            return rows, named, seconds | {"step": step, "chunks": self.chunks}
+
+        self.checkpoint.reached(made, is_last=is_last)
 
 
 @lru_cache(maxsize=32)

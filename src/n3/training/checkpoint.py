@@ -1,0 +1,320 @@
+"""Checkpoint: how far training has come, on disk whole or not at all, and the way on from there.
+
+A checkpoint is a folder: `state.safetensors`, of which every leaf is known by its path, shape and type,
+`records.safetensors`, and `manifest.json` with the sha256 of both. It is written aside, flushed to the disk and
+renamed. Of a course of training the newest two that are whole are kept.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+import numpy as np
+import safetensors.numpy
+from jaxtyping import PyTree
+
+from n3.surgery.export import PART, arrays_in, from_bytes, to_bytes, write_file
+from n3.training.history import note
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+_FORMAT = "n3 checkpoint, version 1"
+EVERY = 60.0
+"""Seconds between two checkpoints: the most that a killed run loses, and what one chunk takes."""
+_KEPT = 2
+"""Checkpoints that are kept: where the newest one is damaged, the one before it is used."""
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+Records = Mapping[str, np.ndarray]
+"""Arrays of any shape, by name."""
+
+
+class CheckpointError(ValueError):
+    """What training left is there and cannot be used: it is damaged, or of other settings or samples."""
+
+
+class BusyError(RuntimeError):
+    """A folder that another process holds."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training that a signal ended, after a checkpoint; `number` is the signal's."""
+
+    def __init__(self, number: int, folder: Path):
+        super().__init__(f"stopped by {signal.Signals(number).name}; all steps so far are in {folder}")
+        self.number = number
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any], names: list[str]) -> None:
+    """Write `manifest.json`: facts, the sha256 of the named files, and that of its own text before it."""
+    sums = {name: _sha256((folder / name).read_bytes()) for name in names}
+    text = _rendered({**facts, "sha256": sums})
+    write_file(folder / MANIFEST, _rendered(json.loads(text) | {"checksum": _sha256(text)}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The facts of a folder's manifest, and under `sha256` the sums of its files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        CheckpointError: If it is damaged: not as it was written, to the byte.
+    """
+    path = folder / MANIFEST
+    content, fault = path.read_bytes(), f"{path} is damaged"
+    try:
+        found = json.loads(content)
+        rest = {name: own for name, own in found.items() if name != "checksum"}
+        is_whole = _rendered(found) == content and found["checksum"] == _sha256(_rendered(rest))
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{fault}: {error}.") from error
+    if not is_whole:
+        raise CheckpointError(f"{fault}: its own checksum differs.")
+    return rest
+
+
+def damages(folder: Path, *names: str) -> list[str]:
+    """What of a folder's files, or of those named, is not as its manifest says; FileNotFoundError without."""
+    try:
+        sums = read_manifest(folder)["sha256"]
+    except CheckpointError as error:
+        return [str(error)]
+    found = []
+    for path, expected in ((folder / name, sums.get(name)) for name in names or sums):
+        if not path.is_file():
+            found.append(f"{path} is missing.")
+        elif _sha256(path.read_bytes()) != expected:
+            found.append(f"{path} is damaged or another's: its sha256 is not the one in the manifest.")
+    return found
+
+
+def digest(tree: PyTree, text: str = "") -> str:
+    """A sha256 of the arrays of a tree, by path, shape, type and value, and of a text."""
+    return _sha256(to_bytes(tree) + text.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that was read and verified."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    records: Records
+
+    def state(self, like: PyTree) -> PyTree:
+        """The state, filled into a tree of the same paths, shapes and types; CheckpointError if they differ."""
+        path = self.folder / "state.safetensors"
+        try:
+            return from_bytes(path.read_bytes(), like, source=str(path))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+
+
+@dataclass(kw_only=True)
+class Checkpoints:
+    """The checkpoints of one course of training, in a folder that is theirs."""
+
+    folder: Path
+    every: float = EVERY
+    """Seconds between two."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What a checkpoint must have been written with to go on from it, as JSON can hold it."""
+    _signals: list[int] = field(default_factory=list)
+    """Those that came while `deferring`, in this course and in those that are part of it."""
+    _since: float = field(default_factory=time.monotonic)
+
+    def part(self, name: str) -> "Checkpoints":
+        """Those of a course of training that is part of this one."""
+        own = {"every": self.every, "identity": self.identity, "_signals": self._signals}
+        return Checkpoints(folder=self.folder / name, **own)
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that is whole; None where there is none. A damaged one is named and passed by.
+
+        Raises:
+            CheckpointError: If all are damaged, or it has another `identity`.
+        """
+        found, faults = sorted(self.folder.glob("*[0-9]"), reverse=True), []
+        for path in found:
+            try:
+                faults += (new := damages(path))
+            except FileNotFoundError as error:
+                faults += (new := [f"{error.filename} is missing."])
+            if not new:
+                return self._read(path)
+            note(f"warning: {new[0]}")
+        if found:
+            rest = "Nothing was overwritten; remove the folder to begin again."
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole: {faults[0]} {rest}")
+        return None
+
+    def _read(self, path: Path) -> Saved:
+        facts = read_manifest(path)
+        for name, value in self._fixed().items():
+            if facts.get(name) != value:
+                both = f"{str(facts.get(name))[:80]} there, {str(value)[:80]} here"
+                raise CheckpointError(f"{path} is of other {name} ({both}): take the same, or another folder.")
+        for name, value in _program().items():
+            if facts.get(name) != value:
+                both = f"{name} {value} in place of {facts.get(name)}"
+                note(f"note: {path} goes on with {both}: numbers agree within rounding alone.")
+        source = path / "records.safetensors"
+        return Saved(folder=path, facts=facts, records=arrays_in(source.read_bytes(), str(source)))
+
+    def reached(self, made: Callable[[], tuple[PyTree, Records, Mapping[str, Any]]], *, is_last: bool) -> None:
+        """Write state, records and facts if it is time, at the end, or where a signal came, and then stop.
+
+        Raises:
+            Interrupted: If SIGTERM or Ctrl-C came while `deferring`.
+            OSError: If it cannot be written; those before it stay.
+        """
+        if is_last or self._signals or time.monotonic() - self._since >= self.every:
+            self.write(*made())
+            self._since = time.monotonic()
+        if self._signals:
+            raise Interrupted(self._signals[0], self.folder)
+
+    def _fixed(self) -> dict[str, Any]:
+        return {"format": _FORMAT, "precision": precision(), **self.identity}
+
+    def write(self, state: PyTree, records: Records, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint, read it back, then remove all but the newest two; errors as `reached`."""
+        before = sorted(self.folder.glob("*[0-9]"))
+        path = self.folder / f"{1 + int(before[-1].name) if before else 0:08d}"
+        scratch = path.with_suffix(PART)
+        plain = safetensors.numpy.save({name: np.asarray(own, order="C") for name, own in records.items()})
+        files = {"state.safetensors": to_bytes(state), "records.safetensors": plain}
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            for name, content in files.items():
+                write_file(scratch / name, content)
+            write_manifest(scratch, {**self._fixed(), **_program(), **facts}, list(files))
+            os.rename(scratch, path)
+            flush_folder(self.folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if faults := damages(path):
+            raise OSError(f"the disk does not keep what is written: {faults[0]}")
+        for old in before[: 1 - _KEPT]:
+            shutil.rmtree(old)
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Let SIGTERM and a first Ctrl-C wait until `reached` has written, or for the end of the block.
+
+        A second Ctrl-C is a KeyboardInterrupt at once. Outside the main thread signals are left alone.
+
+        Raises:
+            Interrupted: If one came.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def defer(number: int, frame: Any) -> None:
+            self._signals.append(number)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            note(f"{signal.Signals(number).name}: stopping after this chunk of steps; it is written then.")
+
+        before = {number: signal.signal(number, defer) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._signals:
+            raise Interrupted(self._signals[0], self.folder)
+
+
+@contextmanager
+def checkpoints_in(
+    folder: str | Path | None, every: float, identity: Callable[[], Mapping[str, Any]]
+) -> Iterator[Checkpoints | None]:
+    """Checkpoints in a folder that this process alone holds, while signals wait for them; None: there are none.
+
+    Raises:
+        BusyError: If another process holds the folder.
+        Interrupted: If a signal came.
+    """
+    if folder is None:
+        yield None
+        return
+    made = Checkpoints(folder=Path(folder), every=every, identity=identity())
+    with owned(made.folder), made.deferring():
+        yield made
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone, by a lock that ends with the process, however that ends.
+
+    The folder is made where it is missing. Where the system has no `flock` (Windows) nothing is locked.
+
+    Raises:
+        BusyError: If another holds it, which is named.
+        OSError: If nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            text = f"{folder} is in use by {file.read() or 'another process'}"
+            raise BusyError(f"{text}: wait for it, or give another `name` or `out`.") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, `{' '.join(sys.argv)}`")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def precision() -> str:
+    """The widest floating point numbers of a program: `float32`, or `float64` under `jax_enable_x64`."""
+    return str(jnp.zeros(()).dtype)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _program() -> dict[str, Any]:
+    """What decides the rounding of a program."""
+    return {
+        "jaxlib": jaxlib.version.__version__,
+        "platform": jax.default_backend(),
+        "devices": jax.device_count(),
+    }
+
+
+def _rendered(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

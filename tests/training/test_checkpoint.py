@@ -162,10 +162,12 @@ with owned(Path(sys.argv[1])):
 def test_a_folder_has_one_owner_and_a_killed_one_has_it_no_more(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(BusyError, match=f"in use by process {process.pid} "), owned(tmp_path):
-            pass
-        process.kill()
-        process.wait()
+        try:
+            with pytest.raises(BusyError, match=f"in use by process {process.pid} "), owned(tmp_path):
+                pass
+        finally:
+            process.kill()
+            process.wait()
         with owned(tmp_path), pytest.raises(BusyError), owned(tmp_path):
             pass
     assert (tmp_path / ".lock").read_text() == ""

@@ -253,7 +253,7 @@ def _convert(hint: Any, value: Any, *, path: str) -> Any:
     conf = BeartypeConf(is_pep484_tower=True)  # a whole number is a number
     if (has_truth and "bool" not in spelled) or not all(is_bearable(part, hint, conf=conf) for part in each):
         raise ValueError(f"`{path}` must be {spelled}; got {_shown(value)}.")
-    return value
+    return float(value) if type(value) is int and "float" in spelled and "int" not in spelled else value
 
 
 def _as_tuples(value: Any) -> Any:

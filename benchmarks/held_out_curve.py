@@ -8,7 +8,6 @@ the band within which fewer units are as good, half a standard error of the pair
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,38 +16,31 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import n3
-from n3.experiments import arms
-from n3.experiments.run import load_data
-from n3.information.held_out import orders_of
-from n3.information.readout import losses_and_residuals
-from n3.nn.members import MEMBERS
-from n3.nn.sized import reorder
-from n3.training import sweep
-from n3.training.step import Problem, Recipe, of_member, pool_of
+from n3.experiments import hypers_of, load_data, recipe_of, stack
+from n3.information import order_of, prefix_losses
+from n3.nn import GrowingMLP
+from n3.training import Problem, sweep
 
 MOMENTS = 0.06, 0.2, 0.6
 """Shares of the run."""
 
 
-def curve(recipe: Recipe, nets: Any, problem: Problem, most: int) -> tuple[np.ndarray, np.ndarray]:
+STRENGTHS = 0.0, 1e-3, 3e-2
+
+
+def curve(nets: GrowingMLP, problem: Problem, most: int, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """Held-out loss of each number of units up to the most, and the standard error of what the least gains."""
-
-    def of_one(net):
-        pool = pool_of(of_member(recipe, problem))
-        is_classes = recipe.loss == "cross-entropy"
-        net = reorder(
-            (net, net), orders_of(net, pool, is_classes=is_classes), jnp.asarray(len(net.layers) - 1)
-        )[0]
-        both = jnp.concatenate([pool.targets, pool.held.targets], axis=1)
-        fit = jnp.concatenate([jnp.ones(len(pool.inputs)), jnp.zeros(len(pool.held.inputs))])
-        units = net.activations(jnp.concatenate([pool.inputs, pool.held.inputs]))[-1]
-        rows, _ = losses_and_residuals(units, both, fit, net.sizes()[-1], is_classes=is_classes)
-        return rows[..., len(pool.inputs) :], pool.held.weights
-
-    rows, weights = jax.device_get(jax.jit(jax.vmap(of_one, axis_name=MEMBERS))(nets))
-    known = np.moveaxis(rows, 0, 2).reshape(*rows.shape[1:3], -1)[..., weights.reshape(-1) > 0]
-    place = np.argmin(known.mean(axis=-1), axis=0)
-    losses = known[place, np.arange(known.shape[1])][: most + 1]
+    pooled = []
+    for member in range(len(nets.readout.bias)):
+        net = jax.tree.map(lambda leaf, at=member: leaf[at], nets)
+        fit = (problem.folds != member).astype(jnp.float32)
+        units, how = net.activations(problem.train.inputs.T)[-1], {"is_classes": loss == "cross-entropy"}
+        is_full = jnp.arange(1.0, len(units) + 1.0) <= net.sizes()[-1]
+        seen = units[order_of(units, problem.train.targets, fit, is_full, **how)], problem.train.targets, fit
+        losses = jnp.stack([prefix_losses(*seen, strength=strength, **how) for strength in STRENGTHS])
+        pooled.append(np.asarray(losses)[..., np.asarray(fit) == 0])
+    rows = np.concatenate(pooled, axis=-1)
+    losses = rows[np.argmin(rows.mean(axis=-1), axis=0), np.arange(rows.shape[1])][: most + 1]
     paired = losses - losses[np.argmin(losses.mean(axis=1))]
     return losses.mean(axis=1), paired.std(axis=1) / np.sqrt(paired.shape[1])
 
@@ -66,9 +58,9 @@ def main() -> None:
         run=n3.RunConfig(arms=("growing",), seeds=(options.seed,)),
     ).resolved()
     data, steps = load_data(experiment), experiment.training.steps
-    recipe = arms.recipe_of(experiment, "growing", data[0])
-    hypers = arms.hypers_of(experiment, "growing", data=data, active=None)
-    problem = arms.stack(data, members=recipe.members, seeds=experiment.run.seeds)
+    recipe = recipe_of(experiment, "growing", data[0])
+    hypers = hypers_of(experiment, "growing", data=data, active=None)
+    problem = stack(data, members=recipe.members, seeds=experiment.run.seeds)
     keys, start = jax.vmap(jr.key)(jnp.array(experiment.run.seeds)), None
     figure, axes = plt.subplots(1, len(MOMENTS), figsize=(9.6, 3.0), sharey=True, layout="constrained")
     one = jax.tree.map(lambda leaf: leaf[0], problem)
@@ -77,7 +69,7 @@ def main() -> None:
         state = sweep(recipe, hypers, problem, keys=keys, stops=np.array([now]), start=start).state
         start, nets = (now, state), jax.tree.map(lambda leaf: leaf[0], state.net)
         size = float(nets.sizes()[0, 0])
-        means, errors = curve(recipe, nets, one, int(np.ceil(size)) + experiment.information.look_ahead)
+        means, errors = curve(nets, one, int(np.ceil(size)) + experiment.information.look_ahead, recipe.loss)
         units = np.arange(len(means))
         best = int(np.argmin(means))
         axis.plot(units, means, color="C0", label="held-out loss")

@@ -1,6 +1,5 @@
 """Arms: what each trains with, and a path of prices from the pick by hand to the run directory."""
 
-import importlib
 import json
 from dataclasses import replace
 
@@ -13,15 +12,13 @@ import pytest
 
 import n3
 from n3.config.experiment import TaskConfig, TrainingConfig
-from n3.experiments import arms
+from n3.experiments import arms, memory
 from n3.experiments.arms import pick_price
 from n3.experiments.run import describe, load_data, load_splits, run
 from n3.information import gaussian
 from n3.training.sweep import sweep
 from networks import outputs
 from trials import tiny
-
-pipeline = importlib.import_module("n3.experiments.run")
 
 SEEDS, PRICES = (3, 1), (0.004, 0.4)
 ARMS = ("static", "growing", "shrinking", "equal-size")
@@ -54,7 +51,7 @@ def record(tmp_path_factory, swept):
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "sweep", watched)
+        patch.setattr(memory, "sweep", watched)
         return run(small(tmp_path_factory.mktemp("runs")), has_figures=False, quiet=True)
 
 

@@ -12,7 +12,7 @@ import n3
 from interrupts import Cuts
 from n3.config.grid import Axis, product
 from n3.experiments import study as studies
-from n3.experiments.results import RunDirectory, optional, verify
+from n3.experiments.directory import RunDirectory, optional, verify
 from n3.training.checkpoint import BusyError, CheckpointError, Interrupted
 from trials import tiny
 

@@ -19,11 +19,14 @@ import hostile
 import n3
 from hostile import fuzzed
 from n3.config.experiment import Experiment, RunConfig
+from n3.experiments import directory as directory_of_runs
 from n3.experiments import results
 from n3.experiments.arms import recipe_of
-from n3.experiments.results import RunDirectory, join, read, record_fits, unfold
+from n3.experiments.directory import RunDirectory
+from n3.experiments.results import join, read, record_fits, unfold
 from n3.experiments.run import load_data
 from n3.stats.summary import versions
+from n3.training.checkpoint import CheckpointError, read_manifest, write_manifest
 from n3.training.history import History
 from trials import tiny
 
@@ -193,6 +196,7 @@ def test_results_whose_numbers_lie_elsewhere_are_not_opened(tmp_path):
         (tmp_path / name).mkdir()
         with h5py.File(tmp_path / name / "results.nc", "w") as file:
             write(file)
+        write_manifest(tmp_path / name, {}, ["results.nc"])
         with pytest.raises(ValueError, match=r"results\.nc is .*: `x` must be a variable whose numbers are in"):
             results.read_results(tmp_path / name)
 
@@ -206,6 +210,7 @@ def virtual_from(path):
 def test_results_larger_than_their_file_are_refused_before_they_are_read(tmp_path):
     with h5py.File(tmp_path / "results.nc", "w") as file:
         file.create_dataset("x", (10**12,), "f8", chunks=(1000,), compression="gzip")
+    write_manifest(tmp_path, {}, ["results.nc"])
     with pytest.raises(ValueError, match="have 8000000000000 bytes, more than a file of"):
         results.read_results(tmp_path)
 
@@ -221,8 +226,8 @@ def test_what_leads_out_of_the_folder_is_not_read(directory, tmp_path):
 @pytest.mark.parametrize("text", ["{}", "[]", '{"sha256": 1}', '{"sha256": {"results.nc": 1}}', "[" * 2000])
 def test_a_manifest_that_is_none_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"manifest\.json"):
-        results.sums_of(tmp_path / "manifest.json")
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +248,8 @@ def test_a_recipe_of_another_network_is_refused_before_anything_is_allocated(tmp
     run = n3.run(tiny(tmp_path, arms=("static",)), has_figures=False, quiet=True)
     path = run.directory / "models" / "static.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    facts = read_manifest(run.directory)
+    write_manifest(run.directory, facts, list(facts["sha256"]))
     with pytest.raises(ValueError, match=rf"static\.json.*{message}"):
         n3.load(run.directory)
 
@@ -253,13 +260,13 @@ def test_the_folder_of_a_compact_network_is_no_run_directory(tmp_path):
 
 
 def test_git_is_asked_about_the_package_alone_and_runs_nothing(tmp_path, monkeypatch):
-    before = results._git_state()
+    before = directory_of_runs._git_state()
     for words in (["init", "-q"], ["config", "core.fsmonitor", f"touch {tmp_path / 'ran'}"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
-    assert results._git_state() == before
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "src" / "n3" / "experiments" / "results.py"))
-    assert results._git_state() == {"commit": None, "dirty": False}
+    assert directory_of_runs._git_state() == before
+    monkeypatch.setattr(directory_of_runs, "__file__", str(tmp_path / "src" / "n3" / "experiments" / "a.py"))
+    assert directory_of_runs._git_state() == {"commit": None, "dirty": False}
     assert not (tmp_path / "ran").exists()
 
 

@@ -18,7 +18,7 @@ import pytest
 import n3
 from n3.config.experiment import StructureConfig, TaskConfig, TrainingConfig
 from n3.data.dataset import load_dataset
-from n3.experiments import arms
+from n3.experiments import arms, memory
 from n3.experiments.run import grid_of, load_data
 from n3.training.step import init, observe
 from n3.training.sweep import sweep
@@ -178,7 +178,7 @@ def watched(tmp_path_factory):
         return replace(made, records=eqx.tree_at(lambda records: records.monitor, made.records, monitor))
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-        patch.setattr(pipeline, "sweep", with_a_gap)
+        patch.setattr(memory, "sweep", with_a_gap)
         record = n3.run(experiment, importance=importance, has_figures=False, quiet=True)
     return record, said.getvalue(), given
 

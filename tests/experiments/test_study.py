@@ -121,7 +121,7 @@ def test_a_group_is_one_sweep_an_arm_for_all_its_numbers(monkeypatch):
         rows.append(hypers.learning_rate.tolist())
         return sweep(recipe, hypers, *rest, **settings)
 
-    monkeypatch.setattr(importlib.import_module("n3.experiments.run"), "sweep", counted)
+    monkeypatch.setattr(importlib.import_module("n3.experiments.memory"), "sweep", counted)
     study = product(STATIC, [Axis("learning_rate", (1e-3, 2e-3))])
     train_group_cells(study, plan_groups(study)[0], quiet=True)
     assert rows == [pytest.approx([1e-3, 1e-3, 2e-3, 2e-3])]

@@ -492,20 +492,23 @@ def test_settings_reach_the_drive():
     judged = InformationConfig(criterion="held-out")
     own = InformationDrive.of(judged, steps=11, is_classes=True, custom=None, has_members=True)
     assert (own.criterion, own.has_members) == ("held-out", True)
-    assert (own.every, InformationDrive.of(settings, steps=9, is_classes=True, custom=None).every) == (100, 7)
+    assert own.every == 1
 
 
 def test_settings_and_prices_reach_the_numbers_of_every_run():
     settings = InformationConfig(price_start=0.1, budget=50, birth=0.3, size_rate=0.2, psi="generation")
-    settings = replace(settings, importance=0.4, redundancy=0.5, structure=0.6, errors=0.7, resolution=1e-3)
+    settings = replace(settings, importance=0.4, redundancy=0.5, structure=0.6)
     found = DriveHypers.of(settings, [Prices(0.1, 0.2, 3.0), Prices(0.4, 0.5, 6.0)], prior=0.7, steps=1000)
     expected = {"price": [0.1, 0.4], "parameter_price": [0.2, 0.5], "inputs": [3.0, 6.0]}
     expected |= {"log_start": [np.log(0.1)] * 2, "budget": [50] * 2, "birth": [0.3] * 2, "prior": [0.7] * 2}
     expected |= {"rate": [0.2] * 2, "importance": [0.4] * 2, "psi": [0.8] * 2}
     expected |= {"redundancy": [0.5] * 2, "structure": [0.6] * 2}
-    expected |= {"errors": [0.7] * 2, "resolution": [1e-3] * 2}
+    expected |= {"errors": [0.5] * 2, "resolution": [1e-8] * 2}
     assert {*expected} == {*vars(found)}
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, err_msg=name)
     plain = DriveHypers.of(InformationConfig(psi=1.3), [Prices(0.0, 0.0, 1.0)], prior=0.0, steps=1000)
     np.testing.assert_allclose([plain.log_start[0], plain.budget[0], plain.psi[0]], [0, 0, 1.3], rtol=1e-6)
+    judged = InformationConfig(criterion="held-out", errors=0.7, resolution=1e-3)
+    own = DriveHypers.of(judged, [Prices(0.0, 0.0, 1.0)], prior=0.0, steps=1000)
+    np.testing.assert_allclose([own.errors[0], own.resolution[0], own.rate[0]], [0.7, 1e-3, 0.25], rtol=1e-6)

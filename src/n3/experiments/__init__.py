@@ -7,13 +7,13 @@ from n3.experiments.arms import pick_price as pick_price
 from n3.experiments.arms import recipe_of as recipe_of
 from n3.experiments.arms import stack as stack
 from n3.experiments.arms import stops_of as stops_of
-from n3.experiments.results import RunDirectory as RunDirectory
+from n3.experiments.directory import RunDirectory as RunDirectory
+from n3.experiments.directory import verify as verify
 from n3.experiments.results import device_name as device_name
 from n3.experiments.results import load as load
 from n3.experiments.results import read as read
 from n3.experiments.results import read_results as read_results
 from n3.experiments.results import record_fits as record_fits
-from n3.experiments.results import verify as verify
 from n3.experiments.run import describe as describe
 from n3.experiments.run import find_devices as find_devices
 from n3.experiments.run import grid_of as grid_of

@@ -12,13 +12,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import Device
 
 from n3.config.experiment import Experiment
 from n3.data.dataset import HELD_OUT, Dataset, check_folds, number_of_folds, outline_task
 from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
+from n3.training.checkpoint import Checkpoints
 from n3.training.step import Hypers, Problem, Recipe, TrainState, init
+from n3.training.sweep import Swept, sweep
 
 HELD_AT_ONCE = 2
 """Times that samples, and states of runs in training, are in memory at once, beside what is kept (measured)."""
@@ -133,3 +136,37 @@ def _bytes(tree: Any) -> int:
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.3g} GiB"
+
+
+def sweep_blocks(
+    recipe: Recipe,
+    hypers: Hypers,
+    problem: Problem,
+    block: int,
+    *,
+    keys: jax.Array,
+    checkpoint: Checkpoints | None,
+    **settings: Any,
+) -> Swept:
+    """The sweep of all runs; or of parts of `block` runs at most, in turn, whose moments are let go."""
+    if block >= len(keys):
+        return sweep(recipe, hypers, problem, keys=keys, checkpoint=checkpoint, **settings)
+    parts, runs = [], (hypers, problem, keys)
+    for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // block)):
+        *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], runs)
+        saved = checkpoint and checkpoint.part(f"from-{rows[0]}-on")
+        part = sweep(recipe, *own, keys=own_keys, checkpoint=saved, **settings)
+        state = eqx.tree_at(lambda own: own.moments, part.state, ())
+        parts.append(replace(part, state=jax.device_get(state)))
+    joined = {
+        name: jax.tree.map(_joined, *(getattr(part, name) for part in parts)) for name in ("state", "records")
+    }
+    seconds = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in ("compile_seconds", "run_seconds", "cpu_seconds")
+    }
+    return Swept(**joined, **seconds)
+
+
+def _joined(*rows: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    return (np if isinstance(rows[0], np.ndarray) else jnp).concatenate(rows)  # keys are no arrays of NumPy

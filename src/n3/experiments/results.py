@@ -1,20 +1,11 @@
 """Results: what a run leaves behind, in memory as labelled arrays and on disk as a run directory."""
 
-import contextlib
 import io
-import itertools
-import json
-import shutil
-import subprocess
-import sys
-import textwrap
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import h5py
@@ -26,32 +17,26 @@ import xarray as xr
 from jaxtyping import Int
 
 from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
-from n3.config.validation import among, from_json, inside, load_json, read_file, read_text
+from n3.config.validation import among, from_json, inside, read_file, read_text
+from n3.experiments.directory import RunDirectory
 from n3.experiments.ensembles import HeldOutEstimate
 from n3.nn import losses, metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.masks import MASKS
 from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
-from n3.stats.summary import Results, RunRecord, versions
+from n3.stats.summary import Results, RunRecord
 from n3.surgery.compact import compact as compact_network
-from n3.surgery.export import PART, from_bytes, to_bytes, write_file
+from n3.surgery.export import from_bytes, to_bytes
 from n3.training import decisions
 from n3.training.checkpoint import (
-    EVERY,
-    LOCK,
     MANIFEST,
-    BusyError,
     CheckpointError,
-    Checkpoints,
     damages,
-    owned,
-    precision,
     read_manifest,
-    write_manifest,
 )
 from n3.training.decisions import ACTIONS, Staged
-from n3.training.history import History, note
+from n3.training.history import History
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, init
 from n3.training.sweep import Swept
 
@@ -158,213 +143,6 @@ def join(parts: Sequence[Results]) -> Results:
     return xr.merge(parts, join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
 
 
-Resume = Literal["auto", "never", "must"]
-"""Whether to go on with what a folder holds: where it is of the same configuration, never, or else refuse."""
-_PLACES = ("out", "name", "log_dir", "device")
-"""Fields of a run that change no number."""
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """A folder that belongs to one experiment; every file appears in it whole or not at all."""
-
-    path: Path
-
-    @classmethod
-    @contextmanager
-    def of(cls, experiment: Experiment, *, resume: Resume = "auto") -> Iterator["RunDirectory"]:
-        """The folder of an experiment with its `config.json`, which this process alone holds meanwhile.
-
-        It is named by `run.out` and `run.name`. Without a name it is the last of the same configuration that is
-        not finished and that nobody holds, or else a new one, named by task, method and time, and by a number
-        where that is taken.
-
-        Raises:
-            FileExistsError: If the folder holds something else, of which the fields that differ are named, or
-                anything where `resume` is never.
-            FileNotFoundError: If there is nothing to go on with where `resume` is must.
-            BusyError: If another process holds it.
-            OSError: If it cannot be made.
-        """
-        with ExitStack() as stack:
-            directory = cls(_owned_folder(experiment, resume, stack))
-            directory.begin("config.json", experiment.to_json(), resume=resume)
-            yield directory
-
-    def begin(self, name: str, text: str, *, resume: Resume = "auto") -> None:
-        """Write the configuration that the folder is for, or see that it is there already; errors as `of`."""
-        written = self.path / name
-        if refuse_foreign(self.path, name):
-            if resume == "must":
-                raise FileNotFoundError(f"`resume` must: there is nothing to go on with in {self.path}.")
-            return self.write(name, text.encode())
-        if resume == "never":
-            raise FileExistsError(f"{self.path} is not empty: give another `name` or `out`, or `resume` auto.")
-        if found := differences(written, text):
-            rest = "Give the same fields, or another `name` or `out`."
-            raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
-        return None
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether all numbers are there."""
-        return (self.path / MANIFEST).exists()
-
-    def checkpoints(self, every: float = EVERY) -> Checkpoints:
-        """Where training leaves how far it has come, until the folder is sealed."""
-        return Checkpoints(folder=self.path / "checkpoints", every=every)
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file under its final name only once it is complete."""
-        write_file(self.path / name, content)
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a mapping as indented JSON; NaN and infinities become null."""
-        text = json.dumps(dict(content), default=lambda own: own.tolist())  # of NumPy's
-        plain = json.loads(text, parse_constant=lambda _: None)
-        self.write(name, (json.dumps(plain, indent=2) + "\n").encode())
-
-    def write_results(self, results: xr.Dataset) -> None:
-        """Write `results.nc` (NetCDF4, compressed)."""
-        encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
-        self.write("results.nc", bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
-
-    def write_figures(self, figures: Mapping[str, Any]) -> None:
-        """Write Matplotlib figures by name, as `figures/<name>.png`."""
-        for name, figure in figures.items():
-            content = io.BytesIO()
-            figure.savefig(content, format="png", dpi=150)
-            self.write(f"figures/{name}.png", content.getvalue())
-
-    def seal(self, facts: Mapping[str, Any]) -> None:
-        """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256.
-
-        What was only needed on the way is removed: checkpoints, and parts of files that a killed process left.
-        """
-        for path in self.path.rglob(f"*{PART}"):
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-        own = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
-        names = [path.as_posix() for path in sorted(own) if not _is_passing(path)]
-        ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
-        write_manifest(self.path, {**ours, **facts}, names)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-
-
-def _is_passing(path: Path) -> bool:
-    """Whether a file of a run directory says nothing of what was found."""
-    return path.name == LOCK or path.parts[0] in ("checkpoints", MANIFEST)
-
-
-def refuse_foreign(path: Path, name: str) -> bool:
-    """Whether a folder holds nothing, or is not there; FileExistsError if it holds files but not this one."""
-    files = [each for each in path.glob("*") if each.name != LOCK and each.suffix != PART]
-    if files and not (path / name).exists():
-        raise FileExistsError(f"{path} is not empty and holds something else: give another `name` or `out`.")
-    return not files
-
-
-def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> Path:
-    """The folder of an experiment, held until the stack is closed."""
-    if experiment.run.name is not None:
-        path = Path(experiment.run.out) / experiment.run.name
-        refuse_foreign(path, "config.json")  # a lock is a file too
-        stack.enter_context(owned(path))
-        return path
-    out, stem = Path(experiment.run.out), f"{experiment.task.task}-{experiment.network.method}"
-    for path in sorted(out.glob(f"{stem}-*"), reverse=True) if resume != "never" else ():
-        config = path / "config.json"
-        is_open = config.exists() and not (path / MANIFEST).exists()
-        with contextlib.suppress(BusyError, CheckpointError):
-            if is_open and not differences(config, experiment.to_json()):
-                stack.enter_context(owned(path))
-                return path
-    if resume == "must":
-        raise FileNotFoundError(f"`resume` must: {out} holds no such run that is not finished.")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for number in itertools.count(1):
-        path = out / f"{stem}-{stamp}{f'-{number}' * (number > 1)}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            stack.enter_context(owned(path))
-            return path
-    raise AssertionError
-
-
-def differences(written: Path, text: str) -> list[str]:
-    """The fields of a configuration on disk that are others in a text, and their values; places do not count.
-
-    Raises:
-        ValueError: If the file is no JSON object; it is named.
-    """
-    try:
-        old = _fields(json.loads(written.read_text()))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{written} is damaged: {error}.") from error
-    new = _fields(json.loads(text))
-    changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
-    shown = lambda own: textwrap.shorten(str(own), 80)  # noqa: E731
-    both = [(name.split(".")[-1], shown(old.get(name)), shown(new.get(name))) for name in changed]
-    return [f"`{name}` {there} there and {here} here" for name, there, here in both]
-
-
-def _fields(tree: Any, path: str = "") -> dict[str, Any]:
-    """The values of nested mappings by dotted paths, but for those that change no number."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    found = {}
-    for name, own in tree.items():
-        if not (path.endswith("run") and name in _PLACES):
-            found |= _fields(own, f"{path}.{name}" if path else name)
-    return found
-
-
-REPORTING = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What libraries that draw or log raise, also where they are broken or find no font or backend."""
-
-
-@contextmanager
-def optional(name: str) -> Iterator[None]:
-    """Let something that only shows what is on disk fail with a line, by its name."""
-    try:
-        yield
-    except REPORTING as error:
-        note(f"warning: {name} not written, {type(error).__name__}: {error}. All numbers are there.")
-
-
-def verify(directory: str | Path) -> list[str]:
-    """What is damaged in a folder that an experiment, a sweep or `n3.fit` left, a sentence each.
-
-    Every file that a manifest names is read again, in parts and checkpoints too.
-
-    Raises:
-        FileNotFoundError: If there is no manifest in it: nothing was finished.
-    """
-    folders = [path.parent for path in sorted(Path(directory).rglob(MANIFEST))]
-    if not folders:
-        raise FileNotFoundError(f"{directory} holds no {MANIFEST}: there is nothing to verify.")
-    return list(dict.fromkeys(fault for folder in folders for fault in damages(folder)))
-
-
-def sums_of(manifest: Path) -> dict[str, str]:
-    """The sha256 of each file that a `manifest.json` names; a ValueError if it is damaged."""
-    found = load_json(manifest)
-    sums = found.get("sha256") if isinstance(found, dict) else None
-    if not isinstance(sums, dict) or not all(isinstance(own, str) for own in sums.values()):
-        raise ValueError(f"{manifest} must be an object with `sha256`, the sum of each file by its name.")
-    return sums
-
-
 def read(directory: str | Path) -> RunRecord:
     """The resolved experiment and the results, in memory, of one experiment's run directory.
 
@@ -444,25 +222,6 @@ def device_name() -> str:
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "cpu"
     return kind if len(devices) == 1 else f"{kind} x {len(devices)}"
-
-
-def _git_state() -> dict[str, Any]:
-    """Commit of the source tree that this package is in, and whether that is changed; None where it is in none.
-
-    Nothing that the tree configures is run, and nothing is written.
-    """
-    root, answers = Path(__file__).parents[3], []
-    own = [f"--git-dir={root / '.git'}", f"--work-tree={root}", "--no-optional-locks"]
-    own += ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
-    for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        try:
-            how = {"capture_output": True, "text": True, "timeout": 10, "check": False, "cwd": root}
-            answer = subprocess.run(["git", *own, *words], **how)
-            answers.append(answer.stdout.strip() if answer.returncode == 0 else None)
-        except (OSError, subprocess.TimeoutExpired):
-            answers.append(None)
-    commit, changes = answers
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def write_models(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,9 +20,9 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
+from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
-from n3.experiments.memory import outline, runs_at_a_time
-from n3.experiments.results import Resume, RunDirectory, optional
+from n3.experiments.memory import outline, runs_at_a_time, sweep_blocks
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.stats.summary import Results, RunRecord, summarise
@@ -32,8 +31,8 @@ from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
 from n3.training.history import Progress, note
 from n3.training.restructure import Rules, train_in_stages
-from n3.training.step import Hypers, Problem, Recipe
-from n3.training.sweep import Swept, sweep
+from n3.training.step import Recipe
+from n3.training.sweep import Swept
 
 SHOWN = 20
 """Seeds whose networks are evaluated on a grid for the figures."""
@@ -292,14 +291,13 @@ def train_cells(
                 staging = settings | {"rules": rules[arm]}
                 swept[arm], staged[arm] = train_in_stages(recipe, hypers, problem, **staging)
             else:
-                swept[arm] = _sweep_blocks(recipe, hypers, problem, block or len(keys), **settings)
-        if recipe.members:
-            ending = {"is_solved": cells[0].training.readout == "solved", "keys": keys}
-            onward = {"stops": stops, "devices": devices}
-            onward["checkpoint"] = checkpoint and checkpoint.part(f"{arm}-again")
-            swept[arm], own = finish_or_restart(recipe, swept[arm], hypers, problem, **ending, **onward)
-            estimates[arm], strengths = own, own.readout_strength
-            ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
+                swept[arm] = sweep_blocks(recipe, hypers, problem, block or len(keys), **settings)
+            if recipe.members:
+                again = settings | {"checkpoint": checkpoint and checkpoint.part(f"{arm}-again")}
+                again |= {"is_solved": cells[0].training.readout == "solved"}
+                swept[arm], own = finish_or_restart(recipe, swept[arm], hypers, problem, **again)
+                estimates[arm], strengths = own, own.readout_strength
+                ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
         if arm in staged and not quiet:
             note(staged[arm].describe())
         if cells[0].information.path:
@@ -309,9 +307,8 @@ def train_cells(
             active = np.split(np.asarray(count_active(swept[arm].state.net)), len(cells))
         seconds[arm] = time.process_time() - started + swept[arm].cpu_seconds
     if cells[0].training.refit:
-        started, last = time.process_time(), int(stops[-1])
-        how = {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
-        whole = refit_arms(ended, runs[0], keys=runs[1], steps=last, **how)
+        started, how = time.process_time(), {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
+        whole = refit_arms(ended, runs[0], keys=runs[1], steps=int(stops[-1]), **how)
         swept, recipes = (
             {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")
         )
@@ -327,40 +324,6 @@ def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:
     """The runs with their metric in the target's own unit, in float64."""
     records = eqx.tree_at(lambda own: own.test_metric, swept.records, swept.records.test_metric * units)
     return replace(swept, records=records)
-
-
-def _sweep_blocks(
-    recipe: Recipe,
-    hypers: Hypers,
-    problem: Problem,
-    block: int,
-    *,
-    keys: jax.Array,
-    checkpoint: Checkpoints | None,
-    **settings: Any,
-) -> Swept:
-    """The sweep of all runs; or of parts of `block` runs at most, in turn, whose moments are let go."""
-    if block >= len(keys):
-        return sweep(recipe, hypers, problem, keys=keys, checkpoint=checkpoint, **settings)
-    parts, runs = [], (hypers, problem, keys)
-    for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // block)):
-        *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], runs)
-        saved = checkpoint and checkpoint.part(f"from-{rows[0]}-on")
-        part = sweep(recipe, *own, keys=own_keys, checkpoint=saved, **settings)
-        state = eqx.tree_at(lambda own: own.moments, part.state, ())
-        parts.append(replace(part, state=jax.device_get(state)))
-    joined = {
-        name: jax.tree.map(_joined, *(getattr(part, name) for part in parts)) for name in ("state", "records")
-    }
-    seconds = {
-        name: sum(getattr(part, name) for part in parts)
-        for name in ("compile_seconds", "run_seconds", "cpu_seconds")
-    }
-    return Swept(**joined, **seconds)
-
-
-def _joined(*rows: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-    return (np if isinstance(rows[0], np.ndarray) else jnp).concatenate(rows)  # keys are no arrays of NumPy
 
 
 def _labelled(

@@ -19,16 +19,9 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
+from n3.experiments.directory import Resume, RunDirectory
 from n3.experiments.memory import outline, runs_at_a_time
-from n3.experiments.results import (
-    Resume,
-    RunDirectory,
-    device_name,
-    join,
-    label,
-    read_results,
-    unfold,
-)
+from n3.experiments.results import device_name, join, label, read_results, unfold
 from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
 from n3.stats.summary import FINAL, Results, align_columns, final_values

@@ -241,12 +241,12 @@ DRIVE = InformationDrive(is_classes=False, every=10, look_ahead=2, until=80, bir
 SIZING = Recipe(in_size=1, out_size=1, capacity=(16,), controller="information", drive=DRIVE)
 
 
-def sized(rate=0.05, price=0.001, recipe=SIZING):
+def sized(rate=0.05, price=0.001, recipe=SIZING, first=4.0):
     """Seven runs whose sizes begin low."""
     each = constant(1.0)
     drive = {field.name: constant(0.0) for field in dataclasses.fields(DriveHypers)}
     drive |= {"price": constant(price), "birth": constant(0.01), "rate": constant(rate)}
-    first = jnp.asarray(np.array([0.5, 1.0, 4.0, 0.5, 1.0, 0.5, 1.0], np.float32)[:, None])
+    first = jnp.asarray(np.array([0.5, 1.0, first, 0.5, 1.0, 0.5, 1.0], np.float32)[:, None])
     weights = LossWeights(constant(0.0), constant(0.0))
     numbers = Hypers(constant(1e-2), weights, first, each, each, constant(300.0), DriveHypers(**drive))
     return run(numbers, recipe=recipe, stops=np.array([0, 40, 90]))
@@ -279,6 +279,17 @@ def test_a_run_in_tiers_is_the_run_at_full_capacity(tiered, monkeypatch):
     assert jax.tree.map(jnp.shape, in_tiers.state) == jax.tree.map(jnp.shape, whole.state)
     untouched = whole.state.net.layers[0].weight[0, -1]
     assert np.array_equal(in_tiers.state.net.layers[0].weight[0, -1], untouched)
+
+
+def test_a_run_in_tiers_does_not_depend_on_its_neighbours(tiered):
+    alike, other = sized(), sized(first=0.5)
+    assert (8,) in tiered
+    assert (16,) in tiered
+    same = np.arange(RUNS) != 2  # which begins with 4 units, or with 0.5
+    assert not np.array_equal(alike.records.size[2], other.records.size[2])
+    for name in ("size", "train_loss", "test_loss"):
+        own, with_others = (getattr(each.records, name)[same] for each in (alike, other))
+        np.testing.assert_array_equal(own, with_others)
 
 
 @pytest.mark.parametrize(("price", "most"), [(0.001, (16,)), (10.0, (8,))])

@@ -112,9 +112,9 @@ def sweep(
 ) -> Swept:
     """Train many runs side by side, in one compilation whatever their numbers.
 
-    Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity that
-    the sizes reach a power of two, from the largest of all runs. Every leaf of the numbers and the samples has
-    a first axis of runs, and so have the keys.
+    Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity, a
+    power of two, that a run's own sizes reach, whatever its neighbours do. Every leaf of the numbers and the
+    samples has a first axis of runs, and so have the keys.
 
     `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
@@ -148,33 +148,83 @@ def sweep(
     if given is None:
         drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
         whole = stages[0].lower(*arguments).compile(drawing)(*arguments)
-    compile_seconds = time.perf_counter() - began
-
-    state, tier, onward, history = whole, (), None, course.records
-    is_tiered &= _is_tiered(recipe)
+    compiling, is_tiered = time.perf_counter() - began, is_tiered and _is_tiered(recipe)
     checks = _checks(recipe, stops) if is_tiered else stops
     chunks = rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS)
+    engine = _Engine(recipe, block, mesh, tuple(arguments), whole, runs=runs, is_tiered=is_tiered)
+    engine.compiling += compiling
     for chunk in chunks[course.chunks :]:
-        onto = int(chunk[-1])
-        wanted = _tier(recipe, state, arguments[0], now, onto) if is_tiered else recipe.capacity
-        if onward is None or wanted != tier:
-            since, tier = time.perf_counter(), wanted
-            whole = widened(state, whole)
-            first, onward = compiled_stages(replace(recipe, capacity=tier), block, mesh)
-            state = _on_devices(narrowed(whole, jax.eval_shape(first, *arguments)), mesh)
-            onward = onward.lower(state, *arguments[:2], jnp.asarray(0), jnp.asarray(chunk)).compile()
-            compile_seconds += time.perf_counter() - since
-        state, records = onward(state, *arguments[:2], jnp.asarray(now), jnp.asarray(chunk))
-        history.append(jax.tree.map(lambda leaf: leaf[:runs], jax.device_get(records)))
-        now = onto
+        course.records.append(engine.advance(now, chunk))
+        now = int(chunk[-1])
         progress(now)
-        course.reached(now, state, whole, compile_seconds, is_last=course.chunks == len(chunks) - 1)
-    kept, state = np.searchsorted(checks, stops), _on_devices(widened(state, whole), mesh)
+        course.reached(now, engine, is_last=course.chunks == len(chunks) - 1)
+    kept = np.searchsorted(checks, stops)
     return Swept(
-        state=jax.tree.map(lambda leaf: leaf[:runs], state),
-        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, kept], *history),
-        **course.seconds(compile_seconds, time.perf_counter() - began - compile_seconds, 0.0),
+        state=jax.tree.map(lambda leaf: leaf[:runs], _on_devices(engine.state, mesh)),
+        records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, kept], *course.records),
+        **course.seconds(engine.compiling, time.perf_counter() - began - engine.compiling, 0.0),
     )
+
+
+class _Engine:
+    """Runs and the programs that advance them: where there are tiers, each run in that of its own sizes."""
+
+    def __init__(
+        self, recipe: Recipe, block: int, mesh: Mesh, arguments: tuple, state, *, runs: int, is_tiered: bool
+    ):
+        self.recipe, self.block, self.mesh, self.runs, self.is_tiered = recipe, block, mesh, runs, is_tiered
+        self.arguments, self.state = jax.device_get((arguments, state)) if is_tiered else (arguments, state)
+        self.programs, self.compiling = {}, 0.0
+
+    def advance(self, start: int, chunk: Int[np.ndarray, " stops"]) -> StepRecord:
+        """Train all runs over some stops; what they record there, as NumPy arrays."""
+        if not self.is_tiered:
+            self.state, records = self._advance(self.recipe.capacity, self.state, self.arguments, start, chunk)
+            return jax.tree.map(lambda leaf: leaf[: self.runs], records)
+        tiers = _tiers(self.recipe, self.state, self.arguments[0], start, int(chunk[-1]))[: self.runs]
+        width, every, found = self.block * self.mesh.size, [], []
+        for tier in sorted(set(tiers)):
+            own = np.flatnonzero([tier == each for each in tiers])
+            for rows in np.split(own, range(width, len(own), width)):
+                at = np.resize(rows, width)
+                state, arguments = jax.tree.map(lambda leaf, at=at: leaf[at], (self.state, self.arguments))
+                part, records = self._advance(tier, state, arguments, start, chunk)
+                new = widened(jax.device_get(part), state)
+                self.state = jax.tree.map(lambda leaf, own, at=rows: _with_rows(leaf, at, own), self.state, new)
+                every.append(rows)
+                found.append(records)
+        order = np.argsort(np.concatenate(every))
+
+        def joined(*parts: np.ndarray) -> np.ndarray:
+            return np.concatenate([own[: len(at)] for own, at in zip(parts, every, strict=True)])[order]
+
+        return jax.tree.map(joined, *found)
+
+    def _advance(
+        self, tier: tuple[int, ...], state, arguments: tuple, start: int, chunk
+    ) -> tuple[Any, StepRecord]:
+        """Runs in a tier after some stops, and what they record; compiled where that tier is new."""
+        if tier not in self.programs:
+            since = time.perf_counter()
+            first, onward = compiled_stages(replace(self.recipe, capacity=tier), self.block, self.mesh)
+            like = jax.eval_shape(first, *arguments)
+            own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
+            onward = onward.lower(*own, jnp.asarray(0), jnp.asarray(chunk)).compile()
+            self.programs[tier] = like, onward
+            self.compiling += time.perf_counter() - since
+        like, onward = self.programs[tier]
+        own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
+        state, records = onward(*own, jnp.asarray(start), jnp.asarray(chunk))
+        return state, jax.device_get(records)
+
+
+def _with_rows(leaf: Array | np.ndarray, rows: Int[np.ndarray, " rows"], new: Array | np.ndarray):
+    """The leaf with the first of some new rows in their places."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf.at[rows].set(new[: len(rows)])  # keys are no arrays of NumPy
+    leaf = leaf.copy()
+    leaf[rows] = new[: len(rows)]
+    return leaf
 
 
 def _with_tiles(recipe: Recipe) -> Recipe:
@@ -215,7 +265,7 @@ class _Course:
         both = zip(self.earlier.items(), own, strict=True)
         return {name: spent + more for (name, spent), more in both}
 
-    def reached(self, step: int, state: TrainState, whole: TrainState, compiling: float, *, is_last: bool):
+    def reached(self, step: int, engine: _Engine, *, is_last: bool) -> None:
         """Let a chunk of steps be written, of all units that are allocated."""
         self.chunks += 1
         if self.checkpoint is None:
@@ -225,8 +275,8 @@ class _Course:
             records = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *self.records)
             leaves = jax.tree_util.tree_leaves_with_path(records)
             wall, cpu = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
-            seconds = self.seconds(compiling, wall - compiling, cpu)
-            rows = jax.tree.map(lambda leaf: leaf[: self.runs], widened(state, whole))
+            seconds = self.seconds(engine.compiling, wall - engine.compiling, cpu)
+            rows = jax.tree.map(lambda leaf: leaf[: self.runs], engine.state)
             named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             return rows, named, seconds | {"step": step, "chunks": self.chunks}
 
@@ -288,14 +338,14 @@ def _is_tiered(recipe: Recipe) -> bool:
     return recipe.drive is not None and recipe.drive.custom is None and max(recipe.capacity) > LEAST_TIER
 
 
-def _tier(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> tuple[int, ...]:
-    """Units of each layer to train with between two steps, in all runs; one that diverged does not count."""
+def _tiers(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> list[tuple[int, ...]]:
+    """Units of each layer that each run trains with between two steps; the fewest where it has diverged."""
     first = jax.tree.map(lambda leaf: leaf[:, 0], state) if recipe.members else state  # members share sizes
     sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(first.net))
     best, rate = np.asarray(first.drive.best), np.asarray(hypers.drive.rate)
     sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
-    most = float(np.max(sight, initial=0.0, where=np.isfinite(sight)))
-    return tier_of(most, recipe.capacity, least=LEAST_TIER)
+    most = np.max(np.where(np.isfinite(sight), sight, 0.0), axis=1)
+    return [tier_of(own, recipe.capacity, least=LEAST_TIER) for own in most.tolist()]
 
 
 def rows_of_stops(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int[np.ndarray, "chunks width"]:

@@ -183,17 +183,19 @@ def test_a_full_disk_ends_with_74_and_the_run_goes_on_once_there_is_space(most, 
     assert left(tmp_path / "own")[0].equals(whole[1]["train"][0][0])
 
 
-@pytest.mark.parametrize("command", [train, sweep])
-def test_a_folder_in_use_ends_with_75_and_names_the_holder(command, tmp_path):
-    started = process([*command(tmp_path, "own"), "--steps", "200000"])
+@pytest.mark.parametrize(
+    ("command", "long"), [(train, ("--steps", "20000000")), (sweep, ("--grid", "steps=20000000"))]
+)
+def test_a_folder_in_use_ends_with_75_and_names_the_holder(command, long, tmp_path):
+    started = process([*command(tmp_path, "own"), *long])
     while not list(tmp_path.glob("own/**/checkpoints/*/*[0-9]")):
         time.sleep(0.05)
-    code, _, err = ended([*command(tmp_path, "own"), "--steps", "200000"])
+    code, _, err = ended([*command(tmp_path, "own"), *long])
     assert code == 75
     assert f"process {started.pid} on" in err
     started.kill()
     started.communicate()
-    again = process([*command(tmp_path, "own"), "--steps", "200000"])
+    again = process([*command(tmp_path, "own"), *long])
     time.sleep(6)
     assert again.poll() is None
     again.kill()

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, verified, of the same settings; and training that goes on to the bit."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -237,6 +238,24 @@ def test_a_sweep_goes_on_to_the_bit_and_a_finished_one_trains_nothing(tmp_path, 
     assert steps == []
     assert_equal((again.state, again.records), (whole.state, whole.records))
     assert again.cpu_seconds > 0
+
+
+def test_a_sweep_in_tiers_goes_on_to_the_bit(tmp_path, monkeypatch):
+    engine, seen = importlib.import_module("n3.training.sweep"), []
+    monkeypatch.setattr(engine, "LEAST_TIER", 4)
+    cut = engine.narrowed
+    monkeypatch.setattr(
+        engine, "narrowed", lambda *own: seen.append(own[1].net.controller.capacity) or cut(*own)
+    )
+    information = {"price": 1e-6, "every": 2, "size_rate": 1.0}
+    network = {"method": "information", "capacity": (16,)}
+    problem, own, _ = problem_of(tiny(**SMALL, network=network, information=information))
+    whole = sweep(*problem, **own)
+    assert len(set(seen)) > 1
+    folder = {"checkpoint": Checkpoints(folder=tmp_path, every=0.0)}
+    pieces, ended = cut_up(monkeypatch, lambda: sweep(*problem, **own, **folder), every=2)
+    assert ended > 1
+    assert_equal((pieces.state, pieces.records), (whole.state, whole.records))
 
 
 def test_a_sweep_of_other_numbers_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from n3.nn import metrics
 from n3.nn.losses import constant_losses, sample_losses
 from n3.nn.members import MEMBERS, SMALLEST_CHANCE, Ensemble
 from n3.nn.mlp import GrowingMLP
+from n3.nn.sized import with_rows
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
 from n3.training.readouts import Thrift, with_solved_readouts
@@ -102,11 +103,9 @@ def finish_or_restart(
     again = sweep(recipe, hypers, problem, keys=keys, **settings)
     again, found = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
     is_kept = found.is_better_than_constant & (np.asarray(again.state.diverged_at) < 0)
-    at = rows[is_kept]
 
     def merged(old: Any, new: Any) -> Any:
-        whole = jnp.asarray(old).at[at].set(jnp.asarray(new)[is_kept])
-        return whole if isinstance(old, jax.Array) else np.asarray(whole)
+        return with_rows(old, rows[is_kept], new[is_kept])
 
     found = dataclasses.replace(found, restarted=np.ones(len(rows), bool))
     swept = Swept(

@@ -97,6 +97,15 @@ def stack_runs(models: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *own: jnp.stack(own) if eqx.is_array(own[0]) else own[0], *models)
 
 
+def with_rows(leaf: Any, rows: Int[np.ndarray, " rows"], new: Any) -> Any:
+    """An array with other rows in some places, of its own kind; what is no array stays."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf.at[rows].set(jnp.asarray(new)) if eqx.is_array(leaf) else leaf  # keys are none of NumPy's
+    leaf = leaf.copy()
+    leaf[rows] = new
+    return leaf
+
+
 def choose_runs(
     is_new: Bool[Array, "*runs"] | Bool[np.ndarray, "*runs"] | np.bool, new: PyTree, old: PyTree
 ) -> PyTree:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from n3.config.experiment import InformationConfig, StructureConfig, member_faults
 from n3.information.measures import Importance
 from n3.nn.controllers import Fixed, Information
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, with_rows
 from n3.training.batches import Selection
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
@@ -191,11 +191,7 @@ def with_restarts(
         return again if is_kept[0] else first
 
     def merged(old: Any, new: Any) -> Any:
-        if not eqx.is_array(old) and not isinstance(old, np.ndarray):
-            return old
-        found = np.array(old)
-        found[rows[is_kept]] = np.asarray(new)[is_kept]
-        return found if isinstance(old, np.ndarray) else jnp.asarray(found)
+        return with_rows(old, rows[is_kept], new[is_kept]) if np.ndim(old) else old
 
     names = [own.name for own in fields(History) if own.name not in ("step", "layers", "decisions")]
     both = {name: jax.tree.map(merged, getattr(first[1], name), getattr(again[1], name)) for name in names}

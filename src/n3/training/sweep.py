@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
 from n3.nn.members import MEMBERS
+from n3.nn.sized import with_rows
 from n3.training.batches import member_keys
 from n3.training.checkpoint import Checkpoints, digest
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
@@ -190,7 +191,9 @@ class _Engine:
                 state, arguments = jax.tree.map(lambda leaf, at=at: leaf[at], (self.state, self.arguments))
                 part, records = self._advance(tier, state, arguments, start, chunk)
                 new = widened(jax.device_get(part), state)
-                self.state = jax.tree.map(lambda leaf, own, at=rows: _with_rows(leaf, at, own), self.state, new)
+                self.state = jax.tree.map(
+                    lambda leaf, own, at=rows: with_rows(leaf, at, own[: len(at)]), self.state, new
+                )
                 every.append(rows)
                 found.append(records)
         order = np.argsort(np.concatenate(every))
@@ -216,15 +219,6 @@ class _Engine:
         own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
         state, records = onward(*own, jnp.asarray(start), jnp.asarray(chunk))
         return state, jax.device_get(records)
-
-
-def _with_rows(leaf: Array | np.ndarray, rows: Int[np.ndarray, " rows"], new: Array | np.ndarray):
-    """The leaf with the first of some new rows in their places."""
-    if not isinstance(leaf, np.ndarray):
-        return leaf.at[rows].set(new[: len(rows)])  # keys are no arrays of NumPy
-    leaf = leaf.copy()
-    leaf[rows] = new[: len(rows)]
-    return leaf
 
 
 def _with_tiles(recipe: Recipe) -> Recipe:

@@ -447,7 +447,8 @@ class Experiment:
         usual["target_size"] = min(usual.get("target_size", units), units)
         is_judged = self.network.method == "information" and self.information.criterion == "held-out"
         if is_judged:
-            usual |= {"members": 5, "weight_prior": 0.0}
+            first = min(float(self.information.look_ahead), units)
+            usual |= {"members": 5, "weight_prior": 0.0, "initial_size": first}
         training = _filled(self.training, **{"members": 0, **usual})
         training = _filled(training, readout="solved" if training.members else "trained")
         return replace(self, task=task.named(), network=network, training=training)

@@ -21,8 +21,7 @@ from n3.nn.mlp import GrowingMLP
 from n3.nn.sized import with_rows
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
-from n3.training.readouts import Thrift, with_solved_readouts
-from n3.training.refit import ERRORS
+from n3.training.readouts import ERRORS, Thrift, with_solved_readouts
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, observe, of_member
 from n3.training.sweep import Swept, sweep
 

@@ -212,9 +212,12 @@ class Recorder:
         self.rows = [{name: own[place] for name, own in rows.items()} for place in range(len(self.steps))]
 
     def _keep(self, model: PyTree, losses: np.ndarray, sizes: Float[np.ndarray, "*runs groups"]) -> None:
-        """Keep the members of each run that lose less than when they were kept last, at whole sizes."""
+        """Keep the members of each run that, at whole sizes, lose less than when they were kept last."""
         old, least = self._kept or (model, np.full(losses.shape, np.inf))
-        is_better = np.asarray(are_whole(sizes)) & (losses < least)
+        if not np.all(are_whole(sizes)):
+            model = with_whole_sizes(model)
+            losses = held_out_losses_of(self.plan, model, self.held).mean()
+        is_better = losses < least
         self._kept = choose_runs(is_better, with_whole_sizes(model), old), np.where(is_better, losses, least)
 
     def best(self, model: PyTree) -> PyTree:

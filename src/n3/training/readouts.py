@@ -26,6 +26,8 @@ from n3.training.step import Problem, Recipe, of_member
 
 CHECKED = 64
 """Samples on which it is seen that outputs are linear in the last group."""
+ERRORS = 2.0
+"""Standard errors by which members must be better than a constant, or than at a first start."""
 DRAWN = 10.0
 """Standard deviation of the weights of that trial: an output activation is far from linear there."""
 
@@ -165,16 +167,15 @@ def _best_readouts(own: Seen, loss: str, thrift: Any) -> tuple[np.ndarray, np.nd
     if thrift is None:
         return found
     least = thrift.resolution * (1.0 if loss == "cross-entropy" else np.var(own.targets, axis=-1).sum(1).mean())
-    fewest, most = 0, int(np.max(np.flatnonzero(np.any(own.features, axis=(0, 2))), initial=-1)) + 1
-    while fewest < most:  # as good as all: by bisection
-        units = (fewest + most) // 2
+    fewest, units, most = 0, 0, int(np.max(np.flatnonzero(np.any(own.features, axis=(0, 2))), initial=-1)) + 1
+    while fewest < most:  # as good as all: first none, then by bisection
         weight, bias, lost = _paths(_first(own, units), STRENGTHS[place : place + 1], loss)
-        more = lost[0] - losses[place]
-        bound = max(thrift.errors * np.std(more) / np.sqrt(len(more)), least)
-        if np.mean(more) <= bound:
+        more, errors = lost[0] - losses[place], thrift.errors if units else max(thrift.errors, ERRORS)
+        if np.mean(more) <= max(errors * np.std(more) / np.sqrt(len(more)), least):
             most, found = units, (_padded(weight[:, 0], weights.shape[-1]), bias[:, 0], STRENGTHS[place])
         else:
             fewest = units + 1
+        units = (fewest + most) // 2
     return found
 
 

@@ -19,14 +19,12 @@ from n3.training.batches import Selection
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
 from n3.training.loop import begin, train_model
-from n3.training.readouts import Readout, Thrift, readout_of, with_solved_readout
+from n3.training.readouts import ERRORS, Readout, Thrift, readout_of, with_solved_readout
 
 EMPTY = 0.5
 """Units below which a group counts as empty."""
 FULL = 0.5
 """Units from its capacity at which a group counts as full."""
-ERRORS = 2.0
-"""Standard errors by which members must be better than a constant, or than at a first start."""
 BLOCK_BYTES = 512 * 1024
 """Bytes of the activations of a layer, over a batch and the runs that are computed at once, at most."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from n3.information.gaussian import Scalar
 from n3.information.measures import HeldOut, LayerMonitor, Pool
-from n3.information.sizing import DriveHypers, InformationDrive, are_whole, with_whole_sizes
+from n3.information.sizing import DriveHypers, InformationDrive, with_whole_sizes
 from n3.nn import losses, metrics
 from n3.nn.controllers import make_controller
 from n3.nn.losses import LossWeights, Samples, over_tiles, sample_losses, task_loss, type_of_loss
@@ -337,10 +337,10 @@ def _held_out(recipe: Recipe, net: GrowingMLP, problem: Problem) -> tuple[Scalar
 
 
 def _keeping(recipe: Recipe, state: TrainState, problem: Problem) -> TrainState:
-    """A member that is kept as it is, if all lose less than when they were kept last."""
-    loss = _held_out(recipe, state.net, problem)[0]
-    is_better = (loss < state.kept.loss) & are_whole(state.net.sizes())
-    kept = choose_runs(is_better, Kept(with_whole_sizes(state.net), loss), state.kept)
+    """A member that is kept at whole sizes, if all lose less so than when they were kept last."""
+    whole = with_whole_sizes(state.net)
+    loss = _held_out(recipe, whole, problem)[0]
+    kept = choose_runs(loss < state.kept.loss, Kept(whole, loss), state.kept)
     return eqx.tree_at(lambda own: own.kept, state, kept)
 
 

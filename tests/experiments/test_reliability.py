@@ -49,7 +49,42 @@ def test_a_run_goes_on_where_it_was_stopped_and_arms_that_are_finished_stay(reco
     assert again.results.drop_vars(TIMED).equals(record.results.drop_vars(TIMED))
     for path in (record.directory / "models").iterdir():
         assert path.read_bytes() == (again.directory / "models" / path.name).read_bytes()
-    assert not (again.directory / "checkpoints").exists()
+
+
+def of_steps(folder, steps, **how):
+    own = {"training": {"steps": steps}} | how
+    return n3.run(tiny(folder, **own), has_figures=False, quiet=True)
+
+
+@pytest.mark.parametrize("first", [6, 12])
+def test_a_run_that_is_finished_goes_on_with_more_steps(first, tmp_path, monkeypatch):
+    whole = of_steps(tmp_path / "whole", 24)
+    of_steps(tmp_path, first)
+    cuts = Cuts(monkeypatch)
+    longer = of_steps(tmp_path, 24)
+    assert longer.results.drop_vars(TIMED).equals(whole.results.drop_vars(TIMED))
+    assert cuts.written == {6: 4, 12: 2}[first]  # chunks of two arms
+    for path in (whole.directory / "models").iterdir():
+        assert path.read_bytes() == (longer.directory / "models" / path.name).read_bytes()
+    assert n3.read(longer.directory).experiment.training.steps == 24
+
+
+@pytest.mark.parametrize(
+    "steps,how",
+    [
+        (9, {}),
+        (4, {}),
+        (12, {"training": {"steps": 12, "schedule": "cosine"}}),
+        (12, {"training": {"steps": 12, "members": 2}}),
+    ],
+)
+def test_more_steps_that_would_change_the_first_ones_are_refused(steps, how, tmp_path):
+    own = {"training": {**how["training"], "steps": 6}} if how else {}
+    before = of_steps(tmp_path, 6, **own)
+    with pytest.raises(FileExistsError, match=f"`steps` 6 there and {steps} here"):
+        of_steps(tmp_path, steps, **how)
+    assert n3.read(before.directory).results.identical(before.results)
+    assert n3.verify(before.directory) == []
 
 
 def test_an_unnamed_run_goes_on_in_its_own_folder(tmp_path, monkeypatch):

@@ -453,6 +453,14 @@ class Experiment:
         training = _filled(training, readout="solved" if training.members else "trained")
         return replace(self, task=task.named(), network=network, training=training)
 
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether no step of a resolved experiment depends on how many follow, so that more may follow."""
+        network, training = self.network, self.training
+        follows = network.choices or training.members or self.structure.structure_every is not None
+        is_still = training.schedule == "constant" and network.method != "information"
+        return is_still and not follows and "equal-size" not in self.run.arms
+
     def to_json(self) -> str:
         """The experiment as JSON text, indented, with every field."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -8,10 +8,10 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 from numpy.polynomial import Polynomial
 from numpy.random import Generator
-from scipy.special import jv
 
 
 class RawSamples(NamedTuple):
@@ -74,7 +74,7 @@ def standard_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
 
 def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
     """`J0 + J1 + J2`, Bessel functions of the first kind."""
-    return jv(0, x) + jv(1, x) + jv(2, x)
+    return sum(scipy.special.jv(order, x) for order in range(3))
 
 
 def gaussian_mixture(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
@@ -169,10 +169,11 @@ class SyntheticTask(NamedTuple):
 
 _mixture = partial(draw_curve, curve=gaussian_mixture, low=-4.0, high=4.0)
 _sine_5 = partial(draw_curve, curve=lambda x: np.sin(5 * np.pi * x))
+_narrow = partial(draw_curve, curve=lambda x: scipy.special.jv(0, x))
 _cubic = Polynomial([-13 / 32, -45 / 32, 45 / 32, 45 / 32])
 SYNTHETIC_TASKS = {
     "bessel": SyntheticTask(partial(draw_curve, curve=bessel, low=-2 * np.pi, high=2 * np.pi), range_scaler),
-    "narrow-bessel": SyntheticTask(partial(draw_curve, curve=partial(jv, 0), low=0.1, high=0.2), range_scaler),
+    "narrow-bessel": SyntheticTask(partial(_narrow, low=0.1, high=0.2), range_scaler),
     "cubic": SyntheticTask(partial(draw_curve, curve=_cubic)),
     "cubic-negative": SyntheticTask(partial(draw_curve, curve=-_cubic)),
     "quadratic": SyntheticTask(partial(draw_curve, curve=Polynomial([-1 / 5, -1, 1 / 5]))),

@@ -11,13 +11,14 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import xarray as xr
 
 from n3.config.experiment import Experiment
+from n3.experiments.arms import stops_of
 from n3.stats.summary import versions
 from n3.surgery.export import PART, write_file
 from n3.training.checkpoint import (
@@ -64,6 +65,8 @@ class RunDirectory:
         """
         with ExitStack() as stack:
             directory = cls(_owned_folder(experiment, resume, stack))
+            if resume != "never":
+                directory._lengthen(experiment)
             directory.begin("config.json", experiment.to_json(), resume=resume)
             yield directory
 
@@ -80,6 +83,21 @@ class RunDirectory:
             rest = "Give the same fields, or another `name` or `out`."
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
         return None
+
+    def _lengthen(self, experiment: Experiment) -> None:
+        """Take the configuration of more steps, where these only follow those of the folder's own."""
+        written = self.path / "config.json"
+        if not (experiment.is_open_ended and written.exists()):
+            return
+        if len(differences(written, experiment.to_json())) != 1:
+            return
+        steps = Experiment.load(written).training.steps
+        earlier = replace(experiment, training=replace(experiment.training, steps=steps))
+        new = stops_of(experiment)
+        has_records = set(new[new <= steps]) <= set(stops_of(earlier))
+        if steps < experiment.training.steps and has_records and not differences(written, earlier.to_json()):
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self.write(written.name, experiment.to_json().encode())
 
     @property
     def is_sealed(self) -> bool:
@@ -112,10 +130,11 @@ class RunDirectory:
             figure.savefig(content, format="png", dpi=150)
             self.write(f"figures/{name}.png", content.getvalue())
 
-    def seal(self, facts: Mapping[str, Any]) -> None:
+    def seal(self, facts: Mapping[str, Any], *, keeps_checkpoints: bool = False) -> None:
         """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256.
 
-        What was only needed on the way is removed: checkpoints, and parts of files that a killed process left.
+        What was only needed on the way is removed: checkpoints, unless more steps may follow, and parts of
+        files that a killed process left.
         """
         for path in self.path.rglob(f"*{PART}"):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +142,8 @@ class RunDirectory:
         names = [path.as_posix() for path in sorted(own) if not _is_passing(path)]
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
         write_manifest(self.path, {**ours, **facts}, names)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        if not keeps_checkpoints:
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
 def _is_passing(path: Path) -> bool:

@@ -14,6 +14,7 @@ from jax import Device
 from jaxtyping import Array, Bool, Float, Key
 
 from n3.experiments.arms import concatenate
+from n3.experiments.memory import sweep_blocks
 from n3.nn import metrics
 from n3.nn.losses import constant_losses, sample_losses
 from n3.nn.members import MEMBERS, SMALLEST_CHANCE, Ensemble
@@ -23,7 +24,7 @@ from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
 from n3.training.readouts import ERRORS, Thrift, with_solved_readouts
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, observe, of_member
-from n3.training.sweep import Swept, sweep
+from n3.training.sweep import Swept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,14 @@ def finish_or_restart(
     hypers: Hypers,
     problem: Problem,
     *,
+    block: int,
     keys: Key[Array, " runs"],
     is_solved: bool,
     **settings: Any,
 ) -> tuple[Swept, HeldOutEstimate]:
     """As `finish_members`, but for sized runs without a unit in some layer: a second start, from all units.
 
-    What comes of it stays where it is better than a constant. `settings` are those of `sweep`.
+    What comes of it stays where it is better than a constant. `settings` are those of `sweep_blocks`.
     """
     swept, estimate = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
     capacity = np.array(recipe.capacity, np.float32)
@@ -99,7 +101,7 @@ def finish_or_restart(
     hypers = dataclasses.replace(
         hypers, initial_size=jnp.broadcast_to(jnp.asarray(capacity), hypers.initial_size.shape)
     )
-    again = sweep(recipe, hypers, problem, keys=keys, **settings)
+    again = sweep_blocks(recipe, hypers, problem, block, keys=keys, **settings)
     again, found = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
     is_kept = found.is_better_than_constant & (np.asarray(again.state.diverged_at) < 0)
 
@@ -196,6 +198,7 @@ def refit_arms(
     ended: Mapping[str, Ended],
     problem: Problem,
     *,
+    block: int,
     keys: Key[Array, " runs"],
     steps: int,
     devices: Sequence[Device] | None = None,
@@ -206,8 +209,8 @@ def refit_arms(
 
     Its size rests from the first step; layers have whole units, those that take part in the members. The
     read-out is solved on all samples with the run's strength, and stays as trained where that is NaN. Arms of
-    one recipe train in one program. In the last record the network takes the place of the members in
-    `train_loss`, `test_loss`, `test_metric` and `size`.
+    one recipe train in one program, `block` runs at a time. In the last record the network takes the place of
+    the members in `train_loss`, `test_loss`, `test_metric` and `size`.
     """
     groups: dict[Recipe, list[str]] = {}
     for arm, own in ended.items():
@@ -223,7 +226,7 @@ def refit_arms(
         with Progress(f"refit {', '.join(arms)}", steps, len(own_keys), quiet) as report:
             settings = {"keys": own_keys, "stops": np.array([steps], np.int32), "devices": devices}
             settings["checkpoint"] = checkpoint and checkpoint.part(f"refit-{arms[0]}")
-            swept = sweep(recipe, hypers, every, progress=report, **settings)
+            swept = sweep_blocks(recipe, hypers, every, block, progress=report, **settings)
         strengths = np.concatenate([ended[arm].strengths for arm in arms])
         nets, _ = with_solved_readouts(recipe, swept.state.net, every, strengths)
         swept = with_last_record(recipe, _with_nets(swept, nets), hypers, every)

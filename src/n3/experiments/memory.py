@@ -16,10 +16,11 @@ import numpy as np
 from jax import Device
 
 from n3.config.experiment import Experiment
-from n3.data.dataset import HELD_OUT, Dataset, check_folds, number_of_folds, outline_task
+from n3.data.dataset import HELD_OUT, Dataset, check_folds, describe_task, number_of_folds, outline_task
 from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
 from n3.training.checkpoint import Checkpoints
+from n3.training.decisions import describe_structure
 from n3.training.step import Hypers, Problem, Recipe, TrainState, init
 from n3.training.sweep import Swept, sweep
 
@@ -114,6 +115,62 @@ def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Devic
     if block is not None and min(block, runs) > most:
         raise ValueError(f"`block` must be at most {most}, the runs at a time that fit into memory: {told}.")
     return min(block or most, runs)
+
+
+def describe(experiment: Experiment) -> str:
+    """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
+    experiment, devices = experiment.resolved(), find_devices(experiment.run.device)
+    own, seeds, steps = outline(experiment), len(experiment.run.seeds), experiment.training.steps
+    tried, members, sample = over_prices(experiment), own.members, own.sample
+    runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
+    path = f", growing at {len(tried)} prices" if experiment.information.path else ""
+    train, test = (len(side.shares) for side in (own.problem.train, own.problem.test))
+    lines = [
+        f"task        {describe_task(experiment.task, sample)}, {sample.in_size} inputs, "
+        f"{sample.out_size} outputs, {train} training and {test} test samples a seed",
+        f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
+    ]
+    if members:
+        parts, last = number_of_folds(members), ", then one refitted on all" * experiment.training.refit
+        who = f"{members} a run = {members * sum(runs.values())} networks"
+        lines.append(f"members     {who}, each without one of {parts} folds of the samples{last}")
+    if chosen := experiment.network.choices:
+        hard = math.ceil(experiment.training.choice_end * (steps or 0))
+        lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
+    for arm, state in own.states.items():
+        recipe = own.recipes[arm]
+        weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
+        lines.append(
+            f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
+            f"controller {recipe.controller}, {weights * max(1, members)} weights allocated a run"
+        )
+    if experiment.structure.structure_every is not None:
+        plan = steps or 0, experiment.network.capacity or (), experiment.run.arms
+        lines.append(describe_structure(experiment.structure, *plan))
+    most = max(runs.values())
+    total = own.sample_bytes * most + own.state_bytes * sum(runs.values())
+    block = runs_at_a_time(experiment, own, devices)
+    lines.append(
+        f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program; "
+        f"{block} runs at a time"
+    )
+    return "\n".join(lines)
+
+
+def find_devices(name: str) -> Sequence[Device]:
+    """The devices to compute on: `auto` takes JAX's default kind.
+
+    Raises:
+        ValueError: If no such device is there.
+    """
+    try:
+        return jax.devices(None if name == "auto" else name)
+    except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
+        asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
+        raise ValueError(
+            f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
+            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
+        ) from error
 
 
 def free_bytes(devices: Sequence[Device]) -> int:

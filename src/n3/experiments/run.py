@@ -1,8 +1,6 @@
 """Run: from a configuration to a run directory, the whole way from top to bottom, as a study of one cell."""
 
 import itertools
-import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +20,10 @@ from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
 from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
-from n3.experiments.memory import outline, runs_at_a_time, sweep_blocks
+from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.stats.summary import Results, RunRecord, summarise
-from n3.training import decisions
 from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
 from n3.training.history import Progress, note
@@ -129,7 +126,7 @@ def _written(
         note(f"warning: {warning}")
     seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
     facts = {"device": found.attrs["device"], "seconds": seconds, "samples": digest(arms.stack(data))}
-    directory.seal(facts)
+    directory.seal(facts, keeps_checkpoints=experiment.is_open_ended)
     return record
 
 
@@ -142,66 +139,11 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
             directory.write_figures(figures(record))
-            directory.seal({name: facts[name] for name in ("device", "seconds", "samples")})
+            own = {name: facts[name] for name in ("device", "seconds", "samples")}
+            directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
     if log_dir is not None:
         with optional("log_dir"):
             write_events(record, log_dir)
-
-
-def describe(experiment: Experiment) -> str:
-    """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
-    experiment, devices = experiment.resolved(), find_devices(experiment.run.device)
-    own, seeds, steps = outline(experiment), len(experiment.run.seeds), experiment.training.steps
-    tried, members, sample = arms.over_prices(experiment), own.members, own.sample
-    runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
-    path = f", growing at {len(tried)} prices" if experiment.information.path else ""
-    train, test = (len(side.shares) for side in (own.problem.train, own.problem.test))
-    lines = [
-        f"task        {describe_task(experiment.task, sample)}, {sample.in_size} inputs, "
-        f"{sample.out_size} outputs, {train} training and {test} test samples a seed",
-        f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
-    ]
-    if members:
-        parts, last = dataset.number_of_folds(members), ", then one refitted on all" * experiment.training.refit
-        who = f"{members} a run = {members * sum(runs.values())} networks"
-        lines.append(f"members     {who}, each without one of {parts} folds of the samples{last}")
-    if chosen := experiment.network.choices:
-        hard = math.ceil(experiment.training.choice_end * (steps or 0))
-        lines.append(f"choice      each layer chooses among {', '.join(chosen)}, for good at step {hard}")
-    for arm, state in own.states.items():
-        recipe = own.recipes[arm]
-        weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((state.net.layers, state.net.readout)))
-        lines.append(
-            f"{arm:<11} {recipe.in_size} -> {' -> '.join(map(str, recipe.capacity))} -> {recipe.out_size}, "
-            f"controller {recipe.controller}, {weights * max(1, members)} weights allocated a run"
-        )
-    if experiment.structure.structure_every is not None:
-        plan = steps or 0, experiment.network.capacity or (), experiment.run.arms
-        lines.append(decisions.describe_structure(experiment.structure, *plan))
-    most = max(runs.values())
-    total = own.sample_bytes * most + own.state_bytes * sum(runs.values())
-    block = runs_at_a_time(experiment, own, devices)
-    lines.append(
-        f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program; "
-        f"{block} runs at a time"
-    )
-    return "\n".join(lines)
-
-
-def find_devices(name: str) -> Sequence[Device]:
-    """The devices to compute on: `auto` takes JAX's default kind.
-
-    Raises:
-        ValueError: If no such device is there.
-    """
-    try:
-        return jax.devices(None if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
-        asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
-        raise ValueError(
-            f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
-        ) from error
 
 
 def load_data(experiment: Experiment) -> list[Dataset]:
@@ -294,7 +236,7 @@ def train_cells(
                 swept[arm] = sweep_blocks(recipe, hypers, problem, block or len(keys), **settings)
             if recipe.members:
                 again = settings | {"checkpoint": checkpoint and checkpoint.part(f"{arm}-again")}
-                again |= {"is_solved": cells[0].training.readout == "solved"}
+                again |= {"is_solved": cells[0].training.readout == "solved", "block": block or len(keys)}
                 swept[arm], own = finish_or_restart(recipe, swept[arm], hypers, problem, **again)
                 estimates[arm], strengths = own, own.readout_strength
                 ended[arm] = Ended(recipe=recipe, swept=swept[arm], hypers=hypers, strengths=strengths)
@@ -308,6 +250,7 @@ def train_cells(
         seconds[arm] = time.process_time() - started + swept[arm].cpu_seconds
     if cells[0].training.refit:
         started, how = time.process_time(), {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
+        how["block"] = block or len(runs[1])
         whole = refit_arms(ended, runs[0], keys=runs[1], steps=int(stops[-1]), **how)
         swept, recipes = (
             {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")

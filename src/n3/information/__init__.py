@@ -1,49 +1,5 @@
 """Information: what units say about the target, and the size that follows."""
 
-from n3.information.gaussian import MONITORING_FLOOR as MONITORING_FLOOR
-from n3.information.gaussian import MONITORING_RESOLUTION as MONITORING_RESOLUTION
-from n3.information.gaussian import PSI as PSI
-from n3.information.gaussian import Channel as Channel
-from n3.information.gaussian import LayerInformation as LayerInformation
-from n3.information.gaussian import LayerStatistics as LayerStatistics
-from n3.information.gaussian import conditional_importance as conditional_importance
-from n3.information.gaussian import effective_units as effective_units
-from n3.information.gaussian import encode as encode
-from n3.information.gaussian import entropy as entropy
-from n3.information.gaussian import gaussian_information as gaussian_information
-from n3.information.gaussian import greedy_order as greedy_order
-from n3.information.gaussian import importance as importance
-from n3.information.gaussian import information_gain as information_gain
-from n3.information.gaussian import layer_information as layer_information
-from n3.information.gaussian import marginal_importance as marginal_importance
-from n3.information.gaussian import open_channel as open_channel
-from n3.information.gaussian import probe_information as probe_information
-from n3.information.gaussian import redundancy as redundancy
-from n3.information.gaussian import standardise as standardise
-from n3.information.gaussian import statistics as statistics
-from n3.information.gaussian import structural_divergence as structural_divergence
-from n3.information.gaussian import structural_entropy as structural_entropy
-from n3.information.gaussian import total_correlation as total_correlation
-from n3.information.measures import MEASURES as MEASURES
-from n3.information.measures import Importance as Importance
-from n3.information.measures import InformationTerms as InformationTerms
-from n3.information.measures import LayerMonitor as LayerMonitor
-from n3.information.measures import Pool as Pool
-from n3.information.measures import TermWeights as TermWeights
-from n3.information.measures import information_terms as information_terms
-from n3.information.measures import measure_units as measure_units
-from n3.information.nearest_neighbours import kraskov as kraskov
-from n3.information.nearest_neighbours import ross as ross
-from n3.information.price import Prices as Prices
-from n3.information.price import degrees_of as degrees_of
-from n3.information.price import prices_of as prices_of
-from n3.information.readout import order_of as order_of
-from n3.information.readout import prefix_losses as prefix_losses
-from n3.information.readout import smallest_within as smallest_within
-from n3.information.regression import STRENGTHS as STRENGTHS
-from n3.information.regression import best_strength as best_strength
-from n3.information.regression import readout_losses as readout_losses
-from n3.information.regression import solve as solve
-from n3.information.regression import solve_path as solve_path
-from n3.information.sizing import DriveHypers as DriveHypers
-from n3.information.sizing import InformationDrive as InformationDrive
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

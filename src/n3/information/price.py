@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+import scipy
 
 from n3.config.experiment import InformationConfig
 from n3.data.dataset import Dataset
@@ -42,7 +42,7 @@ def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs
     effective = np.trace(products) ** 2 / max(np.sum(products**2), np.finfo(float).tiny)
     unit, parameter = {
         "description-length": (0.0, math.log(samples) / (4 * samples)),
-        "chi-square": (float(stats.chi2.ppf(0.95, outputs)) / (2 * samples), 0.0),
+        "chi-square": (float(scipy.special.chdtri(outputs, 0.05)) / (2 * samples), 0.0),
     }.get(settings.price, (settings.price, 0.0))
     return Prices(settings.price_scale * unit, settings.price_scale * parameter, float(effective))
 

@@ -8,9 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
-import scipy.special
+import scipy
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 

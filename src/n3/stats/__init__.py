@@ -1,37 +1,5 @@
 """Statistics: labelled results, compared, summarised and fitted."""
 
-from n3.stats.comparison import Comparison as Comparison
-from n3.stats.comparison import Estimate as Estimate
-from n3.stats.comparison import bootstrap_interval as bootstrap_interval
-from n3.stats.comparison import compare as compare
-from n3.stats.comparison import interquartile_mean as interquartile_mean
-from n3.stats.comparison import stratified_bootstrap as stratified_bootstrap
-from n3.stats.distributions import Histogram as Histogram
-from n3.stats.distributions import Profile as Profile
-from n3.stats.distributions import TailSummary as TailSummary
-from n3.stats.distributions import histogram as histogram
-from n3.stats.distributions import performance_profile as performance_profile
-from n3.stats.distributions import probability_of_improvement as probability_of_improvement
-from n3.stats.distributions import share_of as share_of
-from n3.stats.distributions import stuck_fraction as stuck_fraction
-from n3.stats.distributions import stuck_threshold as stuck_threshold
-from n3.stats.distributions import tail_summary as tail_summary
-from n3.stats.scaling_laws import AccuracyCurve as AccuracyCurve
-from n3.stats.scaling_laws import PowerLaw as PowerLaw
-from n3.stats.scaling_laws import ScalingCurve as ScalingCurve
-from n3.stats.scaling_laws import accuracy_curve as accuracy_curve
-from n3.stats.scaling_laws import power_law as power_law
-from n3.stats.scaling_laws import scaling_curve as scaling_curve
-from n3.stats.summary import Results as Results
-from n3.stats.summary import RunRecord as RunRecord
-from n3.stats.summary import RunWarning as RunWarning
-from n3.stats.summary import align_columns as align_columns
-from n3.stats.summary import bands as bands
-from n3.stats.summary import final_values as final_values
-from n3.stats.summary import find_warnings as find_warnings
-from n3.stats.summary import has_diverged as has_diverged
-from n3.stats.summary import path_curves as path_curves
-from n3.stats.summary import run_intervals as run_intervals
-from n3.stats.summary import summarise as summarise
-from n3.stats.summary import table as table
-from n3.stats.summary import with_interval as with_interval
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -35,7 +35,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-_FORMAT = "n3 checkpoint, version 1"
+_FORMAT = "n3 checkpoint, version 2"
 EVERY = 60.0
 """Seconds between two checkpoints: the most that a killed run loses, and what one chunk takes."""
 _KEPT = 2

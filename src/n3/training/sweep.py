@@ -151,15 +151,15 @@ def sweep(
         whole = stages[0].lower(*arguments).compile(drawing)(*arguments)
     compiling, is_tiered = time.perf_counter() - began, is_tiered and _is_tiered(recipe)
     checks = _checks(recipe, stops) if is_tiered else stops
-    chunks = rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS)
+    chunks = course.left_of(rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS), stops)
     engine = _Engine(recipe, block, mesh, tuple(arguments), whole, runs=runs, is_tiered=is_tiered)
     engine.compiling += compiling
-    for chunk in chunks[course.chunks :]:
-        course.records.append(engine.advance(now, chunk))
+    for place, chunk in enumerate(chunks, start=1):
+        course.add(chunk, engine.advance(now, chunk))
         now = int(chunk[-1])
         progress(now)
-        course.reached(now, engine, is_last=course.chunks == len(chunks) - 1)
-    kept = np.searchsorted(checks, stops)
+        course.reached(now, engine, is_last=place == len(chunks))
+    kept = np.searchsorted(course.stops, stops)
     return Swept(
         state=jax.tree.map(lambda leaf: leaf[:runs], _on_devices(engine.state, mesh)),
         records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, kept], *course.records),
@@ -230,7 +230,8 @@ class _Course:
     """What of a sweep lies in a checkpoint, if it has one, and how far it has come."""
 
     def __init__(self, checkpoint: Checkpoints | None, runs: int):
-        self.checkpoint, self.runs, self.chunks, self.records = checkpoint, runs, 0, []
+        self.checkpoint, self.runs, self.records = checkpoint, runs, []
+        self.stops = np.zeros(0, np.int32)
         self.earlier = dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), 0.0)
         self.began = time.perf_counter(), time.process_time()
 
@@ -240,6 +241,9 @@ class _Course:
             return start
         plain = repr(replace(recipe, drive=None, monitor=None))  # functions of users have no name that stays
         hypers, problem, keys = (jax.tree.map(lambda leaf: leaf[: self.runs], own) for own in arguments)
+        is_open = recipe.schedule == "constant" and hypers.annealing is None and not recipe.members
+        if recipe.drive is None and is_open:  # steps do not depend on how many follow
+            hypers, stops = replace(hypers, horizon=0.0 * hypers.horizon), []
         settings = digest((hypers, keys, np.asarray(stops)), plain)
         self.checkpoint.identity = {"samples": digest(problem), "settings": settings}
         saved = self.checkpoint.newest()
@@ -248,20 +252,39 @@ class _Course:
         whole = jax.eval_shape(stages[0], *arguments)
         row = lambda leaf: jax.ShapeDtypeStruct((self.runs, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
         state = saved.state(jax.tree.map(row, start[1] or whole))
-        shapes = jax.eval_shape(stages[1], whole, *arguments[:2], jnp.asarray(0), jnp.asarray(stops[:1]))[1]
+        one = jnp.zeros(1, jnp.int32)
+        shapes = jax.eval_shape(stages[1], whole, *arguments[:2], jnp.asarray(0), one)[1]
         named = lambda path, _: saved.records[jax.tree_util.keystr(path)]  # noqa: E731
         self.records = [jax.tree_util.tree_map_with_path(named, shapes)]
-        self.chunks, self.earlier = saved.facts["chunks"], {name: saved.facts[name] for name in self.earlier}
+        self.stops = np.array(saved.facts["stops"], np.int32)
+        self.earlier = {name: saved.facts[name] for name in self.earlier}
         return saved.facts["step"], state
+
+    def left_of(
+        self, chunks: Int[np.ndarray, "chunks width"], stops: Int[np.ndarray, " records"]
+    ) -> np.ndarray:
+        """The chunks of stops that are not recorded yet; CheckpointError if others were recorded before."""
+        every, done = chunks.ravel(), len(self.stops)
+        if np.array_equal(every[:done], self.stops):
+            return chunks[done // chunks.shape[1] :]
+        last, left = int(self.stops[-1]), every[every > self.stops[-1]]
+        if last > stops[-1] or not np.all(np.isin(stops[stops <= last], self.stops)):
+            rest = "`steps` must be as many as there, or twice or more times as many"
+            raise CheckpointError(f"{self.checkpoint.folder} is of step {last} and other records: {rest}.")
+        return rows_of_stops(np.unique(left)) if left.size else chunks[:0]
 
     def seconds(self, *own: float) -> dict[str, float]:
         """Seconds of compiling and of running, and CPU seconds, with those that a checkpoint tells of."""
         both = zip(self.earlier.items(), own, strict=True)
         return {name: spent + more for (name, spent), more in both}
 
+    def add(self, stops: Int[np.ndarray, " stops"], records: StepRecord) -> None:
+        """Take what was recorded at some further stops."""
+        self.stops = np.concatenate([self.stops, stops])
+        self.records.append(records)
+
     def reached(self, step: int, engine: _Engine, *, is_last: bool) -> None:
         """Let a chunk of steps be written, of all units that are allocated."""
-        self.chunks += 1
         if self.checkpoint is None:
             return
 
@@ -272,7 +295,7 @@ class _Course:
             seconds = self.seconds(engine.compiling, wall - engine.compiling, cpu)
             rows = jax.tree.map(lambda leaf: leaf[: self.runs], engine.state)
             named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-            return rows, named, seconds | {"step": step, "chunks": self.chunks}
+            return rows, named, seconds | {"step": step, "stops": self.stops.tolist()}
 
         self.checkpoint.reached(made, is_last=is_last)
 

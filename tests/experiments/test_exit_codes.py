@@ -1,0 +1,73 @@
+"""Exit codes: how each foreseen end of a command is told."""
+
+import errno
+import sys
+
+import jax
+import pytest
+
+import command_line
+import n3
+import reproduce
+import train_growing
+from n3.data import DataError
+from n3.training import BusyError, CheckpointError
+
+SMALL = "--samples 12 --test-samples 6 --steps 5 --capacity 4 --seeds 0:2 --arms static --quiet"
+RUNTIME = jax.errors.JaxRuntimeError
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "error,code,text",
+    [
+        (ValueError("`steps` must be positive; got 0."), 2, "`steps` must be positive"),
+        (ModuleNotFoundError("`log_dir` needs tensorboardX"), 2, "tensorboardX"),
+        (DataError("a.csv, row 3, column y: not a number"), 65, "row 3, column y"),
+        (MemoryError("Unable to allocate 3 TiB"), 70, "fewer seeds, samples or units at a time (Unable"),
+        (RUNTIME("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nmore"), 70, "allocating 9 bytes)."),
+        (PermissionError(errno.EACCES, "denied"), 73, "cannot write"),
+        (OSError(errno.ENOSPC, "No space left"), 74, "free some space. The same command goes on"),
+        (BusyError("runs/a is in use by process 3"), 75, "process 3"),
+        (CheckpointError("no checkpoint in runs/a is whole"), 76, "no checkpoint"),
+        (KeyboardInterrupt(), 130, "stopped. The same command goes on"),
+    ],
+)
+def test_every_foreseen_end_is_a_code_and_a_sentence(error, code, text, monkeypatch, capsys):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert command_line.ended(raising(error)) == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert text in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RUNTIME("INTERNAL: a fault"), RuntimeError("a fault of n3")])
+def test_a_fault_of_the_program_keeps_its_traceback(error):
+    with pytest.raises(type(error), match="a fault"):
+        command_line.ended(raising(error))
+
+
+@pytest.mark.parametrize("words,code", [((), 0), (("--strict",), 4)])
+def test_one_run_that_diverged_counts_where_it_is_asked_for(monkeypatch, tmp_path, words, code):
+    def with_one_lost(record, own=n3.summarise):
+        summary = own(record)
+        summary["arms"]["static"]["diverged_seeds"] = [1]
+        return summary
+
+    monkeypatch.setattr(n3, "summarise", with_one_lost, raising=False)
+    monkeypatch.setattr(sys, "argv", ["train_growing.py", *SMALL.split(), "--out", str(tmp_path), *words])
+    assert train_growing.main() == code
+
+
+@pytest.mark.parametrize("have_all_diverged,code", [(True, 4), (False, 0)])
+def test_a_reproduction_of_which_all_runs_diverged_ends_with_code_4(have_all_diverged, code, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "figure-2"])
+    monkeypatch.setattr(reproduce, "run", lambda *_: have_all_diverged)
+    assert reproduce.main() == code

@@ -39,6 +39,7 @@ from n3.training.refit import (
     with_restarts,
 )
 from n3.training.restructure import Rules, Stages
+from n3.training.target_units import TargetUnits
 
 _Model = TypeVar("_Model", bound=eqx.Module)
 RECORDS = 50
@@ -182,6 +183,11 @@ def _fit(
     members, settings = _members_of(members, information, is_informed, is_arrays(train_data))
     check_members(model, members, settings, readout, refit, structure, importance, monitor)
     one, runs = first_run(model, key)
+    units = TargetUnits.of(one, train_data, loss) if is_informed and importance is None else None
+    if units is not None:
+        model, one = units.taken_up(model), units.taken_up(one)
+        train_data = units.applied(train_data)
+        validation_data = validation_data and units.applied(validation_data)
     order_key, dropout_key = jax.vmap(jr.split, out_axes=1)(key) if runs else jr.split(key)
     feed = partial(source_of, train_data, batch=batch, steps=steps, is_stratified=loss == "cross-entropy")
     source = feed(key=order_key, members=members)
@@ -207,8 +213,9 @@ def _fit(
         end.warn(net, history, one, recorder.held_out)
         if refit:
             last = history, report, saved and saved.part("refit")
-            return refitted(plan, model, net, feed(key=order_key), dropout_key, end, *last)
-    return Ensemble(net, goal.has_logits) if members else net, history
+            net, history = refitted(plan, model, net, feed(key=order_key), dropout_key, end, *last)
+    net = Ensemble(net, goal.has_logits) if members and not refit else net
+    return (net, history) if units is None else (units.given_back(net), units.losses_of(history))
 
 
 _UNSAID = {"model", "train_data", "validation_data", "key", "quiet", "checkpoint", "checkpoint_every", "steps"}

@@ -1,0 +1,119 @@
+"""Target units: numbers are learnt at mean 0 and variance 1, so that sizes do not depend on their unit."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from n3.nn.members import Ensemble
+from n3.tracing.grow import Grown
+from n3.training.batches import Data, checked, is_arrays
+from n3.training.history import History
+from n3.training.output_loss import output_loss_of
+from n3.training.readouts import CHECKED, Readout, readout_of
+
+MOST = 2048
+"""Targets of an iterable by which its unit is found, at most."""
+
+
+@dataclass(frozen=True)
+class TargetUnits:
+    """The mean and the deviation of the targets, which a model's read-out takes up."""
+
+    readout: Readout
+    offset: Float[np.ndarray, " outputs"]
+    scale: float
+    """Root of the mean variance over the outputs: one for all, which leaves their shares of the loss alone."""
+    is_learnt: bool
+    """Whether the model predicts better than the mean before training: its outputs are in the targets' unit."""
+
+    @classmethod
+    def of(cls, one: PyTree, data: Data, loss: Any) -> "TargetUnits | None":
+        """Those of training data, of one run; None where the loss has no unit or no linear read-out.
+
+        Raises:
+            ValueError: If the data do not fit the model.
+        """
+        if callable(loss) or isinstance(data, Iterator) or not isinstance(data, Iterable):
+            return None
+        pairs = [checked(data, name="train_data")] if is_arrays(data) else _first(data)
+        if not pairs:
+            return None
+        inputs, targets = map(jnp.asarray, pairs[0])
+        goal = output_loss_of(one.model if isinstance(one, Grown) else one, inputs, targets, loss)
+        if goal.loss != "squared-error" or (readout := readout_of(one, goal, inputs[:CHECKED])) is None:
+            return None
+        wide = [np.asarray(own, np.float64).reshape(len(own), -1) for _, own in pairs]
+        columns = np.concatenate(wide)
+        offset = columns.mean(axis=0)
+        scale = float(np.sqrt(np.mean((columns - offset) ** 2)))
+        own, seen = columns[:CHECKED], np.asarray(eqx.filter_jit(goal.predicted)(one, inputs[:CHECKED]))
+        error = np.mean((seen.reshape(len(seen), -1) - own[: len(seen)]) ** 2)
+        return cls(readout, offset, scale if 0 < scale < np.inf else 1.0, bool(error < scale**2))
+
+    def applied(self, data: Data) -> Data:
+        """Arrays, or an iterable of batches, with targets of mean 0 and variance 1."""
+        if is_arrays(data):
+            inputs, targets = data
+            return inputs, self._of(targets)
+        return _Mapped(data, self._of)
+
+    def _of(self, targets: Any) -> np.ndarray:
+        own = np.asarray(targets, np.float64)
+        return (own - self.offset.reshape(own.shape[1:])) / self.scale
+
+    def taken_up(self, model: PyTree) -> PyTree:
+        """The model of such targets that stands for a given one; one that was drawn stays as it was drawn."""
+        if not self.is_learnt:
+            return model
+        weight, bias = (np.asarray(own, np.float64) for own in self.readout.parts(model))
+        return self.readout.replaced(model, weight / self.scale, (bias - self.offset) / self.scale)
+
+    def given_back(self, model: PyTree) -> PyTree:
+        """The model of the targets' own unit that stands for one of such targets, or for members."""
+        if isinstance(model, Ensemble):
+            return Ensemble(self.given_back(model.members), model.is_classes)
+        weight, bias = (np.asarray(own, np.float64) for own in self.readout.parts(model))
+        return self.readout.replaced(model, weight * self.scale, bias * self.scale + self.offset)
+
+    def losses_of(self, history: History) -> History:
+        """What was recorded, with losses in the square of the targets' own unit."""
+        names = "train_loss", "validation_loss", "held_out_loss", "held_out_error"
+        squared = lambda own: None if own is None else np.asarray(own * self.scale**2)  # noqa: E731
+        decisions = tuple(
+            replace(
+                own, before=float(own.before * self.scale**2), after=own.after and own.after * self.scale**2
+            )
+            for own in history.decisions
+        )
+        return replace(
+            history, decisions=decisions, **{name: squared(getattr(history, name)) for name in names}
+        )
+
+
+def _first(data: Iterable[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The first batches, of `MOST` samples about."""
+    found, number = [], 0
+    for batch in data:
+        found.append(checked(batch, name="train_data", like=found[0] if found else ()))
+        number += len(found[-1][0])
+        if number >= MOST:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """An iterable of batches with other targets."""
+
+    batches: Iterable[Any]
+    function: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            inputs, targets = checked(batch, name="train_data")
+            yield inputs, self.function(targets)

@@ -274,8 +274,34 @@ def test_targets_say_what_is_asked(targets, loss, expected):
     assert goal.has_key
 
 
-def test_a_loss_of_ones_own_keeps_whole_targets_as_classes():
+def test_a_loss_of_ones_own_takes_whole_targets_as_numbers():
     goal = output_loss_of(WIDE, INPUTS, CLASSES, lambda output, target: -output[target])
+    assert (goal.outputs, goal.is_classes) == (1, False)
+
+
+@pytest.mark.parametrize(
+    "targets,loss,kind,message",
+    [
+        (CLASSES, "squared-error", "classification", "`kind` classification needs `loss` cross-entropy"),
+        (CLASSES - 1, lambda output, target: output.sum(), "classification", "whole numbers, zero or more"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused(targets, loss, kind, message):
+    with pytest.raises(ValueError, match=message):
+        output_loss_of(WIDE, INPUTS, targets, loss, kind)
+
+
+def test_whole_numbers_beyond_32_bits_are_learnt_as_numbers():
+    targets = 2**40 * np.arange(5)
+    _, history = fit(
+        perceptron(), (INPUTS[:, :1], targets), steps=1, key=jr.key(0), kind="regression", quiet=True
+    )
+    np.testing.assert_allclose(history.train_loss[-1], np.mean(targets.astype(float) ** 2), rtol=0.01)
+
+
+def test_a_loss_of_ones_own_has_classes_where_they_are_asked_for():
+    own = lambda output, target: -output[target]  # noqa: E731
+    goal = output_loss_of(WIDE, INPUTS, CLASSES, own, "classification")
     assert (goal.outputs, goal.is_classes) == (3, True)
 
     @jax.jit
@@ -528,12 +554,3 @@ ODD = {
 def test_odd_data_and_settings_are_refused_by_name(message):
     with pytest.raises(ValueError, match=message):
         ODD[message]()
-
-
-def test_whole_numbers_of_another_loss_are_classes_only_where_they_can_be():
-    def loss(output, target):
-        return jnp.sum((output - target.astype(jnp.float32)) ** 2)
-
-    for targets in (-np.arange(8), 1000 * np.arange(8)):
-        assert not output_loss_of(NARROW, jnp.asarray(INS), jnp.asarray(targets), loss).is_classes
-    assert output_loss_of(NARROW, jnp.asarray(INS), jnp.asarray(np.arange(8) % 3), loss).is_classes

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from n3.config.experiment import InformationConfig, StructureConfig
+from n3.config.experiment import InformationConfig, Kind, StructureConfig
 from n3.config.validation import LARGEST_FLOAT, LEAST_FLOAT, check_whole
 from n3.information.gaussian import PSI
 from n3.information.measures import Importance, LayerMonitor, check_importance, check_monitor, check_prune
@@ -27,7 +27,7 @@ from n3.training.batches import Data, Selection, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
 from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
 from n3.training.loop import begin, train_model
-from n3.training.output_loss import LossOfOne, OutputLoss, check_targets, output_loss_of
+from n3.training.output_loss import KIND_LOSSES, LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.readouts import Thrift
 from n3.training.refit import (
     Ending,
@@ -39,7 +39,7 @@ from n3.training.refit import (
     with_restarts,
 )
 from n3.training.restructure import Rules, Stages
-from n3.training.target_units import TargetUnits
+from n3.training.target_units import TargetUnits, with_numbers
 
 _Model = TypeVar("_Model", bound=eqx.Module)
 RECORDS = 50
@@ -58,6 +58,7 @@ def fit(
     steps: int,
     key: Key[Array, "*runs"],
     loss: str | LossOfOne | None = None,
+    kind: Kind | None = None,
     learning_rate: float | LearningRateSchedule = 1e-3,
     batch: int = 64,
     information: InformationConfig | None = None,
@@ -89,12 +90,14 @@ def fit(
     Args:
         model: Called on one sample, `model(x)` or `model(x, key=key)`; grown by `n3.grow` or not.
         train_data: Arrays `(inputs, targets)`, samples first, or an iterable of such pairs that can be gone
-            through again and again (a `DataLoader`). Targets that are whole numbers are classes.
+            through again and again (a `DataLoader`).
         validation_data: The same, for evaluation alone.
         steps: Steps of the optimiser.
         key: For the order of the samples and for dropout; an array of keys: a run for each.
-        loss: `cross-entropy`, `squared-error`, or a function of one sample's output and target; None: by the
-            targets.
+        loss: `cross-entropy`, `squared-error`, or a function of one sample's output and target; None: that of
+            the kind.
+        kind: `classification` or `regression`: what the targets are. None: as a named loss says; else classes
+            where they are whole numbers, but numbers where the loss is a function.
         learning_rate: Per step, or an Optax schedule. Information moves sizes at a rate of its own.
         batch: Samples in a step, for arrays.
         information: How information moves the sizes of method `information`; None: as it does by default.
@@ -159,6 +162,7 @@ def _fit(
     steps: int,
     key: Key[Array, "*runs"],
     loss,
+    kind: Kind | None,
     learning_rate,
     batch: int,
     information,
@@ -175,7 +179,7 @@ def _fit(
     checkpoint_every,
     quiet: bool,
 ) -> tuple[Any, History]:
-    _check_numbers(steps, batch, learning_rate, size_cost, annealing)
+    _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind)
     monitor = _names_of(monitor)
     is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
     given = information, target_size, monitor, importance, structure
@@ -183,16 +187,27 @@ def _fit(
     members, settings = _members_of(members, information, is_informed, is_arrays(train_data))
     check_members(model, members, settings, readout, refit, structure, importance, monitor)
     one, runs = first_run(model, key)
-    units = TargetUnits.of(one, train_data, loss) if is_informed and importance is None else None
+    if "squared-error" in (loss, KIND_LOSSES.get(kind)):  # whole numbers beyond 32 bits stay what they are
+        train_data, validation_data = (
+            with_numbers(train_data),
+            validation_data and with_numbers(validation_data),
+        )
+    units = TargetUnits.of(one, train_data, loss, kind) if is_informed and importance is None else None
     if units is not None:
         model, one = units.taken_up(model), units.taken_up(one)
         train_data = units.applied(train_data)
         validation_data = validation_data and units.applied(validation_data)
     order_key, dropout_key = jax.vmap(jr.split, out_axes=1)(key) if runs else jr.split(key)
-    feed = partial(source_of, train_data, batch=batch, steps=steps, is_stratified=loss == "cross-entropy")
+    feed = partial(
+        source_of,
+        train_data,
+        batch=batch,
+        steps=steps,
+        is_stratified="cross-entropy" in (loss, KIND_LOSSES.get(kind)),
+    )
     source = feed(key=order_key, members=members)
     pool = source.pool(POOL if is_informed or monitor or structure or members else 1)
-    goal = _goal_of(one, source, pool.of_run(0), loss, importance)
+    goal = _goal_of(one, source, pool.of_run(0), (loss, kind), importance)
     block = runs_at_once(one, min(batch, source.samples) * max(members, 1), runs)
     own = {"members": members, "block": block, "monitor": monitor}
     plan = _plan_of({**call, **own}, goal, settings, is_informed=is_informed)
@@ -244,7 +259,7 @@ def _members_of(
 
 def _goal_of(one: PyTree, source, first: Selection, loss, importance) -> OutputLoss:
     """How the model is scored, once samples, targets and a user's importance are seen to fit it."""
-    goal = output_loss_of(one.model if isinstance(one, Grown) else one, first.inputs, first.targets, loss)
+    goal = output_loss_of(one.model if isinstance(one, Grown) else one, first.inputs, first.targets, *loss)
     source.require(partial(check_targets, goal, name="train_data"))
     if importance is not None and isinstance(one, AbstractSized):
         _check_traceable(importance, one, goal, first)
@@ -303,12 +318,14 @@ def _names_of(monitor: str | Sequence[str]) -> tuple[str, ...]:
     return (monitor,) if isinstance(monitor, str) else tuple(monitor)
 
 
-def _check_numbers(steps, batch, learning_rate, size_cost, annealing) -> None:
+def _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind) -> None:
     is_fall = len(annealing) == 3 and 0 < min(annealing) <= max(annealing) < LARGEST_FLOAT
     if not is_fall or annealing[2] > 1:
         raise ValueError(
             f"`annealing` must be two temperatures above 0 and a share in (0, 1]; got {annealing}."
         )
+    if kind not in (None, *KIND_LOSSES):
+        raise ValueError(f"`kind` must be one of {', '.join(KIND_LOSSES)}, or None; got {kind!r}.")
     for name, value in {"steps": steps, "batch": batch}.items():
         check_whole(name, [value])
         if value < 1:

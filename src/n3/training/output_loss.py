@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from n3.config.experiment import Kind
 from n3.nn import metrics
 from n3.nn.losses import LOSSES
 from n3.tracing.trace import takes_key
@@ -73,17 +74,26 @@ class OutputLoss:
         return self.totals(self.predicted(model, inputs), targets)
 
 
-def output_loss_of(model: PyTree, inputs: Array, targets: Array, loss: str | LossOfOne | None) -> OutputLoss:
-    """The goal that the inputs and targets of some samples suggest: classes where targets are whole numbers.
+KIND_LOSSES = {"classification": "cross-entropy", "regression": "squared-error"}
+"""Loss of each kind of targets."""
+
+
+def output_loss_of(
+    model: PyTree, inputs: Array, targets: Array, loss: str | LossOfOne | None, kind: Kind | None = None
+) -> OutputLoss:
+    """The goal that the loss and the kind of some samples' targets say.
 
     The model is the one that the user wrote, which is asked whether it takes a key. The loss is a name in
-    `n3.nn.LOSSES`, a function of one sample's output and target, or None: by targets.
+    `n3.nn.LOSSES`, a function of one sample's output and target, or None: that of the kind. Without a kind
+    whole numbers are classes where the loss is None, and numbers where it is a function.
 
     Raises:
-        ValueError: If the loss is unknown, or the targets do not fit it and the model's outputs.
+        ValueError: If the loss is unknown or of another kind, or the targets do not fit it and the outputs.
     """
     is_whole = not jnp.issubdtype(targets.dtype, jnp.inexact)
-    loss = ("cross-entropy" if is_whole else "squared-error") if loss is None else loss
+    loss = KIND_LOSSES[kind or ("classification" if is_whole else "regression")] if loss is None else loss
+    if isinstance(loss, str) and kind and loss != KIND_LOSSES[kind]:
+        raise ValueError(f"`kind` {kind} needs `loss` {KIND_LOSSES[kind]}, a function or None; got {loss!r}.")
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
     has_key = takes_key(model)
@@ -98,7 +108,9 @@ def output_loss_of(model: PyTree, inputs: Array, targets: Array, loss: str | Los
         ):
             got = getattr(own, "shape", type(own).__name__)
             raise ValueError(f"`loss` must return one real number for a sample, of shape (); got {got}.")
-        is_classes = is_whole and bool(jnp.min(targets) >= 0) and int(jnp.max(targets)) < len(targets)
+        is_classes = kind == "classification"
+        if is_classes and not (is_whole and bool(jnp.min(targets) >= 0)):
+            raise ValueError("`kind` classification needs targets that are whole numbers, zero or more.")
         rows = int(jnp.max(targets)) + 1 if is_classes else targets[0].size
         return OutputLoss(loss=loss, outputs=rows, is_classes=is_classes, has_key=has_key)
     if not isinstance(output, jax.ShapeDtypeStruct):

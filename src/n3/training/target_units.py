@@ -1,6 +1,6 @@
 """Target units: numbers are learnt at mean 0 and variance 1, so that sizes do not depend on their unit."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ class TargetUnits:
     """Whether the model predicts better than the mean before training: its outputs are in the targets' unit."""
 
     @classmethod
-    def of(cls, one: PyTree, data: Data, loss: Any) -> "TargetUnits | None":
+    def of(cls, one: PyTree, data: Data, loss: Any, kind: Any = None) -> "TargetUnits | None":
         """Those of training data, of one run; None where the loss has no unit or no linear read-out.
 
         Raises:
@@ -44,7 +44,7 @@ class TargetUnits:
         if not pairs:
             return None
         inputs, targets = map(jnp.asarray, pairs[0])
-        goal = output_loss_of(one.model if isinstance(one, Grown) else one, inputs, targets, loss)
+        goal = output_loss_of(one.model if isinstance(one, Grown) else one, inputs, targets, loss, kind)
         if goal.loss != "squared-error" or (readout := readout_of(one, goal, inputs[:CHECKED])) is None:
             return None
         wide = [np.asarray(own, np.float64).reshape(len(own), -1) for _, own in pairs]
@@ -57,14 +57,7 @@ class TargetUnits:
 
     def applied(self, data: Data) -> Data:
         """Arrays, or an iterable of batches, with targets of mean 0 and variance 1."""
-        if is_arrays(data):
-            inputs, targets = data
-            return inputs, self._of(targets)
-        return _Mapped(data, self._of)
-
-    def _of(self, targets: Any) -> np.ndarray:
-        own = np.asarray(targets, np.float64)
-        return (own - self.offset.reshape(own.shape[1:])) / self.scale
+        return with_numbers(data, lambda own: (own - self.offset.reshape(own.shape[1:])) / self.scale)
 
     def taken_up(self, model: PyTree) -> PyTree:
         """The model of such targets that stands for a given one; one that was drawn stays as it was drawn."""
@@ -95,6 +88,14 @@ class TargetUnits:
         )
 
 
+def with_numbers(data: Data, function: Callable[[np.ndarray], np.ndarray] = lambda own: own) -> Data:
+    """Arrays, or an iterable of batches, whose targets are a function of themselves in floating point."""
+    if is_arrays(data):
+        inputs, targets = data
+        return inputs, function(np.asarray(targets, np.float64))
+    return data if isinstance(data, Iterator) or not isinstance(data, Iterable) else _Mapped(data, function)
+
+
 def _first(data: Iterable[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first batches, of `MOST` samples about."""
     found, number = [], 0
@@ -115,5 +116,4 @@ class _Mapped:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            inputs, targets = checked(batch, name="train_data")
-            yield inputs, self.function(targets)
+            yield with_numbers(batch, self.function) if is_arrays(batch) else batch

@@ -227,3 +227,14 @@ def test_members_of_other_depths_are_refused():
     members = [network("fixed", (4, 4), 2.0, depth=depth, seed=2) for depth in (2.0, 1.5)]
     with pytest.raises(ValueError, match=r"`net` must have members of one shape; .* by `net.each\(\)`"):
         compact(Ensemble(stack_runs(members), False))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: network(kind="auxiliary", capacity=(4,), sizes=2.0), grown_perceptron]
+)
+def test_sizes_that_are_not_finite_are_refused(make):
+    lost = make()
+    controller = jax.tree.map(lambda leaf: leaf * jnp.nan, lost.controller)
+    lost = eqx.tree_at(lambda own: own.controller, lost, controller)
+    with pytest.raises(ValueError, match=r"`net` must have finite sizes; got \[nan"):
+        compact(lost)

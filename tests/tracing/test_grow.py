@@ -301,3 +301,25 @@ def test_keys_and_models_that_do_not_fit_are_refused():
         grow(grow(plain(), example=ROW, key=KEY), example=ROW, key=KEY)
     with pytest.raises(ValueError, match="`initial_size` must be zero or more, and finite; got nan"):
         grow(plain(), example=ROW, key=KEY, initial_size=float("nan"))
+
+
+class Half(eqx.Module):
+    """A hidden layer that can be grown beside one whose channels are sorted."""
+
+    able: eqx.nn.Linear
+    mixed: eqx.nn.Linear
+    last: eqx.nn.Linear
+
+    def __init__(self):
+        self.able, self.mixed = (eqx.nn.Linear(2, 4, key=jr.key(n)) for n in (0, 1))
+        self.last = eqx.nn.Linear(8, 1, key=jr.key(2))
+
+    def __call__(self, x):
+        return self.last(jnp.concatenate([jnp.tanh(self.able(x)), jnp.sort(self.mixed(x))]))
+
+
+def test_a_layer_that_cannot_be_grown_is_left_as_it_is():
+    model = grow(Half(), example=jnp.zeros(2), key=jr.key(3))
+    assert model.group_names == (".able",)
+    with pytest.raises(ValueError, match=r"leave out layer \.mixed: as to its channels, n3 does not know"):
+        grow(Half(), lambda own: [own.able, own.mixed], example=jnp.zeros(2), key=jr.key(3))

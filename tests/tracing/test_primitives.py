@@ -110,6 +110,9 @@ def test_what_mixes_channels_is_refused_with_path_and_reason(name):
         assert groups_of(model) == [((".first",), 2)]
         return
     with pytest.raises(ValueError, match=r"leave out layer \.first: as to its channels") as caught:
+        find_structure(model, [ROW], [".first"])
+    assert reason in str(caught.value)
+    with pytest.raises(ValueError, match=r"none that can be grown \(as to channels of \.first, ") as caught:
         find_structure(model, [ROW], None)
     assert reason in str(caught.value)
 

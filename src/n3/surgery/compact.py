@@ -70,13 +70,16 @@ def compact(net: eqx.Module) -> Any:
         A network with the same outputs (rtol 1e-5, atol 1e-6 in float32).
 
     Raises:
-        ValueError: If `net` is many networks stacked, or under a controller from elsewhere.
+        ValueError: If `net` is many networks stacked, has a size that is not finite, or a controller from
+            elsewhere.
     """
     if isinstance(net, Ensemble):
         return Ensemble(stack_runs(_alike([compact(own) for own in net.each()])), net.is_classes)
     if not isinstance(net, AbstractSized):
         return net
     check_single(net)
+    if not np.all(np.isfinite(sizes := np.asarray(net.sizes()))):
+        raise ValueError(f"`net` must have finite sizes; got {sizes}: its training diverged.")
     if not isinstance(net, GrowingMLP):
         return compact_model(net)
     *layers, readout = (

@@ -12,10 +12,10 @@ from n3.nn.groups import Layout
 class Dimension:
     """An axis, or a part of one; joined dimensions are one, and notes say why it cannot become shorter."""
 
-    def __init__(self, size: int, *, notes: dict[str, bool] | None = None, role: str = ""):
+    def __init__(self, size: int, *, notes: Sequence[str] = (), role: str = ""):
         self.size = size
-        self.notes = dict(notes or {})
-        """Why its length is fixed; True where it is the task's own, an input or an output of the model."""
+        self.notes = dict.fromkeys(notes)
+        """Why its length is fixed, in the order in which it was found."""
         self.role = role
         """`position` along an image or a sequence, `input` of the model, or nothing."""
         self.parts: tuple[Dimension, ...] = ()
@@ -30,10 +30,10 @@ class Dimension:
             here = here._same
         return here
 
-    def note(self, text: str, *, is_end: bool = False) -> None:
+    def note(self, text: str) -> None:
         """Fix the length, for the reason that `text` gives."""
         for atom in self.atoms():
-            atom.notes.setdefault(text, is_end)
+            atom.notes.setdefault(text)
 
     def atoms(self) -> "list[Dimension]":
         """What the axis is made of, down to dimensions without parts; nothing for a length of 1."""
@@ -56,8 +56,8 @@ class Dimension:
         """Say that this one, so far without parts, is the product or the sum of some."""
         root = self.root
         root.parts, root.is_sum = tuple(parts), is_sum
-        for text, is_end in root.notes.items():
-            root.note(text, is_end=is_end)
+        for text in tuple(root.notes):
+            root.note(text)
 
     def join(self, other: "Dimension") -> None:
         """Say that the two have the same length and the same indices."""
@@ -70,8 +70,8 @@ class Dimension:
             gone._same = kept
             for atom in kept.atoms():
                 atom.role = atom.role or gone.role
-            for text, is_end in gone.notes.items():
-                kept.note(text, is_end=is_end)
+            for text in gone.notes:
+                kept.note(text)
         elif kept.is_sum == gone.is_sum:
             split = Dimension.terms if kept.is_sum else Dimension.factors
             align(split(kept), split(gone), is_sum=kept.is_sum)
@@ -181,5 +181,5 @@ def unknown(equation: Any, values: Sequence[Value], sums: list[Sum]) -> list[Val
 
 def fixed(shape: Sequence[int], text: str, *, is_data: bool = False, is_input: bool = False) -> Value:
     """An array whose axes cannot become shorter, for the reason that `text` gives."""
-    axes = tuple(Dimension(size, notes={text: is_input}, role="input" if is_input else "") for size in shape)
+    axes = tuple(Dimension(size, notes=(text,), role="input" if is_input else "") for size in shape)
     return Value(axes, (Gates(),) * len(axes), is_data)

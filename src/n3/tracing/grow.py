@@ -200,14 +200,13 @@ def grow(
     The model is traced on one sample, in inference mode, to find which layers share channels and who reads
     them: its `__call__` may be any composition of JAX operations. Linear layers and convolutions are grown,
     through activations, pooling, flattening, transposition, concatenation, dropout and Equinox's norms; layers
-    that are added to each other share their channels. Anything else that touches channels is refused, as is a
-    size that is written into `__call__`: a smaller copy of the model is made on the spot and compared.
+    that are added to each other share their channels. A layer whose channels anything else touches is left as
+    it is, as is one whose size is written into `__call__`: a smaller copy is made on the spot and compared.
 
     Args:
         model: An Equinox model that is called on one sample, `model(x)` or `model(x, key=key)`.
         where: Function from the model to the layers to grow (as for `eqx.tree_at`); None: all linear layers and
-            convolutions but those whose channels are the model's input or output, or whose number is written
-            into the model's call (`group_names` of the result says which are left).
+            convolutions that can be smaller with the same outputs (`group_names` of the result says which).
         example: One sample, or its shape and data type; a tuple of them for several inputs.
         key: For controllers that start with a jitter, and for the sample on which the copy is compared. An
             array of keys grows as many models at once, for `n3.fit` to train side by side: every array of

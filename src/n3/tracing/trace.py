@@ -153,8 +153,8 @@ def find_structure(
     that parameter zero at a channel, the sum is the same without it.
 
     The model's norms count participation (`norms.participating`); the example is one sample's inputs, or their
-    shapes. The chosen are paths of the layers to grow; None: all but those whose channels are the model's input
-    or output. The groups stand in the order of their first layers.
+    shapes. The chosen are paths of the layers to grow; None: all whose channels can be dropped exactly. The
+    groups stand in the order of their first layers.
 
     Raises:
         ValueError: If a chosen layer's channels cannot be dropped exactly (it names the layer and the reason),
@@ -171,7 +171,7 @@ def find_structure(
         constant=lambda array: fixed(np.shape(array), note),
     )
     for axis in (axis for result in results for axis in result.axes):
-        axis.note("they are the model's output", is_end=True)
+        axis.note("they are the model's output")
     readers = _readers(known, sums)
     atoms = _grown(model, known, readers, chosen)
     made = {path: known[f"{path}.weight"].axes[0].atoms() for path in layers_in(model)}
@@ -211,18 +211,20 @@ def _readers(known: Parameters, sums: Sequence[Sum]) -> Readers:
 
 def _grown(model: PyTree, known: Parameters, readers: Readers, chosen: Sequence[str] | None) -> list[Dimension]:
     """The atoms that become groups, in the order of the layers that make them."""
-    found: list[Dimension] = []
+    found, refused = list[Dimension](), ""
     for path in (path for path in layers_in(model) if chosen is None or path in chosen):
         atoms = known[f"{path}.weight"].axes[0].atoms()
         able = [atom for atom in atoms if _seen(readers.get(atom, [])) and not atom.notes]
-        notes = {text: is_end for atom in atoms for text, is_end in atom.notes.items()}
         if able:
             found += [able[0]] if able[0] not in found else []
-        elif chosen is not None or (notes and not any(notes.values())):
-            reason = next(iter(notes), "nothing reads them" if atoms else "there is only one")
+            continue
+        notes = [text for atom in atoms for text in atom.notes]
+        reason = next(iter(notes), "nothing reads them" if atoms else "there is only one")
+        if chosen is not None:
             raise ValueError(f"`where` must leave out layer {path}: as to its channels, {reason}.")
+        refused = refused or f" (as to channels of {path}, {reason})"
     if not found:
-        text = "a hidden linear or convolutional layer; got none that can be grown"
+        text = f"a hidden linear or convolutional layer; got none that can be grown{refused}"
         raise ValueError(f"`model` must have {text}.")
     return found
 

@@ -361,8 +361,23 @@ def pool_of(problem: Problem) -> Pool:
 
 
 def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """The optimiser `adam` or `sgd` at a learning rate, traced or a schedule; it holds no state."""
-    return {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
+    """The optimiser `adam` or `sgd` at a learning rate, traced or a schedule; it holds no state.
+
+    What it keeps of parameters in 16 bits is in float32, where squares of small gradients are not zero.
+    """
+    rule = {"adam": optax.adam, "sgd": optax.sgd}[name](learning_rate)
+
+    def update(gradient: PyTree, state: optax.OptState, params: PyTree = None) -> tuple[PyTree, optax.OptState]:
+        updates, state = rule.update(_in_float32(gradient), state, _in_float32(params))
+        return jax.tree.map(lambda own, like: own.astype(like.dtype), updates, gradient), state
+
+    return optax.GradientTransformation(lambda params: rule.init(_in_float32(params)), update)
+
+
+def _in_float32(tree: PyTree) -> PyTree:
+    """A tree whose arrays of 16 bits are in float32."""
+    is_half = lambda leaf: eqx.is_inexact_array(leaf) and leaf.dtype.itemsize < 4  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if is_half(leaf) else leaf, tree)
 
 
 def _gradient(recipe: Recipe, net: GrowingMLP, hypers: Hypers, batch: Samples) -> tuple[Scalar, GrowingMLP]:

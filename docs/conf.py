@@ -25,7 +25,6 @@ myst_html_meta = {"description": "Neural networks that choose their own size, in
 default_role = "literal"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 toc_object_entries_show_parents = "hide"
@@ -42,6 +41,22 @@ html_theme_options = {
 }
 
 
-def setup(app):
+_FIELDS: dict[str, list[str]] = {}
+"""Texts of fields as they stand in the source: napoleon takes what comes before a colon for a type."""
+
+
+def _keep(app, what, name, obj, options, lines) -> None:
+    if what in ("attribute", "property", "data"):
+        _FIELDS[name] = list(lines)
+
+
+def _restore(app, what, name, obj, options, lines) -> None:
+    if name in _FIELDS:
+        lines[:] = _FIELDS.pop(name)
+
+
+def setup(app) -> None:
     """Write the pages that come from the package, the notebooks and the change log, before pages are read."""
     app.connect("builder-inited", lambda _: pages.write(HERE))
+    app.connect("autodoc-process-docstring", _keep, priority=100)
+    app.connect("autodoc-process-docstring", _restore, priority=900)

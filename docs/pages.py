@@ -87,7 +87,7 @@ def room_page(room: str, names: dict[str, str]) -> str:
     module = f"n3.{room}"
     kinds = _kinds(module, names)
     parts = [f"# {module}\n\n{ROOMS[room]}\n"]
-    for title, kind in (("Classes", "class"), ("Functions", "function"), ("Values", "data")):
+    for title, kind in (("Functions", "function"), ("Classes", "class"), ("Values", "data")):
         own = [name for name in names if kinds[name] == kind]
         if not own:
             continue

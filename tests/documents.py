@@ -1,5 +1,7 @@
 """Documents: their pages, links, programs and sentences, as the tests of the documents see them."""
 
+import importlib
+import importlib.util
 import re
 import statistics
 from pathlib import Path
@@ -15,9 +17,13 @@ _SHORT = ("e.g.", "i.e.", "et al.", "vs.", "Proc.", "Phys.", "Rev.", "Soc.", "R.
 
 
 def pages():
-    """All pages that are under version control, the README first."""
+    """All pages that are under version control but the change log, the README first."""
     own = [path for path in sorted(DOCS.rglob("*.md")) if "_build" not in path.parts]
-    return [ROOT / "README.md", *(path for path in own if str(path.relative_to(DOCS)) not in WRITTEN)]
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(path for path in own if str(path.relative_to(DOCS)) not in WRITTEN),
+    ]
 
 
 def blocks(text):
@@ -61,3 +67,29 @@ def median_length(text):
     """Median length of a page's sentences, in words; 0 without any."""
     lengths = [words(own) for own in sentences(text)]
     return statistics.median(lengths) if lengths else 0
+
+
+def is_there(name):
+    """Whether a name such as `n3.sklearn` or `n3.predict` can be read, as a module or as an attribute."""
+    try:
+        if importlib.util.find_spec(name) is not None:
+            return True
+    except ModuleNotFoundError:
+        pass
+    module, _, attribute = name.rpartition(".")
+    return bool(module) and hasattr(importlib.import_module(module), attribute)
+
+
+def missing(comment):
+    """Why a block is not run, from the comment above it; empty where it is."""
+    if comment.startswith("not run:"):
+        return comment
+    needed = comment.removeprefix("needs:").split(",") if comment.startswith("needs:") else ()
+    lacking = [name.strip() for name in needed if not is_there(name.strip())]
+    return f"there is no {', '.join(lacking)}" if lacking else ""
+
+
+def examples(path):
+    """Programs of a page in order: those that run, and why the others do not."""
+    own = [(comment, code) for comment, language, code in blocks(path.read_text()) if language == "python"]
+    return [code for comment, code in own if not missing(comment)], [m for c, _ in own if (m := missing(c))]

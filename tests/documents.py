@@ -12,7 +12,7 @@ WRITTEN = {*(f"api/{p.stem}.md" for p in (DOCS / "api").glob("*.md") if p.stem !
 WRITTEN |= {f"tutorials/{path.stem}.md" for path in (ROOT / "nbs").glob("*.ipynb")}
 """Pages that a build writes."""
 _BLOCK = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?^(`{3,}|~{3,})([^\n]*)\n(.*?)^\2[ \t]*$", flags=re.S | re.M)
-_ENDS = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+(?=[\"'(\[*_`A-ZΑ-Ω\d–-])")
+_ENDS = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+(?=[\"'(\[*_`A-Z\d-])")
 _SHORT = ("e.g.", "i.e.", "et al.", "vs.", "Proc.", "Phys.", "Rev.", "Soc.", "R.", "Fig.", "cf.", "approx.")
 
 

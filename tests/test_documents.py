@@ -1,4 +1,4 @@
-"""Documents: links, languages, sentences, tables, programs that run, and a site that builds without a warning."""
+"""Documents: links, languages, sentences, tables, programs that run, and a site without a warning."""
 
 import importlib.util
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from documents import DOCS, ROOT, WRITTEN, blocks, examples, median_length, pages, sentences, words
 
 LINES, MEDIAN, LONGEST = 120, 22, 50

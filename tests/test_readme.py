@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from documents import blocks, is_there, missing
 
 ROOT = Path(__file__).parent.parent

@@ -37,6 +37,7 @@ ROOMS = {
     "plotting": "Figures of results. They compute nothing.",
     "paper": "The published experiments with their claims and verdicts.",
     "sklearn": "Estimators for scikit-learn.",
+    "cli": "The command `n3` and its verbs.",
 }
 
 

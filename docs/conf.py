@@ -32,6 +32,8 @@ add_module_names = False
 html_copy_source = False
 
 html_theme = "furo"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
 html_title = f"n3 {version}"
 html_static_path = ["_static"]
 html_css_files = ["n3.css"]

@@ -40,6 +40,9 @@ ROOMS = {
     "cli": "The command `n3` and its verbs.",
 }
 
+SIGNS = {"theta": "θ", "lambda": "λ", "phi": "φ", "infty": "∞", "odot": "*", "cdot": "·", "sum": "Σ", "pi": "π"}
+"""Signs of the formulas of notebooks, by their names in TeX."""
+
 
 def version() -> str:
     """Version of the package."""
@@ -155,7 +158,8 @@ def notebook_page(path: Path, folder: Path) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(_site_links(source))
             continue
-        parts.append(f"```python\n{source}\n```")
+        shown = "\n".join(line for line in source.splitlines() if not line.startswith("%")).strip("\n")
+        parts.append(f"```python\n{shown}\n```")
         for place, output in enumerate(cell["outputs"]):
             data = output.get("data", {})
             if "image/png" in data:
@@ -172,4 +176,12 @@ def _site_links(text: str) -> str:
     for old, new in MOVED.items():
         text = text.replace(f"](../{old}", f"](../{new}")
     text = text.replace("](../docs/", "](../")
+    text = re.sub(r"\$\$?([^$]+)\$\$?", lambda found: f"`{_plain_formula(found[1])}`", text)
     return re.sub(r"\]\((\w+)\.ipynb", r"](\1.md", text)
+
+
+def _plain_formula(text: str) -> str:
+    """A short formula without TeX, since the site loads no program that would set it."""
+    for name, sign in SIGNS.items():
+        text = re.sub(rf"\\{name}(?![a-z])", sign, text)
+    return re.sub(r"\\|[{}]", "", text).strip()

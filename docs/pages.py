@@ -5,6 +5,7 @@ They are written before every build and are not under version control.
 
 import ast
 import base64
+import dataclasses
 import importlib
 import inspect
 import itertools
@@ -40,6 +41,8 @@ ROOMS = {
     "cli": "The command `n3` and its verbs.",
 }
 
+PARTS = ("TaskConfig", "NetworkConfig", "TrainingConfig", "InformationConfig", "StructureConfig", "RunConfig")
+"""Parts of an experiment whose fields are flags."""
 SIGNS = {"theta": "θ", "lambda": "λ", "phi": "φ", "infty": "∞", "odot": "*", "cdot": "·", "sum": "Σ", "pi": "π"}
 """Signs of the formulas of notebooks, by their names in TeX."""
 
@@ -54,6 +57,7 @@ def write(docs: Path) -> None:
     for room in ROOMS:
         _write(docs / "api" / f"{room}.md", room_page(room, public_names(room)))
     _write(docs / "api" / "n3.md", package_page())
+    _write(docs / "api" / "flags.md", flags_page())
     for notebook in sorted((ROOT / "nbs").glob("*.ipynb")):
         _write(docs / "tutorials" / f"{notebook.stem}.md", notebook_page(notebook, docs / "tutorials"))
     _write(docs / "changes.md", change_log())
@@ -140,6 +144,40 @@ def package_page() -> str:
     ]
     head = "# n3\n\n**These names are enough for most work.** Each is documented in its room.\n"
     return "\n".join([head, "| name | room |", "|---|---|", *rows, ""])
+
+
+def flags_page() -> str:
+    """Settings of an experiment as flags of the command line, part by part, from the texts of their fields."""
+    config = importlib.import_module("n3.config")
+    parts = [
+        "# Flags\n",
+        "**Every setting of an experiment is a flag of `n3 train` and `n3 sweep`.** Each is also a field of the class",
+        "above its table.",
+        "A default of `None` follows from the method or the data set. `n3 train --help` has the same list.\n",
+    ]
+    for name in PARTS:
+        kind = getattr(config, name)
+        texts = {own.name: _field_text(kind, own.name) for own in dataclasses.fields(kind)}
+        parts += [f"## n3.config.{name}\n", "| flag | default | meaning |", "|---|---|---|"]
+        for own in dataclasses.fields(kind):
+            flag, default = f"--{own.name.replace('_', '-')}", _shown(own.default)
+            parts.append(f"| `{flag}` | {default} | {texts[own.name]} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        value = "0:20" if value == tuple(range(20)) else " ".join(map(str, value))
+    return f"`{value}`" if value != "" else ""
+
+
+def _field_text(kind: type, name: str) -> str:
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    for node, after in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and node.target.id == name and isinstance(after, ast.Expr):
+            return " ".join(after.value.value.split()).replace("|", "\\|")
+    return ""
 
 
 def change_log() -> str:

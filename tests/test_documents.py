@@ -83,7 +83,7 @@ def test_every_link_leads_somewhere(page):
 def written():
     """Pages that a build would write, by their names."""
     rooms = re.findall(r'^    "(\w+)": "', (DOCS / "pages.py").read_text(), flags=re.M)
-    return {f"api/{room}.md" for room in (*rooms, "n3")}
+    return {f"api/{room}.md" for room in (*rooms, "n3", "flags")}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -151,8 +151,8 @@ def flags_page() -> str:
     config = importlib.import_module("n3.config")
     parts = [
         "# Flags\n",
-        "**Every setting of an experiment is a flag of `n3 train` and `n3 sweep`.** Each is also a field of the class",
-        "above its table.",
+        "**Every setting of an experiment is a flag of `n3 train` and `n3 sweep`.**",
+        "Each is also a field of the class above its table.",
         "A default of `None` follows from the method or the data set. `n3 train --help` has the same list.\n",
     ]
     for name in PARTS:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import n3
+from documents import blocks, is_there, missing
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+EXAMPLES = [(why, code) for why, language, code in blocks(TEXT) if language == "python"]
 
 
 def names_of(code):
@@ -19,12 +19,19 @@ def names_of(code):
     return {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "n3"}
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
-def test_examples_are_short_and_read_names_that_are_there(code):
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 2
+    assert all(code in TEXT for _, code in EXAMPLES)
+
+
+@pytest.mark.parametrize("comment,code", EXAMPLES)
+def test_examples_are_short_and_read_names_that_are_there(comment, code):
     """That they run is tested among the slow tests."""
     assert len(code.splitlines()) <= 15
     assert names_of(code)
-    assert all(hasattr(n3, name) for name in names_of(code))
+    if why := missing(comment):
+        pytest.skip(why)
+    assert all(is_there(f"n3.{name}") for name in names_of(code))
 
 
 def test_every_link_leads_somewhere():

@@ -184,23 +184,24 @@ def test_every_experiment_runs_cut_short(name, reproduce, tmp_path):
     assert told["cost"]["loop_cpu_seconds"] > 0
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+PAGES = "".join((ROOT / "docs" / page).read_text() for page in ("get-started.md", "how-to/model.md"))
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGES, flags=re.S)
 
 
-def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
+def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[0], "README.md", "exec"), {})
+    exec(compile(EXAMPLES[0], "get-started.md", "exec"), {})
     assert "growing / static" in capsys.readouterr().out
 
 
-def test_the_readmes_model_of_the_readers_own_becomes_smaller(capsys):
+def test_a_model_of_the_readers_becomes_smaller(capsys):
     names = {}
-    exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+    exec(compile(EXAMPLES[1], "model.md", "exec"), names)
     assert type(names["smaller"]) is type(names["model"])
     shapes = [layer.weight.shape for layer in names["smaller"].layers]
     assert str(shapes) in capsys.readouterr().out
     assert 1 <= shapes[0][0] < 32
     assert 1 <= shapes[1][0] < 32
-    exec(compile(EXAMPLES[2], "README.md", "exec"), names)
+    exec(compile(EXAMPLES[2], "model.md", "exec"), names)
     assert names["history"].sizes.shape[0] == 5
     assert "Medians over 5 seeds" in capsys.readouterr().out

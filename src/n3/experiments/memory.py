@@ -16,6 +16,7 @@ import numpy as np
 from jax import Device
 
 from n3.config.experiment import Experiment
+from n3.config.release import install_advice
 from n3.data.dataset import HELD_OUT, Dataset, check_folds, describe_task, number_of_folds, outline_task
 from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
@@ -169,7 +170,7 @@ def find_devices(name: str) -> Sequence[Device]:
         asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
         raise ValueError(
             f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
+            f"{install_advice('cuda13')}, or with cuda12; or choose `cpu`, and leave JAX_PLATFORMS unset."
         ) from error
 
 

@@ -29,6 +29,7 @@ REGISTRY = ConstructorRegistry()
 """How the words of flags become values."""
 PARTS = ("task", "network", "training", "information", "structure")
 _Kind = TypeVar("_Kind")
+_Flags = TypeVar("_Flags", bound="Arguments")
 _Made = TypeVar("_Made")
 
 
@@ -75,12 +76,12 @@ def parse_flags(kind: Callable[..., _Kind], words: Sequence[str], *, program: st
 
 
 def parse_experiment(
-    kind: type[_Kind],
+    kind: type[_Flags],
     words: Sequence[str],
     *,
     program: str,
     description: str,
-    made: Callable[[_Kind], _Made],
+    made: Callable[[_Flags], _Made],
 ) -> _Made:
     """What is made of an experiment's flags, which start from the file of `--config` if there is one.
 

@@ -21,6 +21,7 @@ from n3.experiments import arms, results
 from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
+from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.stats.summary import Results, RunRecord, summarise
@@ -49,12 +50,12 @@ def run(
     A run that was killed goes on in its folder from its last checkpoint, of which one is written every
     `checkpoint_every` seconds; finished arms are not trained again. Its numbers are those of a run that was
     never killed, to the bit. With `resume` never only an empty folder will do, with must only one to go on
-    with. Figures and events come after the numbers: where they fail, a line says so.
+    with. Figures, `report.html` and events come after the numbers: where they fail, a line says so.
 
     `importance` is a function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
     that returns each unit's importance, in the price's unit: by it method `information` sizes, and `monitor`
     importance sums it over the participating units of every arm, and `prune` judges units; None: the
-    information that a unit adds about the target. `has_figures` asks for `figures/*.png` too.
+    information that a unit adds about the target. `has_figures` asks for `figures/*.png` and `report.html` too.
 
     Raises:
         ValueError: If a field has a bad value, or the device is not there; nothing is written then.
@@ -133,13 +134,15 @@ def _written(
 def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> None:
     """Draw figures and write events, where they are missing: what fails costs itself and a line."""
     log_dir = record.experiment.run.log_dir
-    facts = read_manifest(directory.path)
-    if has_figures and not any(name.startswith("figures/") for name in facts["sha256"]):
+    if has_figures and not {REPORT, "figures/loss.png"} <= set(read_manifest(directory.path)["sha256"]):
+        own = {name: read_manifest(directory.path)[name] for name in ("device", "seconds", "samples")}
         with optional("figures"):
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
             directory.write_figures(figures(record))
-            own = {name: facts[name] for name in ("device", "seconds", "samples")}
+            directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
+        with optional("report"):
+            directory.write(REPORT, run_report(record, directory.path).encode())
             directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
     if log_dir is not None:
         with optional("log_dir"):

@@ -16,10 +16,10 @@ h1 { font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1.2; margin: 0 0 .3rem; o
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p { max-width: 46rem; margin: .4rem 0; overflow-wrap: anywhere; }
-.dim, figcaption, caption { color: var(--dim); }
+.dim, figcaption { color: var(--dim); }
+.note { margin: -.2rem 0 1rem; font-size: .9rem; }
 .scroll { overflow-x: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .5rem .8rem; caption-side: bottom; font-size: .9rem; }
 th, td { padding: .4rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { background: var(--card); font-weight: 600; }
 tbody th { font-weight: 600; }
@@ -30,17 +30,23 @@ tbody tr:last-child > * { border-bottom: 0; }
 .facts th { font-weight: 400; color: var(--dim); position: static; }
 .warnings { margin: .6rem 0; padding: .7rem 1rem .7rem 2rem; border-left: 4px solid var(--warn);
   border-radius: .3rem; background: var(--warn-card); color: var(--warn); overflow-wrap: anywhere; }
-.figures { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); }
+.figures { display: grid; gap: 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); }
 figure { margin: 0; padding: .7rem; border: 1px solid var(--line); border-radius: .5rem;
   background: var(--card); }
+figure div { overflow-x: auto; }
+figure.wide { grid-column: 1 / -1; }
 figure img { display: block; width: 100%; height: auto; background: #ffffff; border-radius: .3rem; }
 figcaption { margin-top: .5rem; font-size: .92rem; }
 details { margin: .6rem 0; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .8rem; }
 summary { cursor: pointer; font-weight: 600; color: var(--accent); }
 pre { overflow-x: auto; margin: .6rem 0; padding: .7rem .9rem; border-radius: .5rem; background: var(--card);
   border: 1px solid var(--line); font: .86rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+@media (max-width: 50rem) { figure img { min-width: var(--least); } }
 @media print { details > * { display: block; } .scroll { overflow: visible; } }
 """
+WIDE = 1600
+"""Pixels above which a figure has a row of its own."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -80,9 +86,9 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: s
         + "</tr>"
         for first, *rest in rows
     )
-    note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    table = f"<table>{note}<thead><tr>{names}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{table}</div>'
+    table = f"<table><thead><tr>{names}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    note = f'<p class="dim note">{escape(caption)}</p>' if caption else ""
+    return f'<div class="scroll" tabindex="0">{table}</div>{note}'
 
 
 def html_facts(facts: Mapping[str, str]) -> str:
@@ -112,7 +118,9 @@ def html_warnings(texts: Sequence[str]) -> str:
 
 
 def html_figure(png: bytes, caption: str) -> str:
-    """An image that lies in the page itself, with its caption."""
+    """An image that lies in the page itself, with its caption; on a narrow screen it scrolls sideways."""
     content, text = base64.b64encode(png).decode(), escape(caption)
-    image = f'<img alt="{text}" src="data:image/png;base64,{content}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    width = int.from_bytes(png[16:20], "big")  # of the header that every PNG begins with
+    kind = ' class="wide"' if width > WIDE else ""
+    image = f'<img alt="{text}" style="--least:{width * 12 // 25}px" src="data:image/png;base64,{content}">'
+    return f'<figure{kind}><div tabindex="0">{image}</div><figcaption>{text}</figcaption></figure>'

@@ -266,7 +266,9 @@ def _settings(experiment: Experiment) -> Iterator[str]:
 def _value(value: Any) -> str:
     if isinstance(value, tuple) and value:
         first, *_ = value
-        is_range = len(value) > 3 and isinstance(first, int) and value == tuple(range(first, first + len(value)))
+        is_range = (
+            len(value) > 3 and isinstance(first, int) and value == tuple(range(first, first + len(value)))
+        )
         return f"{first} to {first + len(value) - 1}" if is_range else ", ".join(map(str, value))
     return "none" if value in (None, ()) else str(value)
 
@@ -274,7 +276,7 @@ def _value(value: Any) -> str:
 def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:
     """How to repeat the run, and on what it was computed."""
     commands = [own for own in [_command(facts.get("command", ())), *more] if own]
-    note = "The same command finds a finished run and only prints its table; another `--name` trains anew."
+    note = "The same command finds a finished run and only prints its table; another --name trains anew."
     if commands:
         code = page.html_code("\n".join(commands))
         yield page.html_section("Repeat it", code, page.html_paragraph(note, is_dim=True))
@@ -282,7 +284,7 @@ def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:
     commit = f"{git['commit']}{' (with changes)' * bool(git.get('dirty'))}" if git.get("commit") else "-"
     seconds = {f"{name} seconds": f"{value:,.1f}" for name, value in facts["seconds"].items()}
     versions = {name: str(own) for name, own in facts["versions"].items()}
-    rest = {"device": str(facts["device"]), "precision": str(facts["precision"]), "commit": commit}
+    rest = {"device": str(facts["device"]), "precision": str(facts["precision"]), "commit of n3": commit}
     yield page.html_section("Computed with", page.html_facts({**rest, **seconds, **versions}))
 
 

@@ -37,12 +37,12 @@ def run_command(words: Sequence[str]) -> int:
     """Do what the words after `n3` ask for; the exit code. Help and wrong flags raise SystemExit."""
     first, *rest = words or [""]
     if first in ("-h", "--help"):
-        show(command_help())
+        print(command_help())
         return OK
     if first == "--version":
         import n3
 
-        show(f"n3 {n3.__version__}")
+        print(f"n3 {n3.__version__}")
         return OK
     if first in VERBS:
         return _run_verb(first, rest, program=f"n3 {first}")

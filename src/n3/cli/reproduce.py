@@ -9,11 +9,14 @@ import tyro
 
 from n3.cli.arguments import parse_flags
 from n3.cli.endings import DIVERGED, OK, ended, show
+from n3.config import suggestion
 from n3.paper import NAMES, reproduction
 
-_Name = Literal[(*NAMES, "all")]  # type: ignore[valid-type]
 ANIMATED = {"histories": ("growing", "grown"), "bands": ("growing",)}
 """Arms whose runs are recorded step by step, by figure; the first is animated."""
+
+
+_CHOICES = f"Experiment: {', '.join(NAMES)}; or all."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,7 @@ class Computing:
 class ReproduceArguments:
     """All flags of `n3 reproduce`."""
 
-    name: tyro.conf.Positional[_Name]
-    """Experiment."""
+    name: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME", help=_CHOICES)]]
     computing: tyro.conf.OmitArgPrefixes[Computing]
     trials: int | None = None
     """Trials (seeds) of each arm; None: as many as published."""
@@ -95,6 +97,9 @@ def reproduce_command(words: Sequence[str], *, program: str) -> int:
     arguments = parse_flags(ReproduceArguments, words, program=program, description=description)
 
     def work() -> int:
+        if arguments.name not in (*NAMES, "all"):
+            near = suggestion(arguments.name, (*NAMES, "all"))
+            raise ValueError(f"`name` must be one of {', '.join(NAMES)} or all; got {arguments.name!r}.{near}")
         names = NAMES if arguments.name == "all" else (arguments.name,)
         return DIVERGED if all([reproduce_experiment(name, arguments) for name in names]) else OK
 

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,8 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
     Raises:
         ValueError, ModuleNotFoundError: As `load_data`.
     """
-    sample, train, test = draw(experiment.task)
+    with _named_as_fields():
+        sample, train, test = draw(experiment.task)
     if experiment.information.path or experiment.structure.structure_every is not None:
         train -= train // HELD_OUT
     members = experiment.training.members or 0
@@ -98,6 +100,19 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         hypers=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hypers),
         members=members,
     )
+
+
+@contextmanager
+def _named_as_fields() -> Iterator[None]:
+    """Let errors of `load_dataset`, whose arguments have other names, speak of the fields of the task."""
+    try:
+        yield
+    except ValueError as error:
+        names = {"`train_samples`": "`samples`", "`name` must be one of": "`task` must be one of"}
+        text = str(error)
+        for theirs, own in names.items():
+            text = text.replace(theirs, own)
+        raise (error if text == str(error) else ValueError(text)) from error.__cause__
 
 
 def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Device], *, cells: int = 1) -> int:

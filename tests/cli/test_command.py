@@ -113,3 +113,10 @@ def test_a_script_is_a_docstring_and_a_call(script, verb):
     text = (ROOT / "scripts" / f"{script}.py").read_text()
     assert f'run_script("{verb}")' in text
     assert len(text.splitlines()) <= 6
+
+
+def test_help_of_several_lines_flows(command):
+    _, said = command("train", "--help")
+    lines = [line.strip("│ ") for line in said.out.splitlines()]
+    assert "or" not in lines
+    assert "0 to 19" in " ".join(lines)

@@ -27,6 +27,18 @@ MOST_SEEDS = 10**6
 """Seeds that one flag may ask for."""
 REGISTRY = ConstructorRegistry()
 """How the words of flags become values."""
+FLAG_HELP = {
+    "task": "Data set, by its name; `n3 data` lists them. Leave it out with `--data`.",
+    "target": "Columns of the .csv file to be learnt: one, or several for regression.",
+    "method": """What decides the size. `auxiliary`: the size is a weight. `controller`: a bounded controller, which
+    the gradient of the task reaches. `released`: one gain on the whole layer, blind to the task. `information`: no
+    target size; hidden units are added and dropped by the information that they add.""",
+    "seeds": """Seeds of the runs. One number is so many seeds: `20` is 0 to 19. A range leaves its end out: `0:20` is
+    the same, `7:8` is seed 7 alone. Several numbers are a list: `3 5 8`.""",
+    "monitor": """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap. The
+    gap is the information about the target that nearest neighbours find and the Gaussian estimate misses.""",
+}
+"""Help of flags that take more than the fields of the same name, or that the terminal explains in other words."""
 PARTS = ("task", "network", "training", "information", "structure")
 _Kind = TypeVar("_Kind")
 _Flags = TypeVar("_Flags", bound="Arguments")
@@ -68,7 +80,7 @@ class Arguments:
 def parse_flags(kind: Callable[..., _Kind], words: Sequence[str], *, program: str, **settings: Any) -> _Kind:
     """The values of a command's flags; ends the process after help, and with code 2 where a flag is wrong."""
     try:
-        with _plain_where_asked():
+        with _plain_where_asked(), _flowing_help():
             return tyro.cli(kind, args=list(words), prog=program, registry=REGISTRY, **settings)
     except BrokenPipeError:
         drop(sys.stdout)
@@ -191,6 +203,27 @@ def _plain_where_asked() -> Iterator[None]:
         yield
     finally:
         os.environ.pop("TERM") if term is None else os.environ.__setitem__("TERM", term)
+
+
+@contextmanager
+def _flowing_help() -> Iterator[None]:
+    """Let the help of a field flow over its lines: tyro takes the indentation of a line for a new paragraph."""
+    import docstring_parser  # of tyro, which reads the texts by it
+
+    original = docstring_parser.parse_from_object
+
+    def flowing(kind: Any) -> Any:
+        found = original(kind)
+        for field in found.params:
+            text = FLAG_HELP.get(field.arg_name, field.description)
+            field.description = text and " ".join(text.split())
+        return found
+
+    docstring_parser.parse_from_object = flowing
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = original
 
 
 def _whole(text: str) -> int:

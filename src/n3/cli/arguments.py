@@ -30,15 +30,16 @@ REGISTRY = ConstructorRegistry()
 FLAG_HELP = {
     "task": "Data set, by its name; `n3 data` lists them. Leave it out with `--data`.",
     "target": "Columns of the .csv file to be learnt: one, or several for regression.",
-    "method": """What decides the size. `auxiliary`: the size is a weight. `controller`: a bounded controller, which
-    the gradient of the task reaches. `released`: one gain on the whole layer, blind to the task. `information`: no
-    target size; hidden units are added and dropped by the information that they add.""",
-    "seeds": """Seeds of the runs. One number is so many seeds: `20` is 0 to 19. A range leaves its end out: `0:20` is
-    the same, `7:8` is seed 7 alone. Several numbers are a list: `3 5 8`.""",
-    "monitor": """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure, gap. The
-    gap is the information about the target that nearest neighbours find and the Gaussian estimate misses.""",
+    "method": """What decides the size. `auxiliary`: the size is a weight. `controller`: a bounded controller,
+    which the gradient of the task reaches. `released`: one gain on the whole layer, blind to the task.
+    `information`: no target size; hidden units are added and dropped by the information that they add.""",
+    "seeds": """Seeds of the runs. One number is so many seeds: `20` is 0 to 19. A range leaves its end out:
+    `0:20` is the same, `7:8` is seed 7 alone. Several numbers are a list: `3 5 8`.""",
+    "monitor": """What to record and draw of every layer, in nats: entropy, importance, redundancy, structure,
+    gap. The gap is the information about the target that nearest neighbours find and the Gaussian estimate
+    misses.""",
 }
-"""Help of flags that take more than the fields of the same name, or that the terminal explains in other words."""
+"""Help of flags that take more than their fields do, or that the terminal explains in other words."""
 PARTS = ("task", "network", "training", "information", "structure")
 _Kind = TypeVar("_Kind")
 _Flags = TypeVar("_Flags", bound="Arguments")

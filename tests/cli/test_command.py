@@ -6,11 +6,13 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 import n3
-from n3.cli import run_command
+from n3.cli import arguments, run_command
 from n3.cli.command import VERBS, command_help
+from n3.config import TaskConfig
 
 ROOT = Path(__file__).parents[2]
 HEAD = "import sys; from n3.cli import main; sys.argv[0] = 'n3'; main()"
@@ -115,8 +117,13 @@ def test_a_script_is_a_docstring_and_a_call(script, verb):
     assert len(text.splitlines()) <= 6
 
 
-def test_help_of_several_lines_flows(command):
+def test_help_of_several_lines_flows():
+    with arguments._flowing_help():
+        texts = [own.description for own in docstring_parser.parse_from_object(TaskConfig).params]
+    assert any(len(text) > 150 for text in texts)
+    assert not [text for text in texts if "\n" in text]
+
+
+def test_help_says_what_one_number_of_seeds_means(command):
     _, said = command("train", "--help")
-    lines = [line.strip("│ ") for line in said.out.splitlines()]
-    assert "or" not in lines
-    assert "0 to 19" in " ".join(lines)
+    assert "`20` is 0 to 19" in " ".join(said.out.replace("│", "").split())

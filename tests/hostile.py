@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, seed, settings
 
 import n3
+from n3.cli import run_command
 from n3.config import Experiment, parse_axis, product
 from n3.config.criteria import parse
 from n3.data.tables import read_table
@@ -76,7 +77,7 @@ def names_what_is_wrong(text):
 
 
 def command_lines():
-    """Flags of `train_growing.py`, each with a few words."""
+    """Flags of `n3 train`, each with a few words."""
     flags = st.sampled_from([f"--{name.replace('_', '-')}" for _, name in SETTINGS])
     words = st.lists(st.sampled_from(WORDS), max_size=2)
     lines = st.lists(st.tuples(flags, words).map(lambda own: [own[0], *own[1]]), min_size=1, max_size=4)
@@ -86,13 +87,11 @@ def command_lines():
 
 def check_command_line(words):
     """A dry run ends with a plan, or with code 2 or 65 and a message."""
-    import train_growing
-
     before, out, err = sys.argv, io.StringIO(), io.StringIO()
-    sys.argv = ["train_growing.py", *words, "--dry-run"]
+    sys.argv = ["n3", "train", *words, "--dry-run"]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = train_growing.main()
+            code = run_command(sys.argv[1:])
     except SystemExit as end:
         code = end.code
     finally:

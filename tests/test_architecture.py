@@ -19,6 +19,7 @@ ORDER = (
     {"stats"},
     {"experiments", "plotting"},
     {"paper"},
+    {"cli"},
 )
 """Rooms, lowest first: each imports only those of the rows above it."""
 CONFINED = {
@@ -27,7 +28,7 @@ CONFINED = {
     "h5netcdf": {"experiments"},
     "safetensors": {"training", "surgery"},
     "sklearn": {"data"},
-    "tyro": set(),
+    "tyro": {"cli"},
     "pickle": set(),
     "yaml": set(),
 }

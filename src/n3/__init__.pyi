@@ -1,3 +1,4 @@
+from . import cli as cli
 from . import config as config
 from . import data as data
 from . import experiments as experiments
@@ -38,3 +39,5 @@ from .surgery import prune as prune
 from .tracing import grow as grow
 from .training import History as History
 from .training import fit as fit
+
+__version__: str

@@ -9,8 +9,17 @@ from typing import Annotated, Literal
 
 import pytest
 
-from n3.config.experiment import Experiment, TrainingConfig
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    StructureConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from n3.config.validation import (
+    check_kinds,
     check_ranges,
     check_whole,
     choice,
@@ -154,7 +163,9 @@ def test_a_text_in_place_of_a_number_is_refused():
 
 def test_a_name_that_a_field_does_not_hold_is_refused_with_those_it_does():
     check_ranges(Ranged(kind="held-out"))
-    with pytest.raises(ValueError, match=r"`kind` must be price, held-out; got 'held_out'\. Did you mean"):
+    with pytest.raises(
+        ValueError, match=r"`kind` must be one of price, held-out; got 'held_out'\. Did you mean"
+    ):
         check_ranges(Ranged(kind="held_out"))
 
 
@@ -252,3 +263,49 @@ def test_what_is_no_whole_number_is_refused(value):
     check_whole("seeds", (0, 2**31 - 1))
     with pytest.raises(ValueError, match=f"`seeds` must be a whole number; got {value!r}"):
         check_whole("seeds", (1, value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        (TrainingConfig, "steps", 100.0, r"`steps` must be a whole number; got 100\.0"),
+        (
+            TrainingConfig,
+            "optimiser",
+            "adm",
+            "`optimiser` must be one of adam, sgd; got 'adm'. Did you mean 'adam'",
+        ),
+        (TrainingConfig, "refit", 1, "`refit` must be True or False; got 1"),
+        (NetworkConfig, "capacity", (10.0,), r"`capacity` must be a whole number; got 10\.0"),
+        (
+            NetworkConfig,
+            "capacity",
+            10,
+            r"`capacity` must be a tuple of whole numbers, .* got 10\. Write \(10,\)",
+        ),
+        (NetworkConfig, "capacity", [8, 4], r"`capacity` must be a tuple .* got \[8, 4\]\. Write \(8, 4\)"),
+        (NetworkConfig, "method", "informaton", "`method` must be one of .* Did you mean 'information'"),
+        (NetworkConfig, "mask", None, "`mask` must be one of sine, linear, hard; got None"),
+        (RunConfig, "seeds", 20, r"`seeds` must be a tuple .* got 20\. Write tuple\(range\(20\)\)"),
+        (RunConfig, "arms", "static", r"`arms` must be a tuple of names, .* Write \('static',\)"),
+        (RunConfig, "arms", ("statik",), "`arms` must be one of .* Did you mean 'static'"),
+        (RunConfig, "monitor", (3,), "`monitor` must be a tuple of names; got 3 in it"),
+        (TaskConfig, "task", 3, "`task` must be a text; got 3"),
+        (InformationConfig, "criterion", 3, "`criterion` must be one of price, held-out; got 3"),
+        (StructureConfig, "prune", None, "`prune` must be a text; got None"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_when_built(kind, field, value, message):
+    """Built without the type checks of the tests, as users do."""
+    own = object.__new__(kind)
+    for each in dataclasses.fields(kind):
+        object.__setattr__(own, each.name, each.default)
+    object.__setattr__(own, field, value)
+    with pytest.raises(ValueError, match=message):
+        own.__post_init__()
+
+
+@pytest.mark.parametrize("part", ["task", "network", "training", "information", "structure", "run"])
+def test_what_fields_hold_by_default_is_of_their_kind(part):
+    check_kinds(getattr(Experiment(), part))
+    check_kinds(getattr(Experiment().resolved(), part))

@@ -6,10 +6,8 @@ import sys
 import jax
 import pytest
 
-import command_line
 import n3
-import reproduce
-import train_growing
+from n3.cli import endings, reproduce, run_command
 from n3.data import DataError
 from n3.training import BusyError, CheckpointError
 
@@ -41,7 +39,7 @@ def raising(error):
 )
 def test_every_foreseen_end_is_a_code_and_a_sentence(error, code, text, monkeypatch, capsys):
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert command_line.ended(raising(error)) == code
+    assert endings.ended(raising(error)) == code
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert text in said
@@ -51,7 +49,7 @@ def test_every_foreseen_end_is_a_code_and_a_sentence(error, code, text, monkeypa
 @pytest.mark.parametrize("error", [RUNTIME("INTERNAL: a fault"), RuntimeError("a fault of n3")])
 def test_a_fault_of_the_program_keeps_its_traceback(error):
     with pytest.raises(type(error), match="a fault"):
-        command_line.ended(raising(error))
+        endings.ended(raising(error))
 
 
 @pytest.mark.parametrize("words,code", [((), 0), (("--strict",), 4)])
@@ -62,12 +60,11 @@ def test_one_run_that_diverged_counts_where_it_is_asked_for(monkeypatch, tmp_pat
         return summary
 
     monkeypatch.setattr(n3, "summarise", with_one_lost, raising=False)
-    monkeypatch.setattr(sys, "argv", ["train_growing.py", *SMALL.split(), "--out", str(tmp_path), *words])
-    assert train_growing.main() == code
+    monkeypatch.setattr(sys, "argv", ["n3", "train", *SMALL.split(), "--out", str(tmp_path), *words])
+    assert run_command(sys.argv[1:]) == code
 
 
 @pytest.mark.parametrize("have_all_diverged,code", [(True, 4), (False, 0)])
 def test_a_reproduction_of_which_all_runs_diverged_ends_with_code_4(have_all_diverged, code, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "figure-2"])
-    monkeypatch.setattr(reproduce, "run", lambda *_: have_all_diverged)
-    assert reproduce.main() == code
+    monkeypatch.setattr(reproduce, "reproduce_experiment", lambda *_: have_all_diverged)
+    assert run_command(["reproduce", "figure-2"]) == code

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from n3.cli import run_command
 from n3.experiments.results import read_results
 
 SMALL = "--samples 12 --test-samples 6 --steps 5 --seeds 0:2 --arms static --records 1 --capacity 4"
@@ -16,13 +17,11 @@ GRID = ("--grid", "learning_rate=1e-3,1e-2", "steps=4,5")
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call the command in this process: its exit code, and what it printed and complained of."""
-    monkeypatch.delitem(sys.modules, "sweep", raising=False)
-    import sweep
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["n3", "sweep", *map(str, words)])
         try:
-            code = sweep.main()
+            code = run_command(sys.argv[1:])
         except SystemExit as end:
             code = end.code
         return code, capsys.readouterr()

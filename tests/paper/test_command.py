@@ -6,6 +6,7 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
+from n3.cli import reproduce, run_command
 from n3.config.grid import Study
 from n3.paper.claims import Claim, Part, Reference, Reproduction
 from n3.paper.experiments import NAMES
@@ -27,11 +28,10 @@ def cut_short(name, **asked):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call the command in this process: its exit code, and what it printed and complained of."""
-    import reproduce
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
-        code = reproduce.main()
+        monkeypatch.setattr(sys, "argv", ["n3", "reproduce", *map(str, words)])
+        code = run_command(sys.argv[1:])
         return code, capsys.readouterr()
 
     return call
@@ -40,8 +40,6 @@ def command(monkeypatch, capsys):
 @pytest.fixture
 def asked(command, monkeypatch):
     """What the command asks for, where every reproduction is `cut_short`."""
-    import reproduce
-
     made = []
     monkeypatch.setattr(reproduce, "reproduction", lambda name, **own: made.append(own) or cut_short(name))
     return made
@@ -72,8 +70,6 @@ def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(
 
 def test_histories_are_recorded_and_animated(command, tmp_path, monkeypatch):
     """What is recorded and drawn is tested where it is made; here, that it is, and of which arms."""
-    import reproduce
-
     study, recorded, drawn = Study(base=tiny(arms=("growing", "grown"))), [], []
     parts = (Part(name="main", study=study),)
     made = Reproduction(name="figure-2", title="made up", parts=parts, claims=(), figure="histories")
@@ -124,9 +120,9 @@ def test_a_folder_that_cannot_be_made_ends_with_code_73(command, tmp_path):
 
 
 def test_all_runs_every_name(command, monkeypatch):
-    import reproduce
-
     called = []
-    monkeypatch.setattr(reproduce, "run", lambda name, arguments: called.append((name, arguments.quick)))
+    monkeypatch.setattr(
+        reproduce, "reproduce_experiment", lambda name, arguments: called.append((name, arguments.quick))
+    )
     assert command("all", "--quick")[0] == 0
     assert called == [(name, True) for name in NAMES]

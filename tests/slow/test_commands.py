@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import n3
+from n3.cli import run_command
 from n3.config import grid
 from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig, TrainingConfig
 from n3.data.dataset import DATASETS
@@ -139,11 +140,10 @@ def test_a_job_trains_what_is_missing_and_the_results_are_joined(tmp_path):
 @pytest.fixture
 def reproduce(monkeypatch, capsys):
     """Call `reproduce.py` in this process: its exit code, and what it printed and complained of."""
-    import reproduce
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, words)])
-        code = reproduce.main()
+        monkeypatch.setattr(sys, "argv", ["n3", "reproduce", *map(str, words)])
+        code = run_command(sys.argv[1:])
         return code, capsys.readouterr()
 
     return call

@@ -16,4 +16,7 @@ from n3.config.grid import Study as Study
 from n3.config.grid import parse_axis as parse_axis
 from n3.config.grid import product as product
 from n3.config.grid import setting_label as setting_label
+from n3.config.release import DISTRIBUTION as DISTRIBUTION
+from n3.config.release import install_advice as install_advice
+from n3.config.release import release as release
 from n3.config.validation import suggestion as suggestion

@@ -98,6 +98,7 @@ class NetworkConfig:
     """First weights, uniform: `fan-in` (1/sqrt(inputs)) or `unit-uniform` (on [-1, 1]); None: the method's."""
 
     def __post_init__(self) -> None:
+        validation.check_kinds(self)
         layers = self.capacity or ()
         if self.capacity == ():
             raise ValueError("`capacity` must name one hidden layer or more.")
@@ -319,6 +320,7 @@ class RunConfig:
     """Runs of an arm that are trained at a time; None: as many as fit into memory."""
 
     def __post_init__(self) -> None:
+        validation.check_kinds(self)
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
         validation.check_whole("seeds", self.seeds)

@@ -7,11 +7,12 @@ import json
 import math
 import re
 import stat
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 CHOOSE = "choose"
@@ -116,12 +117,59 @@ _plain_hints = functools.cache(get_type_hints)
 _hints = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
+def check_kinds(config: Any) -> None:
+    """Refuse a value that is not of its field's kind: a tuple, one of a few words, a text, true or false.
+
+    A ValueError that names the field and the value, and the word that is nearest. Numbers are left to
+    `check_ranges` and `check_whole`.
+    """
+    for name, hint in _plain_hints(type(config)).items():
+        value, kinds = getattr(config, name), _members_of(hint)
+        if value is None and type(None) in kinds:
+            continue
+        words = tuple(word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind))
+        own = [kind for kind in kinds if kind is not type(None) and get_origin(kind) is not Literal]
+        if words and not own:
+            if not isinstance(value, str):
+                raise ValueError(f"`{name}` must be one of {', '.join(words)}; got {_shown(value)}.")
+            among(name, [value], known=words)
+        elif own and all(get_origin(kind) is tuple for kind in own):
+            _check_tuple(name, value, item=get_args(own[0])[0])
+        elif own in ([str], [bool]) and not isinstance(value, own[0]):
+            due = "a text" if own == [str] else "True or False"
+            raise ValueError(f"`{name}` must be {due}; got {_shown(value)}.")
+
+
+def _members_of(hint: Any) -> tuple[Any, ...]:
+    """The kinds that a field may hold."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _check_tuple(name: str, value: Any, *, item: Any) -> None:
+    words = get_args(item) if get_origin(item) is Literal else ()
+    what, example = ("whole numbers", "(10,)") if item is int else ("names", f"({(words or ('y',))[0]!r},)")
+    if not isinstance(value, tuple):
+        fix = tuple(value) if isinstance(value, list) else (value,)
+        near = f" Write {_shown(fix)}." if isinstance(value, (list, int, str)) else ""
+        if name == "seeds" and isinstance(value, int):
+            near = f" Write tuple(range({_shown(value)}))."
+        raise ValueError(f"`{name}` must be a tuple of {what}, such as {example}; got {_shown(value)}.{near}")
+    if item is int:
+        check_whole(name, value)
+    elif strangers := [own for own in value if not isinstance(own, str)]:
+        raise ValueError(f"`{name}` must be a tuple of {what}; got {_shown(strangers[0])} in it.")
+    elif words:
+        among(name, value, known=words)
+
+
 def check_ranges(config: Any) -> None:
     """Refuse a number beyond the range that its field is annotated with, a key of `_RANGES`, naming the field.
 
     None is no number, nor is a text that the field may hold; another text is refused. A number must be an `int`
-    (below 2**31) or, where the field takes these, a `float` (zero, or of a magnitude that float32 holds).
+    (below 2**31) or, where the field takes these, a `float` (zero, or of a magnitude that float32 holds). Other
+    kinds of values are checked too (`check_kinds`).
     """
+    check_kinds(config)
     for name, hint in _hints(type(config)).items():
         value, spelled, ranges = getattr(config, name), str(hint), getattr(hint, "__metadata__", ())
         if value is None or (isinstance(value, str) and ("str" in spelled or repr(value) in spelled)):

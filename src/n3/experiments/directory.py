@@ -96,7 +96,7 @@ class RunDirectory:
         new = stops_of(experiment)
         has_records = set(new[new <= steps]) <= set(stops_of(earlier))
         if (
-            steps < (experiment.training.steps or 0)
+            (steps or 0) < (experiment.training.steps or 0)
             and has_records
             and not differences(written, earlier.to_json())
         ):

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from jax import Device
 
 from n3.config.experiment import Experiment
+from n3.config.release import install_advice
 from n3.data.dataset import HELD_OUT, Dataset, check_folds, describe_task, number_of_folds, outline_task
 from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
@@ -70,7 +72,8 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
     Raises:
         ValueError, ModuleNotFoundError: As `load_data`.
     """
-    sample, train, test = draw(experiment.task)
+    with _named_as_fields():
+        sample, train, test = draw(experiment.task)
     if experiment.information.path or experiment.structure.structure_every is not None:
         train -= train // HELD_OUT
     members = experiment.training.members or 0
@@ -97,6 +100,19 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         hypers=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hypers),
         members=members,
     )
+
+
+@contextmanager
+def _named_as_fields() -> Iterator[None]:
+    """Let errors of `load_dataset`, whose arguments have other names, speak of the fields of the task."""
+    try:
+        yield
+    except ValueError as error:
+        names = {"`train_samples`": "`samples`", "`name` must be one of": "`task` must be one of"}
+        text = str(error)
+        for theirs, own in names.items():
+            text = text.replace(theirs, own)
+        raise (error if text == str(error) else ValueError(text)) from error.__cause__
 
 
 def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Device], *, cells: int = 1) -> int:
@@ -169,7 +185,7 @@ def find_devices(name: str) -> Sequence[Device]:
         asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
         raise ValueError(
             f"`device` is {name}, but JAX finds none here{asked}: install its support once with "
-            "`uv sync --extra cuda13` (or cuda12), or choose `cpu`, and leave JAX_PLATFORMS unset."
+            f"{install_advice('cuda13')}, or with cuda12; or choose `cpu`, and leave JAX_PLATFORMS unset."
         ) from error
 
 

@@ -21,6 +21,7 @@ from n3.experiments import arms, results
 from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
+from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.stats.summary import Results, RunRecord, summarise
@@ -49,12 +50,12 @@ def run(
     A run that was killed goes on in its folder from its last checkpoint, of which one is written every
     `checkpoint_every` seconds; finished arms are not trained again. Its numbers are those of a run that was
     never killed, to the bit. With `resume` never only an empty folder will do, with must only one to go on
-    with. Figures and events come after the numbers: where they fail, a line says so.
+    with. Figures, `report.html` and events come after the numbers: where they fail, a line says so.
 
     `importance` is a function of a layer's activations `[samples, units]` and the targets `[samples, out_size]`
     that returns each unit's importance, in the price's unit: by it method `information` sizes, and `monitor`
     importance sums it over the participating units of every arm, and `prune` judges units; None: the
-    information that a unit adds about the target. `has_figures` asks for `figures/*.png` too.
+    information that a unit adds about the target. `has_figures` asks for `figures/*.png` and `report.html` too.
 
     Raises:
         ValueError: If a field has a bad value, or the device is not there; nothing is written then.
@@ -133,13 +134,15 @@ def _written(
 def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> None:
     """Draw figures and write events, where they are missing: what fails costs itself and a line."""
     log_dir = record.experiment.run.log_dir
-    facts = read_manifest(directory.path)
-    if has_figures and not any(name.startswith("figures/") for name in facts["sha256"]):
+    if has_figures and not {REPORT, "figures/loss.png"} <= set(read_manifest(directory.path)["sha256"]):
+        own = {name: read_manifest(directory.path)[name] for name in ("device", "seconds", "samples")}
         with optional("figures"):
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
             directory.write_figures(figures(record))
-            own = {name: facts[name] for name in ("device", "seconds", "samples")}
+            directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
+        with optional("report"):
+            directory.write(REPORT, run_report(record, directory.path).encode())
             directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
     if log_dir is not None:
         with optional("log_dir"):
@@ -252,15 +255,14 @@ def train_cells(
         started, how = time.process_time(), {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
         how["block"] = block or len(runs[1])
         whole = refit_arms(ended, runs[0], keys=runs[1], steps=int(stops[-1]), **how)
-        swept, recipes = (
-            {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")
-        )
+        swept = {arm: own.swept for arm, own in whole.items()}
+        recipes = {arm: own.recipe for arm, own in whole.items()}
         part = (time.process_time() - started) / len(whole)
         seconds = {arm: own + part for arm, own in seconds.items()}
     units = arms.units_of([one for sets in data[: len(cells)] for one in sets])[:, None]
     swept = {arm: _in_own_units(swept[arm], units) for arm in recipes}
-    told = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
-    return TrainedArms(swept=swept, recipes=recipes, **told)
+    found = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
+    return TrainedArms(swept=swept, recipes=recipes, **found)
 
 
 def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:

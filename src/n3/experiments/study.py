@@ -19,12 +19,13 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
-from n3.experiments.directory import Resume, RunDirectory
+from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.memory import outline, runs_at_a_time
+from n3.experiments.report import cell_values, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold
 from n3.experiments.run import find_devices, load_data, train_cells
 from n3.nn import metrics
-from n3.stats.summary import FINAL, Results, align_columns, final_values
+from n3.stats.summary import FINAL, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
     CheckpointError,
@@ -231,7 +232,7 @@ def sources_of(study: Study) -> dict[str, str]:
 
 
 def collect_study(directory: Path) -> Results:
-    """Join the results of a study whose groups are all finished, and leave `results.nc` and `manifest.json`.
+    """Join the results of a study whose groups are all finished, in `results.nc`, with manifest and report.
 
     The records of all runs lie over one dimension a setting (where the cells are no full grid: over `cell`,
     with the settings as coordinates), `arm`, `seed`, `step` and `layer`; seconds over `group` and `arm`. NaN
@@ -255,6 +256,8 @@ def collect_study(directory: Path) -> Results:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
     _write(RunDirectory(directory), results, sources_of(study))
+    with optional("report"):
+        write_report(directory)
     return results
 
 
@@ -287,17 +290,12 @@ def run_study(
 def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
     rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
-    names = [axis.name for axis in study.axes] or ["cell"]
-    places = np.ndindex(*(results.sizes[name] for name in names))
-    for cell, place in zip(study.cells, places, strict=True):
-        here = results.isel(dict(zip(names, place, strict=True))).dropna("step", how="all", subset=["size"])
-        for arm in study.base.run.arms:
-            own = final_values(here).sel(arm=arm)
-            known = own.isel(seed=np.isfinite(own["test_loss"].values))
-            lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
-            medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
-            settings = (str(grid.setting_label(value)) for value in cell.values())
-            rows.append("|".join([*settings, arm, *medians, lost]))
+    for cell, arm, own in cell_values(results, study):
+        known = own.isel(seed=np.isfinite(own["test_loss"].values))
+        lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
+        medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
+        settings = (str(grid.setting_label(value)) for value in cell.values())
+        rows.append("|".join([*settings, arm, *medians, lost]))
     return align_columns(rows)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import xarray as xr
 
+from n3.config.release import install_advice
 from n3.stats.summary import RunRecord, bands
 from n3.surgery.export import write_file
 
@@ -56,6 +57,6 @@ def _writer():
     try:
         from tensorboardX import SummaryWriter
     except (ImportError, AttributeError, TypeError) as error:  # absent, or broken
-        advice = "install it with `uv sync --extra tensorboard` (or `pip install tensorboardx`)"
+        advice = f"install it with {install_advice('tensorboard', 'tensorboardx')}"
         raise ModuleNotFoundError(f"`log_dir` needs tensorboardx: {advice}.") from error
     return SummaryWriter

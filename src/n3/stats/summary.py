@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from n3.config.experiment import SIZED, Experiment
+from n3.config.release import release
 from n3.stats.comparison import FLOOR, compare, interquartile_mean, point_and_interval, value_or_nan
 
 QUANTILE = float(stats.norm.ppf(0.975))
@@ -45,8 +46,9 @@ class RunRecord:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "n3")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    packages = ("jax", "jaxlib", "equinox", "optax")
+    own = {name: importlib.metadata.version(name) for name in packages} | {"n3": release()}
+    return {"python": platform.python_version()} | own
 
 
 def align_columns(lines: Sequence[str]) -> str:

@@ -1,0 +1,125 @@
+"""Sweep: `n3 sweep`, a grid of settings in few programs, on this machine or as jobs of a cluster."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from n3.cli.arguments import Arguments, parse_experiment, show_seeds
+from n3.cli.endings import DIVERGED, OK, ended, show
+from n3.config import Study, install_advice, parse_axis, product
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Launch: where the groups of a sweep are trained."""
+
+    launcher: Literal["here", "local", "slurm"] = "here"
+    """`here`: one after the other; `slurm`: a job array, a job a group (extra slurm); `local`: the same jobs as
+    processes of this machine, all at once."""
+    partition: str | None = None
+    """Partition of the jobs; None: the cluster's usual one."""
+    minutes: int = 240
+    """Time limit of a job."""
+    cpus: int = 4
+    """Cores of a job."""
+    gpus: int = 0
+    """GPUs of a job."""
+    most_jobs: int = 64
+    """Jobs of the array that run at once, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(Arguments):
+    """All flags of `n3 sweep`."""
+
+    launch: tyro.conf.OmitArgPrefixes[Launch] = field(default_factory=Launch)
+    grid: tuple[str, ...] = ()
+    """Settings and values of which all combinations are trained: `learning_rate=1e-4,3e-4,1e-3
+    capacity=4:1024:x2`. Ranges: LOW:HIGH:xFACTOR, LOW:HIGH:+STEP, LOW:HIGH:COUNT (geometric); layers `16x8`."""
+
+    def study(self) -> Study:
+        """The study of these flags; a bad value raises ValueError."""
+        if self.run.log_dir is not None:
+            raise ValueError("`log_dir` takes the events of one experiment, not of a sweep: leave it out.")
+        study = product(self.experiment(), map(parse_axis, self.grid))
+        if not self.grid:
+            rest = "`--grid learning_rate=1e-4,1e-3`; `n3 train` trains a single setting"
+            raise ValueError(f"`grid` must name one setting or more with its values, such as {rest}.")
+        return study
+
+
+def folder_of(study: Study) -> Path:
+    """The sweep's folder: by its name, else by its settings, so that the same command finds it again."""
+    run, digest = study.base.run, hashlib.sha256(study.to_json().encode()).hexdigest()[:10]
+    return Path(run.out) / (run.name or f"sweep-{study.base.task.task}-{digest}")
+
+
+def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
+    """Hand the unfinished groups to submitit; whether they are finished on return."""
+    launch = arguments.launch
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        advice = f"install it with {install_advice('slurm', 'submitit')}"
+        raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
+    from n3.experiments import is_finished, prepare_study, train_group
+
+    left = [
+        n for n in range(prepare_study(study, folder, resume=arguments.resume)) if not is_finished(folder, n)
+    ]
+    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
+    settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
+    if launch.launcher == "slurm":
+        settings |= {"slurm_array_parallelism": launch.most_jobs, "slurm_partition": launch.partition}
+    executor.update_parameters(
+        name="n3-sweep", **{n: value for n, value in settings.items() if value is not None}
+    )
+    how = {"device": study.base.run.device, "quiet": True, "checkpoint_every": arguments.checkpoint_every}
+    train = partial(train_group, str(folder.resolve()), **how)
+    jobs = executor.map_array(train, left) if left else []
+    if launch.launcher == "local":
+        for job in jobs:
+            job.result()
+        return True
+    show(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
+    show("When they are done, the same command with `--launcher here` joins their results.")
+    return not jobs
+
+
+def _sweep(study: Study, arguments: SweepArguments) -> int:
+    """Describe, submit or train the sweep, then print its table."""
+    from n3.experiments import describe_study, run_study, study_table
+
+    if arguments.dry_run:
+        show(f"{describe_study(study)}\nfolder {folder_of(study)}")
+        return OK
+    if not arguments.quiet:
+        show_seeds(study.base.run.seeds)
+    folder, resume = folder_of(study), arguments.resume
+    if arguments.launch.launcher != "here":
+        if not submit(study, folder, arguments):
+            return OK
+        resume = "auto"
+    how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
+    results = run_study(study, folder, **how)
+    table = study_table(results, study)
+    show(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table}\n\nresults: {folder}")
+    has_diverged = results["diverged_at"] >= 0
+    return DIVERGED if bool(has_diverged.any() if arguments.strict else has_diverged.all()) else OK
+
+
+def sweep_command(words: Sequence[str], *, program: str) -> int:
+    """Train a grid of settings and print its table; the exit code."""
+    study, arguments = parse_experiment(
+        SweepArguments,
+        words,
+        program=program,
+        description="Sweep a grid of settings: few compilations, finished groups are kept, one results.nc.",
+        made=lambda parsed: (parsed.study(), parsed),
+    )
+    return ended(lambda: _sweep(study, arguments))

@@ -1,0 +1,296 @@
+"""Report: one self-contained page of what a run or a sweep found, `report.html`."""
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from n3.config import grid
+from n3.config.experiment import Experiment
+from n3.config.grid import Study
+from n3.config.validation import inside, load_json, read_file
+from n3.experiments import page
+from n3.experiments.results import read, read_results
+from n3.stats.comparison import point_and_interval
+from n3.stats.summary import QUANTILE, Results, RunRecord, final_values, find_warnings, has_diverged, table
+from n3.surgery.export import write_file
+from n3.training.checkpoint import MANIFEST, CheckpointError, damages, read_manifest, write_manifest
+
+REPORT = "report.html"
+MOST_INTERVALS = 500
+"""Rows of a sweep's table that have intervals at most: each takes some milliseconds."""
+CAPTIONS = {
+    "loss": "Task loss over optimiser steps, by arm: median and quartiles over the seeds.",
+    "size": "Size of each hidden layer over optimiser steps, in effective units; the capacity is dotted.",
+    "final-loss": "Share of runs up to each final test loss, by arm. The dotted lines mark the medians.",
+    "fit": "Samples of the first seed, predictions of each arm, and residuals at the test samples.",
+    "regions": "Predicted classes over the two inputs for the first seed, with its training samples.",
+    "information": "Monitored information of each layer over optimiser steps, in nats, beside the size.",
+    "price-path": "The growing arm at every price: test loss over size, size over price. A circle: the pick.",
+    "choices": "Share of each activation over optimiser steps, by arm and layer.",
+    "structure": "Size of every run over optimiser steps, with the units that were pruned and added.",
+}
+"""What each figure shows, by its name."""
+_TRAINING = ("train_growing.py", "sweep.py", "reproduce.py")
+_Facts = Mapping[str, Any]
+
+
+def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a finished run or sweep, and return where it is.
+
+    Without `out` it is `report.html` in the directory, and the manifest lists it; the other facts of the
+    manifest stay as they are.
+
+    Raises:
+        FileNotFoundError: If the directory is no finished run or sweep.
+        ValueError: If a file that the page shows is damaged.
+    """
+    folder = Path(directory)
+    if not (folder / MANIFEST).exists():
+        due = "must be the finished run directory of `n3 train` or `n3 sweep`"
+        raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")
+    facts = read_manifest(folder)
+    for fault in damages(folder, *(name for name in facts["sha256"] if name != REPORT)):
+        raise CheckpointError(f"{fault} `n3 verify` says what else is.")
+    if (folder / "study.json").exists():
+        text = study_report(Study.load(inside(folder, "study.json")), read_results(folder), folder)
+    elif (folder / "config.json").exists():
+        text = run_report(read(folder), folder)
+    else:
+        parts = [path.parent.name for path in sorted(folder.glob("*/study.json"))]
+        rest = f" Its parts are sweeps: {', '.join(parts)}." if parts else ""
+        raise FileNotFoundError(f"`run` must hold config.json or study.json; {folder} has neither.{rest}")
+    if out is not None:
+        write_file(Path(out), text.encode())
+        return Path(out)
+    write_file(folder / REPORT, text.encode())
+    sums = dict(facts.pop("sha256")) | {REPORT: ""}
+    write_manifest(folder, facts, sorted(sums))
+    return folder / REPORT
+
+
+def run_report(record: RunRecord, folder: Path) -> str:
+    """The page of one experiment, from its record and from the summary, manifest and figures in its folder."""
+    experiment, facts, summary = record.experiment, read_manifest(folder), load_json(folder / "summary.json")
+    title = f"{summary['task']}, method {summary['method']}"
+    sections = [
+        _header(title, folder, _run_sentences(record)),
+        page.html_section("Results", _arm_table(summary), _comparison_table(summary), _as_text(summary)),
+        page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
+        page.html_section("Figures", _figures(folder, facts)),
+        page.html_section("Settings", *_settings(experiment)),
+        *_end(facts, folder, [f"n3 train --config {shlex.quote(str(folder / 'config.json'))}"]),
+    ]
+    return page.html_page(f"n3: {title}", sections)
+
+
+def study_report(study: Study, results: Results, folder: Path) -> str:
+    """The page of a sweep, from its results and the manifest in its folder."""
+    run, facts = study.base.run, read_manifest(folder)
+    names = ", ".join(study.cells[0]) or "nothing"
+    title = f"{study.base.task.named().task}, sweep over {names}"
+    plan = f"{len(study.cells)} settings, arms {', '.join(run.arms)}, {_seeds(run.seeds)} each."
+    warnings = [text for own in _cells(study, results) for text in _cell_warnings(*own)]
+    sections = [
+        _header(title, folder, [plan]),
+        page.html_section("Results", _study_table(study, results)),
+        page.html_section("Warnings", page.html_warnings(warnings)),
+        page.html_section("Figures", _figures(folder, facts)),
+        page.html_section("Settings that all share", *_settings(study.base)),
+        *_end(facts, folder, []),
+    ]
+    return page.html_page(f"n3: {title}", sections)
+
+
+def cell_values(results: Results, study: Study) -> Iterator[tuple[Mapping[str, Any], str, xr.Dataset]]:
+    """The settings of each cell, each arm, and its final values over the seeds, NaN where a run diverged."""
+    for _, cell, here in _cells(study, results):
+        for arm in study.base.run.arms:
+            yield cell, arm, final_values(here).sel(arm=arm)
+
+
+def _cells(study: Study, results: Results) -> Iterator[tuple[Experiment, Mapping[str, Any], Results]]:
+    names = [axis.name for axis in study.axes] or ["cell"]
+    places = np.ndindex(*(results.sizes[name] for name in names))
+    for experiment, cell, place in zip(study.experiments(), study.cells, places, strict=True):
+        here = results.isel(dict(zip(names, place, strict=True)))
+        yield experiment, cell, here.dropna("step", how="all", subset=["size"])
+
+
+def _cell_warnings(experiment: Experiment, cell: Mapping[str, Any], here: Results) -> Iterator[str]:
+    lost, settings = has_diverged(here), _told(cell)
+    count = int(lost.sum())
+    if count:
+        yield f"{settings}: {count} of {lost.size} runs diverged"
+    for warning in find_warnings(experiment, here, lost):
+        yield f"{settings}: {warning.text}"
+
+
+def _told(cell: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {grid.setting_label(value)}" for name, value in cell.items()) or "all"
+
+
+def _header(title: str, folder: Path, sentences: Sequence[str]) -> str:
+    head = f"<header>\n<h1>{escape(title)}</h1>\n{page.html_paragraph(f'Run {folder.name}', is_dim=True)}"
+    return "\n".join([head, *map(page.html_paragraph, sentences), "</header>"])
+
+
+def _run_sentences(record: RunRecord) -> list[str]:
+    experiment, results = record.experiment, record.results
+    run, sizes, steps = experiment.run, results.sizes, experiment.training.steps
+    units = ", ".join(map(str, experiment.network.capacity or ()))
+    samples = f"{sizes.get('train_sample', 0):,} training and {sizes.get('test_sample', 0):,} test samples"
+    what = f"{results.attrs.get('kind', 'learning').capitalize()} with {samples} for each seed."
+    who = f"{len(run.arms)} arms ({', '.join(run.arms)}), {_seeds(run.seeds)} each, {steps:,} steps."
+    layers = f"Capacity: {units} hidden units." if units else ""
+    members = experiment.training.members
+    folds = f"Every run has {members} members, each with a fold of the samples held out." if members else ""
+    return [what, who, " ".join(filter(None, [layers, folds]))]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    is_range = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    few = ", ".join(map(str, seeds[:10])) + ", ..." * (len(seeds) > 10)
+    return f"{len(seeds)} seeds ({f'{seeds[0]} to {seeds[-1]}' if is_range else few})"
+
+
+def _number(value: float | None, form: str = ".3g") -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
+def _interval(value: float | None, ends: Sequence[float | None] | None, form: str = ".3g") -> str:
+    low, high = (_number(end, form) for end in (ends or (None, None)))
+    return _number(value, form) if "-" in (low, high) else f"{_number(value, form)} [{low}, {high}]"
+
+
+def _arm_table(summary: _Facts) -> str:
+    first, count = next(iter(summary["arms"].values())), len(summary["seeds"])
+    metric, has_held_out = first["test_metric"]["name"], "held_out_loss" in first
+    head = ["arm", "test loss [95 % interval]", *["held-out loss ± 95 %"] * has_held_out]
+    head += [f"{metric} ({'unit of the target' if metric == 'rmse' else 'share'})"]
+    head += ["size (units)", "parameters", "diverged"]
+    rows = []
+    for arm, own in summary["arms"].items():
+        row = [arm, _interval(own["test_loss"]["median"], own["test_loss"]["ci95"], ".3e")]
+        if has_held_out:
+            held = own["held_out_loss"]
+            errors = [error for error in held["standard_errors"] if error is not None]
+            error = QUANTILE * float(np.median(errors)) if errors else None
+            row.append(f"{_number(held['median'], '.2e')} ± {_number(error, '.0e')}")
+        row += [_number(own["test_metric"]["median"], ".4g"), _number(own["final_size"]["median"], ".2f")]
+        row += [_number(own["active_parameters"]["median"], "g"), f"{len(own['diverged_seeds'])} of {count}"]
+        rows.append(row)
+    caption = f"Medians over {count} seeds after {summary['steps']:,} steps; loss in {summary['loss_unit']}."
+    return page.html_table(head, rows, caption=caption)
+
+
+def _comparison_table(summary: _Facts) -> str:
+    if not summary["comparisons"]:
+        return ""
+    head = ["test loss of", "median ratio [95 % interval]", "lower in", "p-value", "ratio of means", "excluded"]
+    rows = []
+    for pair in summary["comparisons"]:
+        ends = [None if end is None else math.exp(end) for end in pair["ci95"]]
+        middle = pair["median_log_ratio"]
+        ratio = _interval(None if middle is None else math.exp(middle), ends)
+        row = [f"{pair['a']} / {pair['b']}", ratio, f"{pair['wins']} of {pair['pairs']}"]
+        row += [_number(pair["p_value"], ".2g"), _number(pair["ratio_of_means"]), str(pair["excluded"])]
+        rows.append(row)
+    caption = "Pairs of arms, seed by seed. A ratio below 1: the first arm has the lower loss."
+    return page.html_table(head, rows, caption=caption)
+
+
+def _as_text(summary: _Facts) -> str:
+    """The table of the terminal, which holds the price path, choices and ends of growth too."""
+    return page.html_details(
+        "The same as text, as the terminal shows it", page.html_code(table(_with_nan(summary)))
+    )
+
+
+def _with_nan(value: Any) -> Any:
+    """A summary read from JSON, whose null stands for NaN, as `summarise` makes it."""
+    if isinstance(value, dict):
+        return {name: _with_nan(own) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(own) for own in value]
+    return math.nan if value is None else value
+
+
+def _study_table(study: Study, results: Results) -> str:
+    head = [
+        *study.cells[0],
+        "arm",
+        "test loss [95 % interval]",
+        "metric",
+        "size (units)",
+        "parameters",
+        "diverged",
+    ]
+    rows, has_intervals = [], len(study.cells) * len(study.base.run.arms) <= MOST_INTERVALS
+    for cell, arm, own in cell_values(results, study):
+        losses = own["test_loss"].values
+        known = losses[np.isfinite(losses)]
+        middle, ends = float(np.median(known)) if len(known) else None, None
+        if has_intervals and len(known):
+            ends = point_and_interval(np.median, known)[1]
+        others = [float(own[name].median()) for name in ("test_metric", "final_size", "active_parameters")]
+        medians = map(_number, others, (".4g", ".2f", "g"))
+        lost = f"{len(losses) - len(known)} of {len(losses)}"
+        settings = (str(grid.setting_label(value)) for value in cell.values())
+        rows.append([*settings, arm, _interval(middle, ends, ".3e"), *medians, lost])
+    return page.html_table(head, rows, caption=f"Medians over {results.sizes['seed']} seeds at the last step.")
+
+
+def _figures(folder: Path, facts: _Facts) -> str:
+    names = [name for name in facts["sha256"] if name.startswith("figures/") and name.endswith(".png")]
+    stems = sorted((Path(name).stem for name in names), key=lambda stem: [*CAPTIONS, stem].index(stem))
+    pictures = [(read_file(inside(folder, f"figures/{stem}.png")), CAPTIONS.get(stem, stem)) for stem in stems]
+    return f'<div class="figures">{"".join(page.html_figure(*own) for own in pictures)}</div>' if stems else ""
+
+
+def _settings(experiment: Experiment) -> Iterator[str]:
+    for part, fields in asdict(experiment).items():
+        yield page.html_details(
+            part.capitalize(), page.html_facts({n: _value(own) for n, own in fields.items()})
+        )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple) and value:
+        first, *_ = value
+        is_range = (
+            len(value) > 3 and isinstance(first, int) and value == tuple(range(first, first + len(value)))
+        )
+        return f"{first} to {first + len(value) - 1}" if is_range else ", ".join(map(str, value))
+    return "none" if value in (None, ()) else str(value)
+
+
+def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:
+    """How to repeat the run, and on what it was computed."""
+    commands = [own for own in [_command(facts.get("command", ())), *more] if own]
+    note = "The same command finds a finished run and only prints its table; another --name trains anew."
+    if commands:
+        code = page.html_code("\n".join(commands))
+        yield page.html_section("Repeat it", code, page.html_paragraph(note, is_dim=True))
+    git = facts.get("git") or {}
+    commit = f"{git['commit']}{' (with changes)' * bool(git.get('dirty'))}" if git.get("commit") else "-"
+    seconds = {f"{name} seconds": f"{value:,.1f}" for name, value in facts["seconds"].items()}
+    versions = {name: str(own) for name, own in facts["versions"].items()}
+    rest = {"device": str(facts["device"]), "precision": str(facts["precision"]), "commit of n3": commit}
+    yield page.html_section("Computed with", page.html_facts({**rest, **seconds, **versions}))
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command line that started the run, or nothing where a program of the user did."""
+    name = Path(words[0]).name if words else ""
+    if name == "n3":
+        return shlex.join(["n3", *words[1:]])
+    return shlex.join(["python", f"scripts/{name}", *words[1:]]) if name in _TRAINING else ""

@@ -14,6 +14,7 @@ from n3.config import experiment
 from n3.config.experiment import TaskConfig
 from n3.config.validation import suggestion
 from n3.data import sources, tables
+from n3.data.encoding import Preprocessing, TableEncoder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +43,8 @@ class Dataset:
     """Name of each target column, or of each class."""
     input_scaler: sources.Scaler
     target_scaler: sources.Scaler
+    encoder: TableEncoder | None = None
+    """What became of the columns of a user's table; None: the inputs are its columns."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(experiment.Kind):
@@ -71,6 +74,22 @@ class Dataset:
         """Number of target columns, the width of the network's output."""
         return self.train_targets.shape[1]
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What lies between a user's rows and a network of this data set, as plain data."""
+        scalers = {"input": self.input_scaler, "target": self.target_scaler}
+        numbers = {
+            f"{side}_{part}": tuple(np.asarray(getattr(own, part), float).tolist())
+            for side, own in scalers.items()
+            for part in ("offset", "scale")
+        }
+        return Preprocessing(
+            encoder=self.encoder or TableEncoder.of_numbers(self.input_names),
+            targets=self.target_names,
+            is_classes=self.kind == "classification",
+            **numbers,
+        )
+
 
 def build_dataset(name: str, table: sources.Table, test: sources.RawSamples, *, fit: Callable) -> Dataset:
     """Data set from two splits in their own units; integer labels as targets make it a classification.
@@ -99,6 +118,7 @@ def build_dataset(name: str, table: sources.Table, test: sources.RawSamples, *, 
         target_names=targets,
         input_scaler=scaler,
         target_scaler=target_scaler,
+        encoder=table.encoder,
     )
 
 

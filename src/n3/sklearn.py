@@ -37,6 +37,8 @@ class SizingWarning(UserWarning):
 class _Growing(BaseEstimator):
     """What regressor and classifier share: parameters, fit, and outputs of the networks."""
 
+    n_features_in_: int
+
     def __init__(
         self,
         *,
@@ -186,4 +188,5 @@ class GrowingClassifier(ClassifierMixin, _Growing):
 
     def predict(self, X: Any) -> np.ndarray:
         """Classes."""
-        return self.classes_[self._values(X).argmax(axis=1)]
+        places = self._values(X).argmax(axis=1)
+        return self.classes_[places]

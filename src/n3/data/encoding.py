@@ -1,8 +1,8 @@
 """Encoding: from a user's rows to what a network reads, and from its outputs back to the user's units.
 
-A number that is missing is the median of the column, with a column of 0 and 1 beside it. A column of text becomes
-one column of 0 and 1 for each category; rare categories share one, and a missing text is a category like others.
-scikit-learn's transformers find medians and categories; what they find is plain data, stored as JSON text.
+A number that is missing is the median of the column, with a column of 0 and 1 beside it. A column of text
+becomes one column of 0 and 1 for each category; rare categories share one, and a missing text is a category
+too. Medians and categories are found by scikit-learn's transformers, and stored as plain JSON.
 """
 
 import dataclasses

@@ -17,8 +17,8 @@ SHOWN = 10
 def frame_of(rows: Any, *, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """The columns of a pandas or polars frame, of a mapping from names to columns, or of an array.
 
-    Columns of an array `[rows, columns]`, or `[rows]` for a single one, have the given names, or else `x0`, `x1`
-    and so on (`x` where it is alone). True and false count as 1 and 0. A column with a text in it, or of
+    Columns of an array `[rows, columns]`, or `[rows]` for a single one, have the given names, or else `x0`,
+    `x1` and so on (`x` where it is alone). True and false count as 1 and 0. A column with a text in it, or of
     pandas' type `category`, is text.
 
     Raises:

@@ -81,7 +81,7 @@ def standard_scaler(values: Float[np.ndarray, "samples features"]) -> Scaler:
 
 def bessel(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
     """`J0 + J1 + J2`, Bessel functions of the first kind."""
-    return sum(scipy.special.jv(order, x) for order in range(3))
+    return sum((scipy.special.jv(order, x) for order in range(3)), start=np.zeros_like(x))
 
 
 def gaussian_mixture(x: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:

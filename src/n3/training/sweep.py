@@ -23,7 +23,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from n3.nn.members import MEMBERS
 from n3.nn.sized import with_rows
 from n3.training.batches import member_keys
-from n3.training.checkpoint import Checkpoints, digest
+from n3.training.checkpoint import CheckpointError, Checkpoints, digest
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
 
 LEAST_TIER = 32

@@ -18,7 +18,7 @@ ORDER = (
     {"training"},
     {"stats"},
     {"experiments", "plotting"},
-    {"paper"},
+    {"sklearn", "paper"},
 )
 """Rooms, lowest first: each imports only those of the rows above it."""
 CONFINED = {
@@ -26,7 +26,7 @@ CONFINED = {
     "xarray": {"experiments", "stats", "paper"},
     "h5netcdf": {"experiments"},
     "safetensors": {"training", "surgery"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "sklearn"},
     "tyro": set(),
     "pickle": set(),
     "yaml": set(),

@@ -10,7 +10,7 @@ from n3.config.validation import suggestion
 
 Frame = Mapping[str, np.ndarray]
 """Columns of equal length by name: numbers as float64, NaN where missing, or text as objects, None there."""
-SHOWN = 10
+MOST_NAMED = 10
 """Columns and rows that a message names at most."""
 
 
@@ -55,8 +55,8 @@ def column_names(letter: str, number: int) -> tuple[str, ...]:
 def listed(names: Iterable[Any]) -> str:
     """Names in one line, ten at most, and how many more there are."""
     every = [str(own) for own in names]
-    rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + rest
+    rest = f" and {len(every) - MOST_NAMED} more" if len(every) > MOST_NAMED else ""
+    return ", ".join(every[:MOST_NAMED]) + rest
 
 
 def _column(name: str, values: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ from jaxtyping import Shaped
 from n3.config.task import Kind
 from n3.config.validation import suggestion
 from n3.data.encoding import MOST_CATEGORIES, TableEncoder
-from n3.data.frames import SHOWN, Frame, column_names, listed
+from n3.data.frames import MOST_NAMED, Frame, column_names, listed
 from n3.data.sources import RawSamples, Table
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "?", "-"})
@@ -166,8 +166,8 @@ def _report(source: str, problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise DataError(f"{source}: {problems[0]}.")
     if problems:
-        lines = [f"{source} has {len(problems)} problems:", *(f"- {own}." for own in problems[:SHOWN])]
-        rest = len(problems) - SHOWN
+        lines = [f"{source} has {len(problems)} problems:", *(f"- {own}." for own in problems[:MOST_NAMED])]
+        rest = len(problems) - MOST_NAMED
         raise DataError("\n".join([*lines, *([f"- and {rest} more."] if rest > 0 else [])]))
 
 

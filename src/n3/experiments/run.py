@@ -254,15 +254,16 @@ def train_cells(
         started, how = time.process_time(), {"devices": devices, "quiet": quiet, "checkpoint": checkpoint}
         how["block"] = block or len(runs[1])
         whole = refit_arms(ended, runs[0], keys=runs[1], steps=int(stops[-1]), **how)
-        swept, recipes = (
-            {arm: getattr(own, name) for arm, own in whole.items()} for name in ("swept", "recipe")
-        )
+        swept, recipes = ({arm: getattr(own, name) for arm, own in whole.items()} for name in _REFITTED)
         part = (time.process_time() - started) / len(whole)
         seconds = {arm: own + part for arm, own in seconds.items()}
     units = arms.units_of([one for sets in data[: len(cells)] for one in sets])[:, None]
     swept = {arm: _in_own_units(swept[arm], units) for arm in recipes}
-    told = {"cpu_seconds": seconds, "staged": staged, "path": path, "estimates": estimates}
-    return TrainedArms(swept=swept, recipes=recipes, **told)
+    told = {"staged": staged, "path": path, "estimates": estimates, "recipes": recipes}
+    return TrainedArms(swept=swept, cpu_seconds=seconds, **told)
+
+
+_REFITTED = "swept", "recipe"
 
 
 def _in_own_units(swept: Swept, units: Float[np.ndarray, "runs 1"]) -> Swept:

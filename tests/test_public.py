@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "n3"
 ROOMS = tuple(sorted(path.parent.name for path in SOURCE.glob("*/__init__.py")))
-LISTS = {"": "__init__.pyi", "paper": "paper/__init__.pyi"} | {
-    room: f"{room}/__init__.py" for room in ROOMS if room != "paper"
+LISTS = {"": "__init__.pyi"} | {
+    room: f"{room}/__init__.py{'i' * (SOURCE / room / '__init__.pyi').exists()}" for room in ROOMS
 }
 """Where the public names of the package and of each room are listed."""
 SHADOWED = ("training.sweep", "training.fit", "surgery.prune", "tracing.grow", "experiments.run")

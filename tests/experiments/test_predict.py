@@ -9,7 +9,7 @@ import pytest
 
 import n3
 from n3.config.experiment import TaskConfig
-from n3.experiments.predict import Predictions, outputs_of, plain
+from n3.experiments.predict import Predictions, outputs_of
 from trials import tiny
 
 ROWS = 30
@@ -134,7 +134,7 @@ def test_a_drawn_task_is_predicted_in_its_own_units(tmp_path):
 
 def test_a_rows_outputs_do_not_depend_on_others(run):
     directory, _, _ = run
-    net = plain(n3.load(directory)["static"][0])
+    net = n3.compact(n3.load(directory)["static"][0])
     inputs = np.random.default_rng(0).normal(size=(300, 4))
     whole = outputs_of(net, inputs)
     assert whole.dtype == np.float64

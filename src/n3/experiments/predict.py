@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,6 @@ ROWS = 256
 """Rows that go through a network at once; fewer are filled up, so that one program serves every number."""
 
 
-def plain(net: Any) -> Any:
-    """A network, or an ensemble, as a plain one whose arrays are NumPy's, in float64."""
-    is_array = lambda leaf: np.asarray(leaf, np.float64) if eqx.is_array(leaf) else leaf  # noqa: E731
-    return jax.tree.map(is_array, compact(net))
-
-
 def outputs_of(net: Any, inputs: Float[np.ndarray, "rows in_size"]) -> Float[np.ndarray, "rows out_size"]:
     """Outputs of a plain network or ensemble in float64, on the processor; a row's do not depend on others."""
     rows = len(inputs)
@@ -47,7 +40,7 @@ def outputs_of(net: Any, inputs: Float[np.ndarray, "rows in_size"]) -> Float[np.
     blocks.reshape(-1, inputs.shape[1])[:rows] = inputs
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         arrays, rest = eqx.partition(net, eqx.is_array)
-        arrays = jax.tree.map(partial(jnp.asarray, dtype=jnp.float64), arrays)
+        arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), arrays)
         each = [np.asarray(_outputs(arrays, rest, jnp.asarray(own))) for own in blocks]
     return np.concatenate(each)[:rows]
 
@@ -137,7 +130,7 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
     for own in seeds:
         row = experiment.run.seeds.index(own)
         preprocessing = stored.each[stored.places[row]]
-        found.append(preprocessing.values(outputs_of(plain(nets[row]), preprocessing.inputs(frame))))
+        found.append(preprocessing.values(outputs_of(compact(nets[row]), preprocessing.inputs(frame))))
     values = np.mean(found, axis=0)
     labels = tuple(first.targets[place] for place in values.argmax(axis=1)) if first.is_classes else None
     return Predictions(names=first.targets, values=values, labels=labels)

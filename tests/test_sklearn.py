@@ -74,13 +74,12 @@ def quick_checks():
                 yield pytest.param(own, check, id=f"{type(own).__name__}-{name}")
 
 
-@pytest.mark.parametrize(("estimator", "check"), quick_checks())
+@pytest.mark.parametrize(("estimator", "check"), list(quick_checks()))
 def test_quick_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize("kind", [GrowingRegressor, GrowingClassifier])
 def test_all_checks_of_scikit_learn(kind):
     settings = {"capacity": 8, "members": 2, "steps": 200, "learning_rate": 0.03, "random_state": 0}
@@ -134,6 +133,7 @@ def test_an_estimator_is_pickled_and_stored_by_joblib(classifier, tmp_path):
     assert np.array_equal(joblib.load(tmp_path / "own.joblib").predict_proba(X), expected)
 
 
+@pytest.mark.slow
 def test_one_network_after_a_refit():
     X, y, _ = table()
     model = GrowingRegressor(**SMALL, refit=True).fit(X, y)
@@ -143,13 +143,14 @@ def test_one_network_after_a_refit():
 
 
 def test_labels_of_any_type_come_back():
-    X, y, names = table()
+    X, _, names = table()
     for labels in (names == "large", np.where(names == "large", 7, -1), names.astype(object)):
         found = GrowingClassifier(**SMALL).fit(X, labels)
         assert found.predict(X).dtype == labels.dtype
         assert set(found.predict(X).tolist()) <= set(labels.tolist())
 
 
+@pytest.mark.slow
 def test_several_targets_are_learnt_at_once():
     X, y, _ = table()
     both = np.stack([y, -y / 1e6], axis=1)
@@ -158,6 +159,7 @@ def test_several_targets_are_learnt_at_once():
     assert np.all(np.abs(found.mean(axis=0) / both.mean(axis=0) - 1) < 0.1)
 
 
+@pytest.mark.slow
 def test_estimators_sit_in_pipelines_and_searches():
     X, _, names = table()
     pipeline = make_pipeline(FunctionTransformer(), GrowingClassifier(**SMALL))
@@ -165,18 +167,20 @@ def test_estimators_sit_in_pipelines_and_searches():
     assert 0 <= search.fit(X, names).best_score_ <= 1
 
 
+@pytest.mark.slow
 def test_a_size_at_the_capacity_is_warned_of():
     X, y, _ = table()
     with pytest.warns(SizingWarning, match="the size is at the capacity, 1 units; raise `capacity`"):
         GrowingRegressor(**SMALL | {"capacity": 1}).fit(X, y)
 
 
+@pytest.mark.slow
 def test_few_rows_have_fewer_members_and_three_are_refused():
     X, y, _ = table(6)
-    with pytest.warns(SizingWarning, match="6 rows are enough for 3 `members`"):
+    with pytest.warns(SizingWarning, match=r"6 rows are enough for 3 `members`"):
         model = GrowingRegressor(**SMALL | {"members": 5, "steps": 2}).fit(X, y)
     assert len(model.members_) == 3
-    with pytest.raises(ValueError, match="`X` must have 4 rows or more.* n_samples = 3"):
+    with pytest.raises(ValueError, match=r"`X` must have 4 rows or more.* n_samples = 3"):
         GrowingRegressor(**SMALL).fit(X[:3], y[:3])
 
 
@@ -198,7 +202,7 @@ def test_bad_parameters_are_refused_by_fit(settings, message):
 def test_a_failed_fit_leaves_no_fitted_estimator():
     X, _, names = table()
     model = GrowingClassifier(**SMALL | {"learning_rate": 1e30})
-    with pytest.raises(FloatingPointError, match="after step .*: lower `learning_rate`"):
+    with pytest.raises(FloatingPointError, match=r"after step .*: lower `learning_rate`"):
         model.fit(X, names)
     with pytest.raises(NotFittedError):
         model.predict(X)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import assert_all_finite, check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
@@ -273,7 +273,7 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         """Train on rows `X` [rows, columns] and labels `y` [rows]: texts, truths or numbers.
 
         Raises:
-            ValueError: If X or y has a bad shape or value, there is one class, or a parameter is out of its range.
+            ValueError: If X or y has a bad shape or value, y one class, or a parameter is out of its range.
             TypeError: If a cell is neither a number nor a text.
             FloatingPointError: If training diverges.
         """
@@ -281,6 +281,8 @@ class GrowingClassifier(ClassifierMixin, _Growing):
             raise ValueError("`fit` requires y to be passed, but the target y is None.")
         frame = self._frame(X, reset=True)
         y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         if len(y) != (rows := len(next(iter(frame.values())))):
             raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(y)}.")

@@ -207,7 +207,7 @@ def _cells(
     try:
         for row in reader:
             if row:
-                rows.append(row)
+                rows.append(tuple(row))  # which the garbage collector passes over
                 lines.append(reader.line_num)
     except csv.Error as error:
         where = f"row {max(reader.line_num, 1)} cannot be read as comma-separated values"

@@ -18,7 +18,7 @@ ORDER = (
     {"training"},
     {"stats"},
     {"experiments", "plotting"},
-    {"paper"},
+    {"sklearn", "paper"},
     {"cli"},
 )
 """Rooms, lowest first: each imports only those of the rows above it."""
@@ -27,7 +27,7 @@ CONFINED = {
     "xarray": {"experiments", "stats", "paper"},
     "h5netcdf": {"experiments"},
     "safetensors": {"training", "surgery"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "sklearn"},
     "tyro": {"cli"},
     "pickle": set(),
     "yaml": set(),

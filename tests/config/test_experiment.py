@@ -25,6 +25,11 @@ UNUSUAL = Experiment(
         task="moons",
         data="own/moons.csv",
         target=("y",),
+        drop=("id",),
+        categorical=("code",),
+        separator=";",
+        decimal=",",
+        encoding="latin-1",
         kind="regression",
         samples=96,
         test_samples=7,
@@ -144,6 +149,10 @@ def test_a_path_of_prices_comes_back_from_json():
     assert again.information.price == "0.01:0.5:8"
     with pytest.raises(ValueError, match=r"`price` must be .* got 'dear'"):
         Experiment.from_json('{"information": {"price": "dear"}}')
+
+
+def of_text(**settings):
+    return TaskConfig(data="a.csv", target=("y",), **settings)
 
 
 def of_method(method, **parts):
@@ -287,7 +296,7 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
         (lambda: TaskConfig(kind="regression"), r"`kind` goes with a file of `data`; got 'regression' alone"),
         (
             lambda: TaskConfig(data="a.xls", target=("y",)),
-            r"`data` must name a \.csv or \.npz file; got 'a\.xls'",
+            r"`data` must name a \.csv, \.tsv or \.npz file; got 'a\.xls'",
         ),
         (
             lambda: TaskConfig(data="a.csv"),
@@ -298,6 +307,19 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
             r"`target` must .* left out with \.npz; got \('y',\)",
         ),
         (lambda: TaskConfig(data="a.csv", target=("y", "y")), r"`target` must be distinct; 'y' appears more"),
+        (lambda: TaskConfig(decimal=","), r"`decimal` goes with a file of `data`; got ',' alone"),
+        (lambda: TaskConfig(data="a.npz", drop=("id",)), r"`drop` goes with a \.csv file; got .* 'a\.npz'"),
+        (lambda: of_text(drop=("y",)), "`drop` must name no column of `target` or `drop`; got 'y'"),
+        (
+            lambda: of_text(drop=("x",), categorical=("x",)),
+            "`categorical` must name no column of `target` or `drop`; got 'x'",
+        ),
+        (lambda: of_text(separator=";;"), "`separator` must be one character, such as ';'; got ';;'"),
+        (
+            lambda: of_text(separator=",", decimal=","),
+            "`separator` and `decimal` must differ; got ',' for both",
+        ),
+        (lambda: of_text(encoding="latin-99"), "`encoding` must be known, such as latin-1; got 'latin-99'"),
         (lambda: TaskConfig(task="moons", data="a.npz"), r"`task` must be left out .* name, 'a'; got 'moons'"),
         (lambda: NetworkConfig(capacity=()), r"`capacity` must name one hidden layer or more\."),
         (lambda: NetworkConfig(capacity=(4, 0)), r"`capacity` must hold positive whole numbers; got 0\."),

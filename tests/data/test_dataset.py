@@ -4,6 +4,7 @@ import sys
 from copy import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.random import default_rng
 
@@ -13,12 +14,14 @@ from n3.config.experiment import (
 from n3.data import dataset
 from n3.data.dataset import (
     DATASETS,
+    Dataset,
     build_dataset,
     describe_task,
     draw_rows,
     folds_of,
     load_dataset,
     load_task,
+    register_dataset,
     split,
 )
 from n3.data.sources import SYNTHETIC_TASKS, RawSamples, Table, draw_sine_classes, mnist1d_tables, range_scaler
@@ -277,6 +280,88 @@ def test_every_seed_splits_the_users_file_anew_and_a_name_is_drawn_as_ever(tmp_p
     (drawn,) = load_task(TaskConfig(task="cubic", samples=5, test_samples=3), (2,))
     assert np.array_equal(drawn.train_inputs, load("cubic", 5, 3, seed=2).train_inputs)
     assert describe_task(TaskConfig(task="cubic"), drawn) == "cubic: regression"
+
+
+def test_columns_of_a_file_are_fitted_to_the_training_rows_of_each_seed(tmp_path):
+    path, rng = tmp_path / "own.csv", np.random.default_rng(0)
+    cells = [
+        ("" if n % 4 == 0 else rng.normal(), "rare" if n == 7 else "ab"[n % 2], n * n / 7) for n in range(40)
+    ]
+    path.write_text("x,c,y\n" + "".join(f"{a},{b},{c}\n" for a, b, c in cells))
+    task = TaskConfig(data=str(path), target=("y",)).named()
+    sets = load_task(task, range(8))
+    assert {own.input_names for own in sets} == {("x", "x=(missing)", "c=a", "c=b", "c=rare")}
+    medians = {own.encoder.columns[0].median for own in sets}
+    assert len(medians) > 1
+    without = [own for own in sets if own.encoder.columns[1].absent == ("rare",)]
+    assert 0 < len(without) < 8
+    assert all(np.all(own.test_inputs[:, 4] == own.test_inputs[0, 4]) for own in without)
+    assert describe_task(task, sets[0]).endswith(
+        "; values are missing in x, each with a column that is 1 there"
+    )
+
+
+def test_the_line_on_whole_numbers_says_what_to_do(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("x,y\n" + "".join(f"{n},{n % 3}\n" for n in range(20)))
+    task = TaskConfig(data=str(path), target=("y",)).named()
+    told = describe_task(task, load_task(task, (0,))[0])
+    due = "inferred from 3 different whole numbers; `kind` regression takes them for quantities"
+    assert told == f"own: classification of y ({due})"
+
+
+def test_arrays_and_frames_become_a_data_set():
+    x = np.linspace(-3, 3, 200)
+    data = Dataset.from_arrays(x, np.sin(x))
+    assert (data.kind, data.in_size, len(data.train_inputs), len(data.test_inputs)) == (
+        "regression",
+        1,
+        160,
+        40,
+    )
+    own = data.target_scaler.inverse(data.train_targets)
+    inputs = data.input_scaler.inverse(data.train_inputs)
+    np.testing.assert_allclose(own, np.sin(inputs), atol=1e-5)
+    classes = Dataset.from_arrays(np.stack([x, x], axis=1), x > 0, test_samples=10, seed=3)
+    assert (classes.kind, classes.target_names) == ("classification", ("0", "1"))
+    frame = pd.DataFrame({"size": x, "colour": ["red", None] * 100})
+    frame.loc[3, "size"] = np.nan
+    both = Dataset.from_arrays(frame, pd.DataFrame({"a": x, "b": -x}), name="own")
+    assert both.target_names == ("a", "b")
+    assert both.input_names == ("size", "size=(missing)", "colour=red", "colour=(missing)")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros(3), np.zeros(2), "`x` and `y` must have as many rows, two or more; got"),
+        (
+            np.arange(3.0),
+            np.array([1.0, np.nan, 2.0]),
+            "`y` must have a value in every row; one is missing in `y`",
+        ),
+        (np.arange(3.0), np.ones(3), "arrays: `y` must hold two different values or more"),
+    ],
+)
+def test_arrays_that_cannot_be_learnt_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset.from_arrays(x, y)
+
+
+def test_a_data_set_of_the_users_own_has_a_name(monkeypatch):
+    monkeypatch.setattr("n3.data.dataset.DATASETS", dict(DATASETS))
+
+    def line(*, train_samples, test_samples, seed):
+        x = default_rng(seed).uniform(size=(train_samples or 30) + (test_samples or 10))
+        return Dataset.from_arrays(x, 2 * x, seed=seed, name="line-2", test_samples=test_samples or 10)
+
+    register_dataset("line-2", line)
+    (data,) = load_task(TaskConfig(task="line-2", samples=20, test_samples=5), (3,))
+    assert (data.name, len(data.train_inputs), len(data.test_inputs)) == ("line-2", 20, 5)
+    with pytest.raises(ValueError, match="`name` must be new; 'line-2' is a data set already"):
+        register_dataset("line-2", line)
+    with pytest.raises(ValueError, match="`name` must be of letters, digits"):
+        register_dataset("../x", line)
 
 
 def test_rows_are_different_and_keep_shares():

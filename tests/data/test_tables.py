@@ -7,7 +7,7 @@ import pytest
 
 import hostile
 from hostile import fuzzed
-from n3.data.tables import DataError, infer_kind, read_table
+from n3.data.tables import DataError, infer_kind, read_rows, read_table
 
 FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
 
@@ -65,6 +65,75 @@ def test_what_a_target_is_taken_for(columns, kind):
     assert infer_kind([np.array(column) for column in columns]) == kind
 
 
+def test_missing_values_of_inputs_get_a_column_of_their_own(tmp_path):
+    path = write(tmp_path, "size,colour,y\n1,red,0.5\n?,,1.5\n5,red,2.5\n6,blue,3.5\n")
+    table = read_table(path, target=("y",))
+    assert table.inputs == ("size", "size=(missing)", "colour=blue", "colour=red", "colour=(missing)")
+    expected = [[1, 0, 0, 1, 0], [5, 1, 0, 0, 1], [5, 0, 0, 1, 0], [6, 0, 1, 0, 0]]
+    assert table.samples.inputs.tolist() == expected
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_separator_is_found_in_the_header_and_numbers_may_have_a_comma(tmp_path, mark):
+    text = f"a, b{mark}y\n1,5{mark}2,5\n-3{mark}4\n".replace("\n", "\r\n")
+    table = read_table(write(tmp_path, text, "own.tsv"), target=("y",), decimal=",")
+    assert (table.inputs, table.samples.inputs.tolist()) == (("a, b",), [[1.5], [-3]])
+    assert table.samples.targets.tolist() == [[2.5], [4]]
+
+
+def test_a_separator_may_be_given(tmp_path):
+    table = read_table(write(tmp_path, "x|z|y\n1|0|2\n3|1|4\n"), target=("y",), separator="|")
+    assert table.inputs == ("x", "z")
+
+
+def test_a_point_is_no_thousand_where_numbers_have_a_comma(tmp_path):
+    path = write(tmp_path, "x;y\n1.000;2\n2.000;3\n")
+    with pytest.raises(
+        DataError, match=r"row 2, column `x` must be a number with a comma and no point.*'1\.000'"
+    ):
+        read_table(path, target=("y",), decimal=",")
+
+
+def test_an_encoding_may_be_given(tmp_path):
+    content = "größe,y\n1,2.5\n2,3.5\n"
+    for encoding in ("latin-1", "utf-16"):
+        path = write(tmp_path, content.encode(encoding))
+        assert read_table(path, target=("y",), encoding=encoding).inputs == ("größe",)
+    with pytest.raises(DataError, match="is not of `encoding` ascii: byte 2 does not fit"):
+        read_table(write(tmp_path, content.encode("latin-1")), target=("y",), encoding="ascii")
+
+
+def test_columns_are_left_out_and_numbers_taken_for_categories(tmp_path):
+    path = write(tmp_path, "id,code,x,y\n1,07,1,2.5\n2,7,2,3.5\n3,07,3,1\n")
+    table = read_table(path, target=("y",), drop=("id",), categorical=("code",))
+    assert table.inputs == ("code=07", "code=7", "x")
+    with pytest.raises(ValueError, match=r"`drop` must name a column of .*; got 'idd'\. Did you mean 'id'"):
+        read_table(path, target=("y",), drop=("idd",))
+
+
+def test_all_that_is_wrong_is_in_one_report(tmp_path):
+    rows = [f"2024-01-{n:02d},{n if n % 2 else 'x'},{'' if n in (3, 4) else n + 0.5}" for n in range(1, 16)]
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path, "\n".join(["day,size,y", *rows])), target=("y",))
+    first, *problems = str(caught.value).splitlines()
+    assert first.endswith("own.csv has 3 problems:")
+    assert problems[0].startswith("- row 2, column `day` must be a number, such as a count of days, not a date")
+    assert problems[0].endswith("(and in row 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 4 more).")
+    assert "row 3, column `size` must be a number, as most of the column is; got 'x'" in problems[1]
+    assert problems[2] == "- row 4, column `y` must have a value; got '' (and in row 5)."
+
+
+def test_rows_to_predict_are_read_by_what_was_learnt(tmp_path):
+    path = write(tmp_path, "y,code,x,more\n1,7,,z\n2,08,2,z\n")
+    frame = read_rows(path, ("x", "code"), texts=("code",))
+    assert frame["code"].tolist() == ["7", "08"]
+    assert np.array_equal(frame["x"], [np.nan, 2.0], equal_nan=True)
+    one = archive(tmp_path, inputs=numbers(3))
+    assert list(read_rows(one, ("a", "b"))) == ["a", "b"]
+    with pytest.raises(DataError, match="`inputs` must have 1 columns; got 2"):
+        read_rows(one, ("a",))
+
+
 def test_the_kind_may_be_asked_for(tmp_path):
     path = write(tmp_path, "x,y\n1,0\n2,1\n3,0\n4,-7\n")
     assert read_table(path, target=("y",), kind="regression").samples.targets.tolist() == [[0], [1], [0], [-7]]
@@ -90,34 +159,38 @@ ROW = "1,2\n"
 BAD_TEXT = {
     "": "must begin with a header that names its columns; got nothing",
     "1,2\n3,4\n5,6\n": "must begin with a header that names its columns; got 1, 2",
-    "x;y\n1;2\n3;4\n": "must have commas between its cells; its header is 'x;y'",
+    "x|y\n1|2\n3|4\n": r"`separator` must be given, such as '\|'; its header is 'x\|y'",
     "x,,y\n1,2,3\n4,5,6\n": "column 2 must have a name in the header",
     "x,y,x\n1,2,3\n4,5,6\n": "names of the columns must differ; 'x' appears more than once",
-    "x,y\n": "must hold two rows or more below its header; it holds 0",
-    "x,y\n1,2\n": "must hold two rows or more below its header; it holds 1",
+    "x,y\n": "there must be two rows or more below the header; got 0",
+    "x,y\n1,2\n": "there must be two rows or more below the header; got 1",
     "x,y\n1,2\n\n3,4,5\n": "row 4 must have 2 cells, as the header; got 3",
-    "x,y\n1,2\n,4\n": "row 3, column `x` must have a value; got ''",
     "x,y\n1,2\n3,NaN\n": "row 3, column `y` must have a value; got 'NaN'",
     "x,y\n1,2\n3,4\n5 m,6\n": "row 4, column `x` must be a number, as most of the column is; got '5 m'",
     "x,y\n1,2\n1e999,4\n": r"row 3, column `x` must lie within -1e\+100 and 1e\+100; got 1e999",
     "x,y\n1,2\n3,2\n": r"`y` must hold two different values or more; got 2.0 alone",
-    "y\n1\n2\n": "must hold a column beside `target`",
+    "y\n1\n2\n": "there must be a column beside `target`",
     'x,y\n"1,2\n3,4\n': "cannot be read as comma-separated values: unexpected end of data",
     b"x,y\n\xff,2\n": "must be UTF-8 text; byte 4 is not",
     "x,y\n"
     + "".join(f"n{n},{n}.5\n" for n in range(300)): "`x` must hold .* that repeat; got 300, such as 'n0'",
-    'x,y\n"1,5",2\n"2,5",3\n': "row 2, column `x` must be a number with a point and no comma; got '1,5'",
-    'x,y\n1,"1,000"\n2,"2,000"\n': "row 2, column `y` must be a number with a point and no comma; got '1,000'",
+    'x,y\n"1,5",2\n"2,5",3\n': "row 2, column `x` must be a number with a point .*set `decimal` ,; "
+    r"got '1,5' \(and in row 3\)",
+    'x,y\n1,"1,000"\n2,"2,000"\n': "row 2, column `y` must be a number with a point.*; got '1,000'",
     "x,y\n2024-01-31,1\n2024-02-01,3\n": "row 2, column `x` must be a number, .* not a date; got '2024-01-31'",
     "x,y\n31.1.2024,1\n1.2.2024,3\n": "row 2, column `x` must be a number, .* not a date; got '31.1.2024'",
-    "x,y\n" + "".join(f"n{n},{n}.5\n" for n in range(30)): "`x` must hold .* Leave it out if it names the rows",
-    "x,e,y\n1,,2\n2,,3\n": "row 2, column `e` must have a value; got ''",
-    "x,e,y\n1,None,2\n2,None,3\n": "row 2, column `e` must have a value; got 'None'",
+    "x,y\n"
+    + "".join(
+        f"n{n},{n}.5\n" for n in range(30)
+    ): "`x` must hold .* Leave it out by `drop` if it names the rows",
+    "x,e,y\n1,,2\n2,,3\n": "row 2, column `e` must have a value; leave the column out by `drop`; got ''",
+    "x,e,y\n1,None,2\n2,None,3\n": "row 2, column `e` must have a value; .*; got 'None'",
+    "x,y\n1,a\n2,\n3,b\n": "row 3, column `y` must have a value; got ''",
     "x,copy,y\n1,2.5,2.5\n2,3.5,3.5\n3,1,1\n": "column `copy` must not repeat the target `y`: leave it out",
     "x,y\n1,9007199254740993\n2,9007199254740992\n": r"row 2, column `y` must lie within 2\*\*53",
-    "x,y\n1,\0002\n2,3\n": "row 2 must be UTF-8 text; it holds a NUL",
-    "x,y\n1,2\n2,3\n".encode("utf-16"): "must be UTF-8 text; byte 0 is not .it may be UTF-16",
-    "x,y\n1,2\n2,3\n".encode("utf-16-le"): "row 1 must be UTF-8 text; it holds a NUL",
+    "x,y\n1,\0002\n2,3\n": "row 2 must be text; it holds a NUL",
+    "x,y\n1,2\n2,3\n".encode("utf-16"): "must be UTF-8 text; byte 0 is not: set `encoding`, such as utf-16,",
+    "x,y\n1,2\n2,3\n".encode("utf-16-le"): "row 1 must be text; it holds a NUL",
     "x,y\n1,2\n" + "a" * 200_000 + ",1\n": "row 3 cannot be read .*: field larger",
     "x,y\n" + "".join(f"{n},n{n}\n" for n in range(300)): "`y` must hold 256 classes at most; got 300",
 }
@@ -139,11 +212,15 @@ BAD_ARRAYS = {
     "`targets` must be numbers of": {"inputs": numbers(), "targets": np.zeros((10, 0))},
     "as many rows, two or more; got 10 and 9": {"inputs": numbers(), "targets": numbers(9)},
     "two or more; got 1 and 1": {"inputs": numbers(1), "targets": numbers(1)},
-    "`inputs` must lie within .*; got nan in row 3, column 1, counted from 0": {
-        "inputs": np.where(numbers() == 7, np.nan, numbers()),
+    "`inputs` must lie within .*; got inf in row 3, column 1, counted from 0": {
+        "inputs": np.where(numbers() == 7, np.inf, numbers()),
         "targets": numbers(),
     },
-    "`y1` must hold two different values": {"inputs": numbers(), "targets": numbers() * [1, 0]},
+    "`targets` must lie within .*; got nan in row 3, column 1, counted from 0": {
+        "inputs": numbers(),
+        "targets": np.where(numbers() == 7, np.nan, numbers()),
+    },
+    "`y1` must hold two different values": {"inputs": numbers() + 0.5, "targets": numbers() * [1, 0]},
     "`inputs` must lie within -9.0072e.15 and 9.0072e.15; got 9.22": {
         "inputs": np.array([[2**63 - 1], [1]]),
         "targets": np.array([0.5, 1]),

@@ -44,7 +44,11 @@ def test_the_run_directory_holds_what_it_promises(record):
     assert set(manifest["seconds"]) == {"wall", "compile", "cpu"}
     networks = {f"models/{arm}.{kind}" for arm in EVERY for kind in ("json", "safetensors")}
     files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    assert files == {"config.json", "results.nc", "summary.json", "manifest.json", ".lock"} | networks
+    assert (
+        files
+        == {"config.json", "results.nc", "summary.json", "manifest.json", ".lock", "preprocessing.json"}
+        | networks
+    )
     summed = files - {"manifest.json", ".lock"}
     sums = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in summed}
     assert manifest["sha256"] == sums

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from n3.config import criteria, validation
+from n3.config.task import TaskConfig
 
-Kind = Literal["regression", "classification"]
 Method = Literal["auxiliary", "controller", "released", "information"]
 Price = float | str  # a name of PRICES or a path too, as its own check says
 Select = Literal["smallest", "best"]
@@ -21,55 +21,6 @@ METHODS: tuple[str, ...] = get_args(Method)
 ACTIVATION_NAMES = ("tanh", "relu", "gelu", "silu", "softplus", "sigmoid", "sin", "identity")
 PRICES = ("description-length", "chi-square")
 """Prices that follow from the samples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Task: what is learnt, and from how many samples."""
-
-    task: str = "bessel"
-    """Data set, by its name in `n3.data.DATASETS`; left out with `data`, and then the file's name."""
-    data: str | None = None
-    """The user's own samples in place of a named set: a .csv with a header (text is taken for categories), or
-    an .npz of arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for every seed."""
-    target: tuple[str, ...] = ()
-    """Columns of the .csv file that are to be learnt: one, or several for regression."""
-    kind: Kind | None = None
-    """What the file's target is; None: classification where it is text or holds few different whole numbers."""
-    samples: Annotated[int | None, "positive"] = None
-    """Training samples, per seed; None: the method's or the data set's own number."""
-    test_samples: Annotated[int | None, "positive"] = None
-    """Test samples, per seed; None: the method's or the data set's own number."""
-    data_seed: Annotated[int | None, "at_least_zero"] = None
-    """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
-
-    def __post_init__(self) -> None:
-        validation.check_ranges(self)
-        if isinstance(self.target, str):
-            raise ValueError(f"`target` must be a tuple of names, such as ('y',); got {self.target!r}.")
-        if self.data is None:
-            for name in ("target", "kind"):
-                if getattr(self, name):
-                    raise ValueError(f"`{name}` goes with a file of `data`; got {getattr(self, name)!r} alone.")
-            return
-        ending = Path(self.data).suffix.lower()
-        if ending not in (".csv", ".npz"):
-            raise ValueError(f"`data` must name a .csv or .npz file; got {self.data!r}.")
-        if bool(self.target) != (ending == ".csv"):
-            due = "must name a column of a .csv file, and be left out with .npz"
-            raise ValueError(f"`target` {due}; got {self.target!r} with {self.data!r}.")
-        if self.target:
-            validation.distinct("target", self.target)
-        if self.task not in (TaskConfig.task, own := self._file_name()):
-            due = f"must be left out with `data`, or be its name, {own!r}"
-            raise ValueError(f"`task` {due}; got {self.task!r}.")
-
-    def named(self) -> "TaskConfig":
-        """The same task, by the file's name if it is the user's own."""
-        return self if self.data is None else replace(self, task=self._file_name())
-
-    def _file_name(self) -> str:
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.data).stem)[:80]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Data: the sets that networks learn from, drawn from a seed and scaled by their training split alone."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +11,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 from numpy.random import Generator, default_rng
 
-from n3.config import experiment
-from n3.config.experiment import TaskConfig
+from n3.config.task import Kind, TaskConfig
 from n3.config.validation import suggestion
 from n3.data import sources, tables
+from n3.data.encoding import Preprocessing, TableEncoder
+from n3.data.frames import column_names, frame_of, listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +29,7 @@ class Dataset:
     """
 
     name: str
-    kind: experiment.Kind
+    kind: Kind
     train_inputs: Float32[np.ndarray, "train in_size"]
     train_targets: Float32[np.ndarray, "train out_size"]
     test_inputs: Float32[np.ndarray, "test in_size"]
@@ -42,10 +44,12 @@ class Dataset:
     """Name of each target column, or of each class."""
     input_scaler: sources.Scaler
     target_scaler: sources.Scaler
+    encoder: TableEncoder | None = None
+    """What became of the columns of a user's table; None: the inputs are its columns."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(experiment.Kind):
-            raise ValueError(f"`kind` must be one of {get_args(experiment.Kind)}; got {self.kind!r}.")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"`kind` must be one of {get_args(Kind)}; got {self.kind!r}.")
         classes = self.num_classes
         if (classes is None) != (self.kind == "regression") or classes in (0, 1):
             raise ValueError(f"`num_classes` must be None or, for classes, at least 2; got {classes}.")
@@ -61,6 +65,53 @@ class Dataset:
             if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
                 raise ValueError(f"`{field}` must be finite; got {values[~np.isfinite(values)][0]}.")
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        kind: Kind | None = None,
+        name: str = "arrays",
+        train_samples: int | None = None,
+        test_samples: int | None = None,
+        seed: int = 0,
+    ) -> "Dataset":
+        """A data set of the user's own rows, encoded as those of a file and standardised.
+
+        ```python
+        x = np.linspace(-3, 3, 200)
+        data = n3.Dataset.from_arrays(x, np.sin(x))
+        ```
+
+        Args:
+            x: Inputs `[rows, columns]`, or `[rows]` for a single one: an array, a data frame or a mapping from
+                names to columns. Numbers may be missing (NaN), text is taken for categories.
+            y: Targets `[rows]`: numbers, texts or truths; or `[rows, outputs]`, numbers, for regression.
+            kind: What the targets are; None: as `n3.data.read_table` takes them, true and false for classes.
+            name: What figures and messages call it.
+            train_samples: Training samples; None: all rows that are no test samples.
+            test_samples: Test samples, drawn from the seed; None: a fifth of the rows.
+            seed: Decides which rows are which, zero or more.
+
+        Raises:
+            ValueError: If x and y differ in their rows, a target is missing, or these are not of that kind.
+        """
+        labels = getattr(y, "columns", None)
+        targets = frame_of(y if labels is not None else np.asarray(y))
+        if labels is None:
+            targets = dict(zip(column_names("y", len(targets)), targets.values(), strict=True))
+            kind = "classification" if kind is None and np.asarray(y).dtype.kind == "b" else kind
+        frame = frame_of(x)
+        rows = {len(own) for own in (*frame.values(), *targets.values())}
+        if len(rows) != 1 or min(rows) < 2:
+            raise ValueError(f"`x` and `y` must have as many rows, two or more; got {sorted(rows)}.")
+        for column, own in targets.items():
+            if any(value is None or value != value for value in own.tolist()):
+                raise ValueError(f"`y` must have a value in every row; one is missing in `{column}`.")
+        table = tables.table_of(name, frame, targets, kind=kind)
+        return split(name, table, share=5, seed=seed, train_samples=train_samples, test_samples=test_samples)
+
     @property
     def in_size(self) -> int:
         """Number of input columns."""
@@ -70,6 +121,22 @@ class Dataset:
     def out_size(self) -> int:
         """Number of target columns, the width of the network's output."""
         return self.train_targets.shape[1]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What lies between a user's rows and a network of this data set, as plain data."""
+        scalers = {"input": self.input_scaler, "target": self.target_scaler}
+        numbers = {
+            f"{side}_{part}": tuple(np.asarray(getattr(own, part), float).tolist())
+            for side, own in scalers.items()
+            for part in ("offset", "scale")
+        }
+        return Preprocessing(
+            encoder=self.encoder or TableEncoder.of_numbers(self.input_names),
+            targets=self.target_names,
+            is_classes=self.kind == "classification",
+            **numbers,
+        )
 
 
 def build_dataset(name: str, table: sources.Table, test: sources.RawSamples, *, fit: Callable) -> Dataset:
@@ -99,6 +166,7 @@ def build_dataset(name: str, table: sources.Table, test: sources.RawSamples, *, 
         target_names=targets,
         input_scaler=scaler,
         target_scaler=target_scaler,
+        encoder=table.encoder,
     )
 
 
@@ -133,8 +201,29 @@ def split(name: str, table: sources.Table, *, share: int, seed: int, **samples: 
 
 
 def _of_rows(name, *sides):
-    train, test = (sources.RawSamples(*(own[rows] for own in table.samples)) for table, rows in sides)
-    return build_dataset(name, sides[0][0]._replace(samples=train), test, fit=sources.standard_scaler)
+    """A data set of rows of tables; what is fitted to a user's columns is fitted to its training rows."""
+    table, rows = sides[0]
+    if table.encoder is not None:
+        encoder = table.encoder.refitted(_taken(table.frame, rows))
+        table = table._replace(encoder=encoder)
+        if not encoder.is_plain:
+            every = (encoder.transform(_taken(own.frame, rows)) for own, rows in sides)
+            inputs = zip(every, sides, strict=True)
+            samples = [sources.RawSamples(own, side.samples.targets[rows]) for own, (side, rows) in inputs]
+            return _standardised(name, table, *samples)
+    return _standardised(name, table, *(_taken_samples(own.samples, rows) for own, rows in sides))
+
+
+def _standardised(name, table, train, test):
+    return build_dataset(name, table._replace(samples=train), test, fit=sources.standard_scaler)
+
+
+def _taken(frame, rows):
+    return {name: own[rows] for name, own in frame.items()}
+
+
+def _taken_samples(samples, rows):
+    return sources.RawSamples(*(own[rows] for own in samples))
 
 
 def _draw(name: str, recipe: sources.SyntheticTask, *, seed: int, **samples: int | None) -> Dataset:
@@ -191,8 +280,34 @@ def load_dataset(
     return DATASETS[name](seed=seed, **sizes)
 
 
+def register_dataset(name: str, function: Callable[..., Dataset]) -> None:
+    """Give a data set a name, by which `n3.TaskConfig(task=name)` and `load_dataset` find it in this process.
+
+    ```python
+    def circle(*, train_samples, test_samples, seed):
+        x = np.random.default_rng(seed).uniform(-1, 1, (train_samples or 500, 2))
+        return n3.Dataset.from_arrays(x, x[:, 0] ** 2 + x[:, 1] ** 2 < 0.5, seed=seed, name="circle")
+
+    n3.register_dataset("circle", circle)
+    ```
+
+    Args:
+        name: A new name, of letters, digits, `.`, `_` and `-`.
+        function: Called as `function(train_samples=..., test_samples=..., seed=...)`; None asks for the set's
+            own number of samples. The same seed must give the same samples.
+
+    Raises:
+        ValueError: If the name is taken or of other characters.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name):
+        raise ValueError(f"`name` must be of letters, digits, `.`, `_` and `-`; got {name!r}.")
+    if name in DATASETS:
+        raise ValueError(f"`name` must be new; {name!r} is a data set already.")
+    DATASETS[name] = function
+
+
 def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
-    """The data set of each seed: drawn by its name, or split from the rows of the user's file.
+    """The data set of each seed: drawn by its name, or split from the rows of the user's file, read once.
 
     Raises:
         ValueError, ModuleNotFoundError: As `load_dataset`; or if the file is not there, or lacks a column.
@@ -201,7 +316,8 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
     if task.data is None:
         return [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
-    table = tables.read_table(task.data, target=task.target, kind=task.kind)
+    names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
+    table = tables.read_table(task.data, **{name: getattr(task, name) for name in names})
     return [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
 
 
@@ -227,9 +343,14 @@ def describe_task(task: TaskConfig, data: Dataset) -> str:
     """The task and its kind in words; whether the kind of a file's target was asked for or inferred."""
     if task.data is None:
         return f"{task.task}: {data.kind}"
-    names = ", ".join(task.target) or "targets"
+    names, classes = ", ".join(task.target) or "targets", data.num_classes or 0
     how = "asked for" if task.kind else "inferred; `kind` overrides it"
-    return f"{task.task}: {data.kind} of {names} ({how})"
+    if not task.kind and classes and all(name.lstrip("-").isdecimal() for name in data.target_names):
+        how = f"inferred from {classes} different whole numbers; `kind` regression takes them for quantities"
+    columns = data.encoder.columns if data.encoder else ()
+    holed = [own.name for own in columns if own.has_indicator or None in (own.categories or ())]
+    rest = f"; values are missing in {listed(holed)}, each with a column that is 1 there" if holed else ""
+    return f"{task.task}: {data.kind} of {names} ({how}){rest}"
 
 
 HELD_OUT = 5

@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from numpy.polynomial import Polynomial
 from numpy.random import Generator
 
+from n3.data.encoding import TableEncoder
+from n3.data.frames import Frame
+
 
 class RawSamples(NamedTuple):
     """Samples in their own units; targets are real columns (regression) or labels from 0 (classification)."""
@@ -29,6 +32,10 @@ class Table(NamedTuple):
     """Name of each input column."""
     targets: tuple[str, ...]
     """Name of each target column, or of each class in the order of the labels."""
+    encoder: TableEncoder | None = None
+    """What makes the inputs of a user's own columns; None: they are as they are."""
+    frame: Frame | None = None
+    """Those columns."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,8 @@ from .directory import RunDirectory as RunDirectory
 from .directory import verify as verify
 from .memory import describe as describe
 from .memory import find_devices as find_devices
+from .predict import Predictions as Predictions
+from .predict import predict as predict
 from .report import write_report as write_report
 from .results import device_name as device_name
 from .results import load as load

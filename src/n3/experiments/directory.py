@@ -91,15 +91,11 @@ class RunDirectory:
             return
         if len(differences(written, experiment.to_json())) != 1:
             return
-        steps = Experiment.load(written).training.steps or 0
+        steps, most = Experiment.load(written).training.steps or 0, experiment.training.steps or 0
         earlier = replace(experiment, training=replace(experiment.training, steps=steps))
         new = stops_of(experiment)
         has_records = set(new[new <= steps]) <= set(stops_of(earlier))
-        if (
-            (steps or 0) < (experiment.training.steps or 0)
-            and has_records
-            and not differences(written, earlier.to_json())
-        ):
+        if steps < most and has_records and not differences(written, earlier.to_json()):
             (self.path / MANIFEST).unlink(missing_ok=True)
             self.write(written.name, experiment.to_json().encode())
 

@@ -161,7 +161,7 @@ def _experiment_of(directory: str | Path) -> Experiment:
     if not path.exists():
         advice = "the folder of a network that `save_compact` wrote is read by `n3.surgery.load_compact`"
         raise FileNotFoundError(f"`directory` must be a run directory; {path} is not there ({advice}).")
-    _require(Path(directory), "config.json")
+    require(Path(directory), "config.json")
     return Experiment.load(path)
 
 
@@ -173,7 +173,7 @@ def read_results(directory: str | Path) -> Results:
         ValueError: If it is damaged, or any of it lies elsewhere or is larger than the file can hold.
     """
     path = inside(directory, "results.nc")
-    _require(Path(directory), "results.nc")
+    require(Path(directory), "results.nc")
     content = io.BytesIO(read_file(path))
     try:
         _check_variables(content)
@@ -209,8 +209,13 @@ def _check_variables(content: io.BytesIO) -> None:
         raise ValueError(f"its variables have {size} bytes, more than a file of {most} can hold.")
 
 
-def _require(directory: Path, *names: str) -> None:
-    """See that files are as the manifest says."""
+def require(directory: Path, *names: str) -> None:
+    """See that files of a finished run directory are as the manifest says.
+
+    Raises:
+        FileNotFoundError: If it is not finished.
+        CheckpointError: If a file is missing or damaged.
+    """
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: it is not finished, or not a run directory.")
     for fault in damages(directory, *names):
@@ -237,17 +242,23 @@ def write_models(
 def load(directory: str | Path, *, compact: bool = False) -> dict[str, list[Any]]:
     """The trained networks of a run's folder by arm, one a seed; `compact` makes them plain (`n3.compact`).
 
+    They read and give scaled numbers; `n3.predict` takes rows and returns predictions in the user's own units.
     They are `GrowingMLP` or `CompactMLP`, or ensembles of these where the runs have members and no `refit`.
 
     Raises:
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged or holds another network.
     """
-    run, models = _experiment_of(directory).run, inside(directory, "models")
-    _require(Path(directory), *(f"models/{arm}.{kind}" for arm in run.arms for kind in ("json", "safetensors")))
-    with jax.enable_x64(read_manifest(Path(directory))["precision"] == "float64"):
-        nets = {arm: _load_arm(models, arm, len(run.seeds)) for arm in run.arms}
+    nets = {arm: load_arm(directory, arm) for arm in _experiment_of(directory).run.arms}
     return {arm: [compact_network(net) for net in own] for arm, own in nets.items()} if compact else nets
+
+
+def load_arm(directory: str | Path, arm: str) -> list[Any]:
+    """The trained networks of one arm of a run's folder, one a seed; errors as `load`."""
+    seeds, models = len(_experiment_of(directory).run.seeds), inside(directory, "models")
+    require(Path(directory), *(f"models/{arm}.{kind}" for kind in ("json", "safetensors")))
+    with jax.enable_x64(read_manifest(Path(directory))["precision"] == "float64"):
+        return _load_arm(models, arm, seeds)
 
 
 def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP] | list[Ensemble[GrowingMLP]]:

@@ -21,6 +21,7 @@ from n3.experiments import arms, results
 from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
+from n3.experiments.predict import write_preprocessing
 from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
@@ -116,6 +117,7 @@ def _written(
     directory.write_results(found)
     for arm, recipe in trained.recipes.items():
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
+    write_preprocessing(directory, data)
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
     summary = summarise(record)

@@ -1,0 +1,96 @@
+"""Task: what is learnt, a named data set or the user's own file, and how that file is read."""
+
+import codecs
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from n3.config import validation
+
+Kind = Literal["regression", "classification"]
+_OF_FILE = ("target", "drop", "categorical", "separator", "decimal", "encoding", "kind")
+"""What is said of a file of `data` alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Task: what is learnt, and from how many samples."""
+
+    task: str = "bessel"
+    """Data set, by its name in `n3.data.DATASETS`; left out with `data`, and then the file's name."""
+    data: str | None = None
+    """The user's own samples in place of a named set: a .csv or .tsv with a header (text is taken for
+    categories), or an .npz of arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for
+    every seed."""
+    target: tuple[str, ...] = ()
+    """Columns of the .csv file that are to be learnt: one, or several for regression."""
+    drop: tuple[str, ...] = ()
+    """Columns of the .csv file that are left out."""
+    categorical: tuple[str, ...] = ()
+    """Columns of the .csv file whose numbers are names of categories."""
+    separator: str | None = None
+    """What stands between the cells of the .csv file; None: comma, semicolon or tab, as its header has."""
+    decimal: Literal[".", ","] = "."
+    """What stands before the fraction of a number in the .csv file."""
+    encoding: str | None = None
+    """Encoding of the .csv file, such as latin-1; None: UTF-8."""
+    kind: Kind | None = None
+    """What the file's target is; None: classification where it is text or holds few different whole numbers."""
+    samples: Annotated[int | None, "positive"] = None
+    """Training samples, per seed; None: the method's or the data set's own number."""
+    test_samples: Annotated[int | None, "positive"] = None
+    """Test samples, per seed; None: the method's or the data set's own number."""
+    data_seed: Annotated[int | None, "at_least_zero"] = None
+    """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
+
+    def __post_init__(self) -> None:
+        validation.check_ranges(self)
+        for name in ("target", "drop", "categorical"):
+            if isinstance(value := getattr(self, name), str):
+                raise ValueError(f"`{name}` must be a tuple of names, such as ('y',); got {value!r}.")
+        own = [each.name for each in fields(self) if each.name in _OF_FILE]
+        given = [name for name in own if getattr(self, name) != TaskConfig.__dataclass_fields__[name].default]
+        if self.data is None:
+            for name in given:
+                raise ValueError(f"`{name}` goes with a file of `data`; got {getattr(self, name)!r} alone.")
+            return
+        ending = Path(self.data).suffix.lower()
+        if ending not in (".csv", ".tsv", ".npz"):
+            raise ValueError(f"`data` must name a .csv, .tsv or .npz file; got {self.data!r}.")
+        if bool(self.target) != (ending != ".npz"):
+            due = "must name a column of a .csv file, and be left out with .npz"
+            raise ValueError(f"`target` {due}; got {self.target!r} with {self.data!r}.")
+        for name in [own for own in given if own != "kind" and ending == ".npz"]:
+            raise ValueError(f"`{name}` goes with a .csv file; got {getattr(self, name)!r} with {self.data!r}.")
+        self._check_text()
+        if self.task not in (TaskConfig.task, own := self._file_name()):
+            due = f"must be left out with `data`, or be its name, {own!r}"
+            raise ValueError(f"`task` {due}; got {self.task!r}.")
+
+    def _check_text(self) -> None:
+        """See that what is said of a text file can be so."""
+        for name in ("target", "drop", "categorical"):
+            if names := getattr(self, name):
+                validation.distinct(name, names)
+        for name, others in {"drop": self.target, "categorical": (*self.target, *self.drop)}.items():
+            if both := set(getattr(self, name)) & set(others):
+                raise ValueError(f"`{name}` must name no column of `target` or `drop`; got {min(both)!r}.")
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n\0'):
+            raise ValueError(f"`separator` must be one character, such as ';'; got {self.separator!r}.")
+        if self.separator == self.decimal:
+            raise ValueError(f"`separator` and `decimal` must differ; got {self.decimal!r} for both.")
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding).decode(b"")
+            except (LookupError, ValueError) as error:
+                raise ValueError(
+                    f"`encoding` must be known, such as latin-1; got {self.encoding!r}."
+                ) from error
+
+    def named(self) -> "TaskConfig":
+        """The same task, by the file's name if it is the user's own."""
+        return self if self.data is None else replace(self, task=self._file_name())
+
+    def _file_name(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.data).stem)[:80]

@@ -1,0 +1,306 @@
+"""Estimators: networks that choose their own width, as scikit-learn's regressors and classifiers."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TrainingConfig
+from n3.data.dataset import Dataset, build_dataset
+from n3.data.encoding import TableEncoder
+from n3.data.frames import Frame, column_names, frame_of
+from n3.data.sources import RawSamples, Table, standard_scaler
+from n3.experiments import arms, results
+from n3.experiments.ensembles import count_active
+from n3.experiments.memory import find_devices
+from n3.experiments.predict import outputs_of
+from n3.experiments.run import TrainedArms, train_cells
+from n3.nn.members import Ensemble
+from n3.stats.summary import find_warnings, has_diverged
+from n3.surgery.compact import compact
+
+_ARM = "growing"
+_TEST_ROWS = 8
+"""Training rows that stand where an experiment has its test samples; nothing is decided by them."""
+_HISTORY = ("train_loss", "held_out_loss", "held_out_error", "size")
+
+
+class SizingWarning(UserWarning):
+    """What speaks against the size that a fit has found, and what to do."""
+
+
+class _Growing(BaseEstimator):
+    """What regressor and classifier share: parameters, training, and the outputs of the networks."""
+
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        capacity: Any = 64,
+        members: Any = 5,
+        steps: Any = 5000,
+        learning_rate: Any = None,
+        activation: Any = "tanh",
+        budget: Any = None,
+        refit: Any = False,
+        random_state: Any = None,
+        device: Any = "auto",
+        verbose: Any = False,
+    ):
+        self.capacity = capacity
+        self.members = members
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.activation = activation
+        self.budget = budget
+        self.refit = refit
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def _fit_table(self, frame: Frame, targets: np.ndarray, names: tuple[str, ...]) -> Any:
+        """Train on encoded columns; the targets are numbers [rows, outputs], or labels [rows] from 0."""
+        self._network = None
+        encoder = TableEncoder.fit(frame)
+        table = Table(RawSamples(encoder.transform(frame), targets), encoder.names, names, encoder)
+        few = RawSamples(*(own[:_TEST_ROWS] for own in table.samples))
+        data = build_dataset("table", table, few, fit=standard_scaler)
+        experiment = self._experiment(len(targets))
+        recipes = {_ARM: arms.recipe_of(experiment, _ARM, data)}
+        settings = {"devices": find_devices(self.device), "quiet": not self.verbose}
+        self._keep(experiment, train_cells([experiment], recipes, [[data]], **settings), data)
+        return self
+
+    def _experiment(self, rows: int) -> Experiment:
+        """The experiment of one seed, in which every member has two rows or more to hold out."""
+        if rows < 4:
+            raise ValueError(f"`X` must have 4 rows or more, two in each of two folds; got n_samples = {rows}.")
+        members, most = _plain(self.members), rows // 2
+        if members == 0:
+            raise ValueError("`members` must be positive; got 0.")
+        if isinstance(members, int) and members > most:
+            warnings.warn(f"{rows} rows are enough for {most} `members`.", SizingWarning, stacklevel=4)
+            members = most
+        capacity = tuple(self.capacity) if isinstance(self.capacity, tuple | list) else (self.capacity,)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return Experiment(
+            network=NetworkConfig(
+                method="information", capacity=tuple(map(_plain, capacity)), activation=self.activation
+            ),
+            training=TrainingConfig(
+                steps=_plain(self.steps),
+                learning_rate=_plain(self.learning_rate),
+                members=members,
+                refit=bool(self.refit),
+            ),
+            information=InformationConfig(criterion="held-out", budget=_plain(self.budget)),
+            run=RunConfig(arms=(_ARM,), seeds=(seed,), device=self.device),
+        ).resolved()
+
+    def _keep(self, experiment: Experiment, trained: TrainedArms, data: Dataset) -> None:
+        """Set the attributes of a fit, and warn of what speaks against it."""
+        swept, stops = trained.swept[_ARM], arms.stops_of(experiment)
+        lost = int(np.max(np.asarray(swept.state.diverged_at)))
+        if lost >= 0:
+            raise FloatingPointError(f"the loss was NaN or infinite after step {lost}: lower `learning_rate`.")
+        self._preprocessing = data.preprocessing
+        self._network = compact(jax.tree.map(lambda leaf: leaf[0], swept.state.net))
+        self.sizes_ = tuple(int(own) for own in np.asarray(count_active(swept.state.net))[0])
+        is_refit = not isinstance(self._network, Ensemble)
+        self.members_ = [self._network] if is_refit else self._network.each()
+        if is_refit:
+            self.network_ = self._network
+        told = {"rows": experiment.run.seeds, "steps": stops, "estimates": trained.estimates}
+        found = results.label(trained.swept, **told)
+        row = found.isel(seed=0).sel(arm=_ARM)
+        self.history_ = {"step": stops} | {name: row[name].values.astype(float) for name in _HISTORY}
+        self.oof_score_, self.oof_error_ = (float(self.history_[name][-1]) for name in _HISTORY[1:3])
+        for warning in find_warnings(experiment, found, has_diverged(found)):
+            warnings.warn(warning.text.split(": ", 1)[1] + ".", SizingWarning, stacklevel=4)
+
+    def _frame(self, X: Any, *, reset: bool) -> Frame:
+        """The columns of the inputs, which scikit-learn checks; after a fit by the names they had there."""
+        if getattr(X, "columns", None) is None:
+            checked = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
+        else:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            checked = X
+            if not len(X):
+                raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+        frame = frame_of(checked)
+        return frame if reset else dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
+
+    def _values(self, X: Any) -> Float[np.ndarray, "rows targets"]:
+        """Predictions of every row: numbers in the user's units, or probabilities."""
+        check_is_fitted(self)
+        inputs = self._preprocessing.inputs(self._frame(X, reset=False))
+        return self._preprocessing.values(outputs_of(self._network, inputs))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether the last fit came to its end."""
+        return vars(self).get("_network") is not None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
+        return tags
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class GrowingRegressor(RegressorMixin, _Growing):
+    """Regression by networks that choose their own width, of one target or several.
+
+    `members` networks share one width. Each of them holds out a part of the rows, and the width is the smallest
+    number of hidden units that is as good as the best on what is held out. Predictions are the mean of the
+    members. Inputs are an array or a data frame of numbers and text: missing values and categories, rare and
+    unseen ones included, are encoded as `n3.data.encoding` describes, and everything is scaled.
+
+    Args:
+        capacity: Hidden units allocated, the most that there can be; a tuple has a number for each layer.
+        members: Networks; fewer where a part would have less than two rows.
+        steps: Optimiser steps.
+        learning_rate: Largest learning rate; None: 0.01.
+        activation: Of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity.
+        budget: Most parameters that a network may have; None: any number.
+        refit: Train one network of the width found on all rows, for as many steps, in place of the members.
+        random_state: Seed of weights and folds: a number, a `RandomState`, or None: another at each fit.
+        device: `auto`, `cpu` or `gpu`.
+        verbose: Show progress on the error stream.
+
+    Attributes:
+        sizes_: Hidden units found, a number for each layer.
+        oof_score_: Loss out of fold, the estimate for new rows: each by the member that has not trained on it.
+            Squared error over the variance of each target, the mean over targets: 1 minus it is like `score`.
+            After `refit` it is still that of the members.
+        oof_error_: Standard error of that mean.
+        history_: Over the steps recorded: `step`, `train_loss`, `held_out_loss`, `held_out_error` and `size`.
+        members_: The networks, of scaled inputs and outputs, as `n3.CompactMLP`.
+        network_: The one network after `refit`.
+        n_features_in_: Number of columns.
+        feature_names_in_: Names of the columns of a data frame.
+
+    Example:
+        ```python
+        model = n3.GrowingRegressor(random_state=0).fit(X, y)
+        model.predict(X_new), model.sizes_, model.oof_score_
+        ```
+    """
+
+    def fit(self, X: Any, y: Any) -> "GrowingRegressor":
+        """Train on rows `X` [rows, columns] and targets `y`, [rows] or [rows, outputs], in their own units.
+
+        Raises:
+            ValueError: If X or y has a bad shape or value, or a parameter is out of its range.
+            TypeError: If a cell is neither a number nor a text.
+            FloatingPointError: If training diverges.
+        """
+        if y is None:
+            raise ValueError("`fit` requires y to be passed, but the target y is None.")
+        frame = self._frame(X, reset=True)
+        targets = check_array(y, ensure_2d=False, dtype=float, input_name="y")
+        if len(targets) != (rows := len(next(iter(frame.values())))):
+            raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(targets)}.")
+        self._is_flat = targets.ndim == 1
+        targets = targets.reshape(rows, -1)
+        return self._fit_table(frame, targets, column_names("y", targets.shape[1]))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predictions of the rows, in the unit and the shape of the targets that were learnt.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            ValueError: If the columns are not those of `fit`.
+        """
+        values = self._values(X)
+        return values[:, 0] if self._is_flat else values
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class GrowingClassifier(ClassifierMixin, _Growing):
+    """Classification by networks that choose their own width, of two classes or more, with any labels.
+
+    `members` networks share one width. Each of them holds out a part of the rows, and the width is the smallest
+    number of hidden units that is as good as the best on what is held out. Predictions are the mean of the
+    members. Inputs are an array or a data frame of numbers and text: missing values and categories, rare and
+    unseen ones included, are encoded as `n3.data.encoding` describes, and everything is scaled.
+
+    Args:
+        capacity: Hidden units allocated, the most that there can be; a tuple has a number for each layer.
+        members: Networks; fewer where a part would have less than two rows.
+        steps: Optimiser steps.
+        learning_rate: Largest learning rate; None: 0.01.
+        activation: Of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity.
+        budget: Most parameters that a network may have; None: any number.
+        refit: Train one network of the width found on all rows, for as many steps, in place of the members.
+        random_state: Seed of weights and folds: a number, a `RandomState`, or None: another at each fit.
+        device: `auto`, `cpu` or `gpu`.
+        verbose: Show progress on the error stream.
+
+    Attributes:
+        sizes_: Hidden units found, a number for each layer.
+        oof_score_: Loss out of fold, the estimate for new rows: each by the member that has not trained on it.
+            Nats: the mean of -ln(probability of the class).
+            After `refit` it is still that of the members.
+        oof_error_: Standard error of that mean.
+        history_: Over the steps recorded: `step`, `train_loss`, `held_out_loss`, `held_out_error` and `size`.
+        members_: The networks, of scaled inputs and outputs, as `n3.CompactMLP`.
+        network_: The one network after `refit`.
+        n_features_in_: Number of columns.
+        feature_names_in_: Names of the columns of a data frame.
+
+    Example:
+        ```python
+        model = n3.GrowingClassifier(random_state=0).fit(X, y)
+        model.predict_proba(X_new), model.sizes_, model.oof_score_
+        ```
+    """
+
+    def fit(self, X: Any, y: Any) -> "GrowingClassifier":
+        """Train on rows `X` [rows, columns] and labels `y` [rows]: texts, truths or numbers.
+
+        Raises:
+            ValueError: If X or y has a bad shape or value, y one class, or a parameter is out of its range.
+            TypeError: If a cell is neither a number nor a text.
+            FloatingPointError: If training diverges.
+        """
+        if y is None:
+            raise ValueError("`fit` requires y to be passed, but the target y is None.")
+        frame = self._frame(X, reset=True)
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        if len(y) != (rows := len(next(iter(frame.values())))):
+            raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(y)}.")
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("`y` must hold two classes or more; got 1 class.")
+        return self._fit_table(frame, labels, tuple(map(str, self.classes_)))
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "rows classes"]:
+        """Probability of each class of `classes_`; errors as `predict`."""
+        return self._values(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each row.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            ValueError: If the columns are not those of `fit`.
+        """
+        places = self._values(X).argmax(axis=1)
+        return self.classes_[places]

@@ -1,0 +1,208 @@
+"""Estimators: what scikit-learn asks of them, the user's units, and every warning and refusal."""
+
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+import n3
+from n3.sklearn import GrowingClassifier, GrowingRegressor, SizingWarning
+
+SMALL = {"capacity": 6, "members": 2, "steps": 100, "learning_rate": 0.03, "random_state": 0}
+"""Settings of one shape: a new one is compiled anew."""
+ROWS = 40
+pytestmark = pytest.mark.filterwarnings("ignore::n3.sklearn.SizingWarning")
+QUICK = (
+    "check_estimator_cloneable",
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_estimator_repr",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_do_not_raise_errors_in_init_or_set_param",
+    "check_set_params",
+    "check_get_params_invariance",
+    "check_estimators_unfitted",
+    "check_mixin_order",
+    "check_fit1d",
+    "check_fit2d_1sample",
+    "check_estimator_sparse_array",
+    "check_complex_data",
+    "check_estimators_empty_data_messages",
+    "check_requires_y_none",
+    "check_classifiers_one_label",
+    "check_supervised_y_no_nan",
+)
+"""Checks of scikit-learn that train no network, or nearly none."""
+ESTIMATORS = [GrowingRegressor(**SMALL), GrowingClassifier(**SMALL)]
+
+
+def table(rows=ROWS, *, seed=0):
+    """A number with holes and a colour, in units far from those of a network; a number and names to learn."""
+    rng = np.random.default_rng(seed)
+    size, colour = rng.normal(1000, 200, rows), rng.choice(["red", "blue"], rows)
+    y = 5e4 + 30 * size + 5e3 * (colour == "red")
+    held = np.where(rng.uniform(size=rows) < 0.1, np.nan, size)
+    return pd.DataFrame({"size": held, "colour": colour}), y, np.where(size > 1000, "large", "small")
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    X, y, _ = table()
+    return GrowingRegressor(**SMALL).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    X, _, names = table()
+    return GrowingClassifier(**SMALL).fit(X, names)
+
+
+def quick_checks():
+    for estimator in ESTIMATORS:
+        for own, check in estimator_checks_generator(estimator):
+            name = getattr(check, "func", check).__name__
+            if name in QUICK:
+                yield pytest.param(own, check, id=f"{type(own).__name__}-{name}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(quick_checks()))
+def test_quick_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [GrowingRegressor, GrowingClassifier])
+def test_all_checks_of_scikit_learn(kind):
+    settings = {"capacity": 8, "members": 2, "steps": 200, "learning_rate": 0.03, "random_state": 0}
+    check_estimator(kind(**settings), on_skip=None)
+
+
+def test_numbers_are_predicted_in_the_users_units(regressor):
+    X, y, _ = table(seed=1)
+    found = regressor.predict(X)
+    assert found.shape == (ROWS,)
+    assert regressor.score(X, y) > 0.5
+    assert abs(found.mean() - y.mean()) < 3e3
+    assert regressor.n_features_in_ == 2
+    assert regressor.feature_names_in_.tolist() == ["size", "colour"]
+
+
+def test_names_are_predicted_with_probabilities(classifier):
+    X, _, names = table(seed=1)
+    chances = classifier.predict_proba(X)
+    assert classifier.classes_.tolist() == ["large", "small"]
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0, rtol=1e-12)
+    assert np.array_equal(classifier.predict(X), classifier.classes_[chances.argmax(axis=1)])
+    assert classifier.score(X, names) > 0.7
+
+
+def test_what_a_fit_leaves(regressor):
+    assert len(regressor.members_) == 2
+    assert all(isinstance(own, n3.CompactMLP) for own in regressor.members_)
+    assert len(regressor.sizes_) == 1
+    assert regressor.members_[0].layers[0].bias.shape == regressor.sizes_
+    history = regressor.history_
+    assert history["step"][-1] == SMALL["steps"]
+    assert history["size"].shape == (len(history["step"]), 1)
+    assert regressor.oof_score_ == history["held_out_loss"][-1]
+    assert 0 < regressor.oof_error_ < regressor.oof_score_ < 1
+    assert not hasattr(regressor, "network_")
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(regressor):
+    X, y, _ = table()
+    assert np.array_equal(clone(regressor).fit(X, y).predict(X), regressor.predict(X))
+    other = clone(regressor).set_params(random_state=np.random.RandomState(1)).fit(X, y)
+    assert not np.array_equal(other.predict(X), regressor.predict(X))
+
+
+def test_an_estimator_is_pickled_and_stored_by_joblib(classifier, tmp_path):
+    X, _, _ = table(seed=2)
+    expected = classifier.predict_proba(X)
+    assert np.array_equal(pickle.loads(pickle.dumps(classifier)).predict_proba(X), expected)
+    joblib.dump(classifier, tmp_path / "own.joblib")
+    assert np.array_equal(joblib.load(tmp_path / "own.joblib").predict_proba(X), expected)
+
+
+@pytest.mark.slow
+def test_one_network_after_a_refit():
+    X, y, _ = table()
+    model = GrowingRegressor(**SMALL, refit=True).fit(X, y)
+    assert isinstance(model.network_, n3.CompactMLP)
+    assert model.members_ == [model.network_]
+    assert model.score(X, y) > 0.5
+
+
+def test_labels_of_any_type_come_back():
+    X, _, names = table()
+    for labels in (names == "large", np.where(names == "large", 7, -1), names.astype(object)):
+        found = GrowingClassifier(**SMALL).fit(X, labels)
+        assert found.predict(X).dtype == labels.dtype
+        assert set(found.predict(X).tolist()) <= set(labels.tolist())
+
+
+@pytest.mark.slow
+def test_several_targets_are_learnt_at_once():
+    X, y, _ = table()
+    both = np.stack([y, -y / 1e6], axis=1)
+    found = GrowingRegressor(**SMALL).fit(X, both).predict(X)
+    assert found.shape == (ROWS, 2)
+    assert np.all(np.abs(found.mean(axis=0) / both.mean(axis=0) - 1) < 0.1)
+
+
+@pytest.mark.slow
+def test_estimators_sit_in_pipelines_and_searches():
+    X, _, names = table()
+    pipeline = make_pipeline(FunctionTransformer(), GrowingClassifier(**SMALL))
+    search = GridSearchCV(pipeline, {"growingclassifier__activation": ["tanh", "relu"]}, cv=2, n_jobs=1)
+    assert 0 <= search.fit(X, names).best_score_ <= 1
+
+
+@pytest.mark.slow
+def test_a_size_at_the_capacity_is_warned_of():
+    X, y, _ = table()
+    with pytest.warns(SizingWarning, match="the size is at the capacity, 1 units; raise `capacity`"):
+        GrowingRegressor(**SMALL | {"capacity": 1}).fit(X, y)
+
+
+@pytest.mark.slow
+def test_few_rows_have_fewer_members_and_three_are_refused():
+    X, y, _ = table(6)
+    with pytest.warns(SizingWarning, match=r"6 rows are enough for 3 `members`"):
+        model = GrowingRegressor(**SMALL | {"members": 5, "steps": 2}).fit(X, y)
+    assert len(model.members_) == 3
+    with pytest.raises(ValueError, match=r"`X` must have 4 rows or more.* n_samples = 3"):
+        GrowingRegressor(**SMALL).fit(X[:3], y[:3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "`steps` must be positive and finite; got 0"),
+        ({"capacity": 0}, "`capacity` must hold positive whole numbers; got 0"),
+        ({"members": 0}, "`members` must be positive; got 0"),
+        ({"activation": "tan"}, "`activation` must be one of .*; got 'tan'. Did you mean 'tanh'"),
+    ],
+)
+def test_bad_parameters_are_refused_by_fit(settings, message):
+    X, y, _ = table()
+    with pytest.raises(ValueError, match=message):
+        GrowingRegressor(**SMALL | settings).fit(X, y)
+
+
+def test_a_failed_fit_leaves_no_fitted_estimator():
+    X, _, names = table()
+    model = GrowingClassifier(**SMALL | {"learning_rate": 1e30})
+    with pytest.raises(FloatingPointError, match=r"after step .*: lower `learning_rate`"):
+        model.fit(X, names)
+    with pytest.raises(NotFittedError):
+        model.predict(X)

@@ -12,7 +12,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from n3.config.experiment import InformationConfig, Kind, StructureConfig
+from n3.config.experiment import InformationConfig, StructureConfig
+from n3.config.task import Kind
 from n3.config.validation import LARGEST_FLOAT, LEAST_FLOAT, check_whole
 from n3.information.gaussian import PSI
 from n3.information.measures import Importance, LayerMonitor, check_importance, check_monitor, check_prune

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from n3.config.experiment import Kind
+from n3.config.task import Kind
 from n3.nn import metrics
 from n3.nn.losses import LOSSES
 from n3.tracing.trace import takes_key

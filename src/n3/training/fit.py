@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
@@ -145,7 +146,7 @@ def fit(
         Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint; without that folder nothing waits for one.
     """
     call = dict(locals())
-    found, history = _fit(call, **call)
+    found, history = _fit(call)
     rows = runs_to_restart(model, history)
     if not rows.size:
         return found, history
@@ -154,84 +155,78 @@ def fit(
     return with_restarts((found, history), again, rows)
 
 
-def _fit(
-    call: dict[str, Any],
-    *,
-    model: PyTree,
-    train_data: Data,
-    validation_data: Data | None,
-    steps: int,
-    key: Key[Array, "*runs"],
-    loss,
-    kind: Kind | None,
-    learning_rate,
-    batch: int,
-    information,
-    importance,
-    target_size,
-    size_cost,
-    monitor,
-    annealing,
-    structure,
-    members,
-    readout,
-    refit: bool,
-    checkpoint,
-    checkpoint_every,
-    quiet: bool,
-) -> tuple[Any, History]:
-    _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind)
-    monitor = _names_of(monitor)
-    is_informed = isinstance(model, AbstractSized) and isinstance(model.controller, Information)
-    given = information, target_size, monitor, importance, structure
-    _check_settings(model, validation_data, *given, is_informed=is_informed)
-    members, settings = _members_of(members, information, is_informed, is_arrays(train_data))
-    check_members(model, members, settings, readout, refit, structure, importance, monitor)
-    one, runs = first_run(model, key)
-    if "squared-error" in (loss, KIND_LOSSES.get(kind)):  # whole numbers beyond 32 bits stay what they are
-        train_data, validation_data = (
-            with_numbers(train_data),
-            validation_data and with_numbers(validation_data),
-        )
-    units = TargetUnits.of(one, train_data, loss, kind) if is_informed and importance is None else None
-    if units is not None:
-        model, one = units.taken_up(model), units.taken_up(one)
-        train_data = units.applied(train_data)
-        validation_data = validation_data and units.applied(validation_data)
+def _fit(call: dict[str, Any]) -> tuple[Any, History]:
+    own = _with_target_units(_checked_call(call))
+    one, runs, members, key, is_informed = own.one, own.runs, own.members, own.key, own.is_informed
     order_key, dropout_key = jax.vmap(jr.split, out_axes=1)(key) if runs else jr.split(key)
-    feed = partial(
-        source_of,
-        train_data,
-        batch=batch,
-        steps=steps,
-        is_stratified="cross-entropy" in (loss, KIND_LOSSES.get(kind)),
-    )
+    how = {"batch": own.batch, "steps": own.steps, "is_stratified": own.has_classes}
+    feed = partial(source_of, own.train_data, **how)
     source = feed(key=order_key, members=members)
-    pool = source.pool(POOL if is_informed or monitor or structure or members else 1)
-    goal = _goal_of(one, source, pool.of_run(0), (loss, kind), importance)
-    block = runs_at_once(one, min(batch, source.samples) * max(members, 1), runs)
-    own = {"members": members, "block": block, "monitor": monitor}
-    plan = _plan_of({**call, **own}, goal, settings, is_informed=is_informed)
-    numbers = [[settings.errors], [settings.resolution]]
-    is_judged = is_informed and settings.criterion == "held-out"
-    thrift = Thrift(*np.full((2, max(runs, 1)), numbers)) if is_judged else None
-    end = Ending.of(plan, one, pool, source, readout, thrift)
-    hypers = _drive_hypers(settings, pool, goal, source.samples, steps) if is_informed else None
-    recorder = Recorder(plan, validation_data, pool, every=-(-steps // RECORDS), runs=runs, held=end.samples)
-    stages = _stages_of(plan, structure, one, key, recorder, hypers, importance) if structure else None
-    bar, kept = Progress("fit", steps * (1 + refit), max(runs, 1), quiet), (checkpoint, checkpoint_every)
-    with bar as report, checkpoints_in(*kept, lambda: _identity(call, plan, source)) as saved:
+    pool = source.pool(POOL if is_informed or own.monitor or own.structure or members else 1)
+    goal = _goal_of(one, source, pool.of_run(0), (own.loss, own.kind), own.importance)
+    block = runs_at_once(one, min(own.batch, source.samples) * max(members, 1), runs)
+    plan = _plan_of({**vars(own), "block": block}, goal, own.settings, is_informed=is_informed)
+    end = Ending.of(plan, one, pool, source, own.readout, _thrift_of(own))
+    hypers = _drive_hypers(own.settings, pool, goal, source.samples, own.steps) if is_informed else None
+    every = -(-own.steps // RECORDS)
+    recorder = Recorder(plan, own.validation_data, pool, every=every, runs=runs, held=end.samples)
+    rest = key, recorder, hypers, own.importance
+    stages = _stages_of(plan, own.structure, one, *rest) if own.structure else None
+    folder, bar = (
+        (own.checkpoint, own.checkpoint_every),
+        Progress("fit", own.steps * (1 + own.refit), max(runs, 1), own.quiet),
+    )
+    with bar as report, checkpoints_in(*folder, lambda: _identity(call, plan, source)) as saved:
         how = {"stages": stages, "report": report, "checkpoint": saved and saved.part("fit")}
-        state = begin(plan, model, dropout_key)
+        state = begin(plan, own.model, dropout_key)
         net = train_model(plan, state, source, hypers, recorder, finish=end.finished, **how)
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
         end.warn(net, history, one, recorder.held_out)
-        if refit:
+        if own.refit:
             last = history, report, saved and saved.part("refit")
-            net, history = refitted(plan, model, net, feed(key=order_key), dropout_key, end, *last)
-    net = Ensemble(net, goal.has_logits) if members and not refit else net
+            net, history = refitted(plan, own.model, net, feed(key=order_key), dropout_key, end, *last)
+    net = Ensemble(net, goal.has_logits) if members and not own.refit else net
+    units = own.units
     return (net, history) if units is None else (units.given_back(net), units.losses_of(history))
+
+
+def _checked_call(call: dict[str, Any]) -> SimpleNamespace:
+    """The arguments of `fit`, once they are seen to fit each other, with usual values for those at None."""
+    own = SimpleNamespace(**call)
+    _check_numbers(own.steps, own.batch, own.learning_rate, own.size_cost, own.annealing, own.kind)
+    own.monitor = _names_of(own.monitor)
+    own.is_informed = isinstance(own.model, AbstractSized) and isinstance(own.model.controller, Information)
+    given = own.information, own.target_size, own.monitor, own.importance, own.structure
+    _check_settings(own.model, own.validation_data, *given, is_informed=own.is_informed)
+    asked = own.members, own.information, own.is_informed, is_arrays(own.train_data)
+    own.members, own.settings = _members_of(*asked)
+    given = own.settings, own.readout, own.refit, own.structure, own.importance, own.monitor
+    check_members(own.model, own.members, *given)
+    own.one, own.runs = first_run(own.model, own.key)
+    own.has_classes = "cross-entropy" in (own.loss, KIND_LOSSES.get(own.kind))
+    return own
+
+
+def _with_target_units(own: SimpleNamespace) -> SimpleNamespace:
+    """The arguments with numbers that do not depend on the target's unit, where that can be."""
+    if "squared-error" in (own.loss, KIND_LOSSES.get(own.kind)):  # whole numbers beyond 32 bits stay the same
+        own.train_data = with_numbers(own.train_data)
+        own.validation_data = own.validation_data and with_numbers(own.validation_data)
+    own.units = None
+    if own.is_informed and own.importance is None:
+        own.units = TargetUnits.of(own.one, own.train_data, own.loss, own.kind)
+    if own.units is not None:
+        own.model, own.one = own.units.taken_up(own.model), own.units.taken_up(own.one)
+        own.train_data = own.units.applied(own.train_data)
+        own.validation_data = own.validation_data and own.units.applied(own.validation_data)
+    return own
+
+
+def _thrift_of(own: SimpleNamespace) -> Thrift | None:
+    if not own.is_informed or own.settings.criterion != "held-out":
+        return None
+    return Thrift(*np.full((2, max(own.runs, 1)), [[own.settings.errors], [own.settings.resolution]]))
 
 
 _UNSAID = {"model", "train_data", "validation_data", "key", "quiet", "checkpoint", "checkpoint_every", "steps"}

@@ -94,10 +94,10 @@ def test_a_file_of_the_users_own(command, tmp_path):
     assert code == 0
     assert "own: regression of y" in said.out
     assert "32 training and 8 test samples" in said.out
-    path.write_text("x,y\n1,2\n,3\n")
+    path.write_text("x,y\n1,2\n3,\n")
     code, said = command(*words)
     assert code == 65
-    assert "row 3, column `x` must have a value" in said.err
+    assert "row 3, column `y` must have a value" in said.err
     assert not (tmp_path / "runs").exists()
 
 

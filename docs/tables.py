@@ -10,6 +10,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ def _interval(value: float, ends: Sequence[float], form: str) -> str:
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def held_out() -> str:
+def held_out(name: str) -> str:
     """Sizes by held-out samples, as `scripts/study_sizing.py` prints them."""
     import study_sizing
 
-    return study_sizing.table(_read("study-held-out")).strip()
+    return study_sizing.table(_read(name)).strip()
 
 
 def speed() -> str:
@@ -135,7 +136,8 @@ def _ratio(pair: Mapping[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "held-out": held_out,
+    "held-out": partial(held_out, "study-held-out"),
+    "held-out-chosen": partial(held_out, "study-held-out-chosen"),
     "speed": speed,
     "by-price": lambda: by_price("study-sizing"),
     "by-price-confirmation": lambda: by_price("confirmation-sizing"),

@@ -14,7 +14,8 @@ import n3
 from n3.config.experiment import TaskConfig, TrainingConfig
 from n3.experiments import arms, memory
 from n3.experiments.arms import pick_price
-from n3.experiments.run import describe, load_data, load_splits, run
+from n3.experiments.memory import describe
+from n3.experiments.run import load_data, load_splits, run
 from n3.information import gaussian
 from n3.training.sweep import sweep
 from networks import outputs

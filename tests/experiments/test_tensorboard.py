@@ -82,7 +82,8 @@ def test_a_folder_in_use_is_refused_and_kept(record, tmp_path):
 
 def test_the_absent_extra_is_named_with_its_command(record, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    command = "`uv sync --extra tensorboard` (or `pip install tensorboardx`)"
+    rest = "(in the repository `uv sync --extra tensorboard`, or `pip install tensorboardx`)"
+    command = f"`pip install 'n3-growing[tensorboard]'` {rest}"
     sentence = f"`log_dir` needs tensorboardx: install it with {command}."
     for refused in (lambda: write_events(record, tmp_path), lambda: check_log_dir(tmp_path, ("static",))):
         with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(sentence)}$"):

@@ -21,7 +21,8 @@ from n3.config.experiment import (
     TrainingConfig,
 )
 from n3.experiments import arms
-from n3.experiments.run import describe, load_splits, run
+from n3.experiments.memory import describe
+from n3.experiments.run import load_splits, run
 from n3.information.measures import Pool
 from n3.information.sizing import InformationDrive
 from n3.training import restructure

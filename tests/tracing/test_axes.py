@@ -53,12 +53,12 @@ def test_a_product_that_is_also_a_sum_is_noted():
 def test_notes_and_roles_reach_what_is_joined_and_cut_before_and_after(is_first):
     here, there = Dimension(6, role="input"), Dimension(6)
     if is_first:
-        here.note("why", is_end=True)
+        here.note("why")
     there.consist_of([Dimension(2), Dimension(3)], is_sum=False)
     here.join(there)
     if not is_first:
-        here.note("why", is_end=True)
-    assert [atom.notes for atom in there.atoms()] == [{"why": True}] * 2
+        here.note("why")
+    assert [atom.notes for atom in there.atoms()] == [{"why": None}] * 2
     assert [atom.role for atom in there.atoms()] == ["input"] * 2
 
 
@@ -68,7 +68,7 @@ def test_joining_is_transitive():
     c.join(b)
     a.note("why")
     assert c.root is a.root
-    assert c.atoms()[0].notes == {"why": False}
+    assert c.atoms()[0].notes == {"why": None}
 
 
 def test_an_axis_of_length_one_has_no_atoms():

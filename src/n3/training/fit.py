@@ -215,9 +215,10 @@ def _with_target_units(own: SimpleNamespace) -> SimpleNamespace:
         own.validation_data = own.validation_data and with_numbers(own.validation_data)
     own.units = None
     if own.is_informed and own.importance is None:
-        own.units = TargetUnits.of(own.one, own.train_data, own.loss, own.kind)
+        own.units = TargetUnits.of(own.model, own.one, own.train_data, own.loss, own.kind)
     if own.units is not None:
-        own.model, own.one = own.units.taken_up(own.model), own.units.taken_up(own.one)
+        own.model = own.units.taken_up(own.model)
+        own.one, _ = first_run(own.model, own.key)
         own.train_data = own.units.applied(own.train_data)
         own.validation_data = own.validation_data and own.units.applied(own.validation_data)
     return own

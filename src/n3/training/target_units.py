@@ -7,15 +7,17 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from n3.nn.members import Ensemble
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, checked, is_arrays
 from n3.training.history import History
-from n3.training.output_loss import output_loss_of
+from n3.training.output_loss import OutputLoss, output_loss_of
 from n3.training.readouts import CHECKED, Readout, readout_of
 
+LEARNT = 0.1
+"""Share of the variance that a model has left unexplained, at most, which was learnt before."""
 MOST = 2048
 """Targets of an iterable by which its unit is found, at most."""
 
@@ -28,12 +30,12 @@ class TargetUnits:
     offset: Float[np.ndarray, " outputs"]
     scale: float
     """Root of the mean variance over the outputs: one for all, which leaves their shares of the loss alone."""
-    is_learnt: bool
-    """Whether the model predicts better than the mean before training: its outputs are in the targets' unit."""
+    is_learnt: Bool[np.ndarray, "*runs"]
+    """Whether a model explains most of the variance before training: its outputs are in the targets' unit."""
 
     @classmethod
-    def of(cls, one: PyTree, data: Data, loss: Any, kind: Any = None) -> "TargetUnits | None":
-        """Those of training data, of one run; None where the loss has no unit or no linear read-out.
+    def of(cls, model: PyTree, one: PyTree, data: Data, loss: Any, kind: Any = None) -> "TargetUnits | None":
+        """Those of training data; None where the loss has no unit or `one` of the models no linear read-out.
 
         Raises:
             ValueError: If the data do not fit the model.
@@ -51,9 +53,11 @@ class TargetUnits:
         columns = np.concatenate(wide)
         offset = columns.mean(axis=0)
         scale = float(np.sqrt(np.mean((columns - offset) ** 2)))
-        own, seen = columns[:CHECKED], np.asarray(eqx.filter_jit(goal.predicted)(one, inputs[:CHECKED]))
-        error = np.mean((seen.reshape(len(seen), -1) - own[: len(seen)]) ** 2)
-        return cls(readout, offset, scale if 0 < scale < np.inf else 1.0, bool(error < scale**2))
+        seen, own = _outputs(goal, model, inputs[:CHECKED], model is not one), columns[: len(inputs)][:CHECKED]
+        errors = np.mean((seen.reshape(*seen.shape[: seen.ndim - 2], *own.shape) - own) ** 2, axis=(-2, -1))
+        return cls(
+            readout, offset, scale if 0 < scale < np.inf else 1.0, np.asarray(errors < LEARNT * scale**2)
+        )
 
     def applied(self, data: Data) -> Data:
         """Arrays, or an iterable of batches, with targets of mean 0 and variance 1."""
@@ -61,10 +65,10 @@ class TargetUnits:
 
     def taken_up(self, model: PyTree) -> PyTree:
         """The model of such targets that stands for a given one; one that was drawn stays as it was drawn."""
-        if not self.is_learnt:
-            return model
         weight, bias = (np.asarray(own, np.float64) for own in self.readout.parts(model))
-        return self.readout.replaced(model, weight / self.scale, (bias - self.offset) / self.scale)
+        own, other = (weight, bias), (weight / self.scale, (bias - self.offset) / self.scale)
+        is_learnt = [self.is_learnt.reshape(*self.is_learnt.shape, *(1,) * rank) for rank in (2, 1)]
+        return self.readout.replaced(model, *map(np.where, is_learnt, other, own))
 
     def given_back(self, model: PyTree) -> PyTree:
         """The model of the targets' own unit that stands for one of such targets, or for members."""
@@ -86,6 +90,13 @@ class TargetUnits:
         return replace(
             history, decisions=decisions, **{name: squared(getattr(history, name)) for name in names}
         )
+
+
+def _outputs(goal: OutputLoss, model: PyTree, inputs: Any, has_runs: bool) -> np.ndarray:
+    """What a model predicts, or each of many: samples last but one."""
+    over = eqx.filter_vmap(goal.predicted, in_axes=(eqx.if_array(0), None)) if has_runs else goal.predicted
+    found = np.asarray(eqx.filter_jit(over)(model, inputs), np.float64)
+    return found.reshape(*found.shape[: 1 + has_runs], -1)
 
 
 def with_numbers(data: Data, function: Callable[[np.ndarray], np.ndarray] = lambda own: own) -> Data:

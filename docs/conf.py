@@ -57,8 +57,14 @@ def _restore(app, what, name, obj, options, lines) -> None:
         lines[:] = _FIELDS.pop(name)
 
 
+def _skip(app, what, name, obj, skip, options) -> bool:
+    """Leave out what scikit-learn writes into its estimators; its own documents are not here."""
+    return skip or name in ("get_metadata_routing", "set_fit_request", "set_score_request", "set_predict_request")
+
+
 def setup(app) -> None:
     """Write the pages that come from the package, the notebooks and the change log, before pages are read."""
     app.connect("builder-inited", lambda _: pages.write(HERE))
+    app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _keep, priority=100)
     app.connect("autodoc-process-docstring", _restore, priority=900)

@@ -283,13 +283,13 @@ def load_dataset(
 def register_dataset(name: str, function: Callable[..., Dataset]) -> None:
     """Give a data set a name, by which `n3.TaskConfig(task=name)` and `load_dataset` find it in this process.
 
-    ```python
-    def circle(*, train_samples, test_samples, seed):
-        x = np.random.default_rng(seed).uniform(-1, 1, (train_samples or 500, 2))
-        return n3.Dataset.from_arrays(x, x[:, 0] ** 2 + x[:, 1] ** 2 < 0.5, seed=seed, name="circle")
+    For example::
 
-    n3.register_dataset("circle", circle)
-    ```
+        def circle(*, train_samples, test_samples, seed):
+            x = np.random.default_rng(seed).uniform(-1, 1, (train_samples or 500, 2))
+            return n3.Dataset.from_arrays(x, x[:, 0] ** 2 + x[:, 1] ** 2 < 0.5, seed=seed, name="circle")
+
+        n3.register_dataset("circle", circle)
 
     Args:
         name: A new name, of letters, digits, `.`, `_` and `-`.

@@ -59,7 +59,12 @@ def _restore(app, what, name, obj, options, lines) -> None:
 
 def _skip(app, what, name, obj, skip, options) -> bool:
     """Leave out what scikit-learn writes into its estimators; its own documents are not here."""
-    return skip or name in ("get_metadata_routing", "set_fit_request", "set_score_request", "set_predict_request")
+    return skip or name in (
+        "get_metadata_routing",
+        "set_fit_request",
+        "set_score_request",
+        "set_predict_request",
+    )
 
 
 def setup(app) -> None:

@@ -89,6 +89,10 @@ def fit(
     whatever `loss` is. Every sample is held out of one member (of a fifth of them, where there is one member),
     so that `held_out_loss` of the history is an estimate of the loss on new samples.
 
+    Under method `information` with a squared error, numeric targets are learnt at mean 0 and variance 1 where a
+    linear layer reads the last group: that layer takes the unit up, so that sizes do not depend on it. A model
+    that explains nine tenths of the variance before training goes on from what it predicts.
+
     Args:
         model: Called on one sample, `model(x)` or `model(x, key=key)`; grown by `n3.grow` or not.
         train_data: Arrays `(inputs, targets)`, samples first, or an iterable of such pairs that can be gone

@@ -128,9 +128,9 @@ def test_refused(text, message):
 @pytest.mark.parametrize("word", ["and", "or"])
 def test_the_time_to_read_is_linear_in_the_text(word):
     started = time.process_time()
-    criterion = parse(f" {word} ".join(["importance < 1"] * 100_000))
-    assert time.process_time() - started < 10  # a copy of the rest at every step takes several times as long
-    assert (criterion.word, len(criterion.parts)) == (word, 100_000)
+    criterion = parse(f" {word} ".join(["importance < 1"] * 30_000))
+    assert time.process_time() - started < 3  # a copy of the rest at every step takes several times as long
+    assert (criterion.word, len(criterion.parts)) == (word, 30_000)
 
 
 @pytest.mark.parametrize("inside", ["importance < 1", "", "importance", "importance < 1 or entropy < 2"])

@@ -206,6 +206,7 @@ def test_describe_counts_the_runs_of_a_path():
     assert "12 training and 6 test samples" in text
 
 
+@pytest.mark.slow
 def test_one_sweep_trains_the_growing_arm_at_every_price(record, swept):
     assert [hypers.learning_rate.shape[0] for _, hypers, _, _ in swept] == [4, 2, 2, 2]
     assert all(problem.train.shares.shape[1] == 12 for _, _, problem, _ in swept)

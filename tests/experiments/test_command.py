@@ -150,6 +150,7 @@ def test_the_help_tells_of_members(command):
         assert flag in said.out
 
 
+@pytest.mark.slow
 def test_random_flags_end_in_a_plan_or_a_sentence():
     fuzzed(hostile.command_lines(), hostile.check_command_line, examples=15)
 

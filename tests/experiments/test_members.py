@@ -215,6 +215,7 @@ def test_a_batch_must_fit_in_what_a_member_trains_on():
         load_data(small(training={"batch": 9}))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_unit_starts_again_from_all_and_says_so(tmp_path, capsys):
     own = small(tmp_path, training={"initial_size": 0.3, "steps": 200, "learning_rate": 0.03})
     still = {"criterion": "held-out", "settle": 0.0, "birth": 0.0, "birth_end": 0.0, "every": 10}
@@ -228,6 +229,7 @@ def test_a_run_without_a_unit_starts_again_from_all_and_says_so(tmp_path, capsys
     assert not again.results["restarted"].sel(arm="static").values.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["controller", "auxiliary"])
 def test_members_share_the_sizes_of_every_method(tmp_path, method):
     own = small(tmp_path, training={"steps": 10})

@@ -71,6 +71,7 @@ def test_free_memory_is_some_and_no_more_than_there_is():
     assert 2**20 < free_bytes(DEVICES) < 2**50
 
 
+@pytest.mark.slow
 def test_runs_in_blocks_are_the_same_runs(tmp_path):
     whole, blocks = (
         n3.run(tiny(tmp_path, name=f"b{block}", seeds=(1, 2, 3), block=block), has_figures=False, quiet=True)

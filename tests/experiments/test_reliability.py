@@ -75,7 +75,7 @@ def test_a_run_that_is_finished_goes_on_with_more_steps(first, tmp_path, monkeyp
         (9, {}),
         (4, {}),
         (12, {"training": {"steps": 12, "schedule": "cosine"}}),
-        (12, {"training": {"steps": 12, "members": 2}}),
+        pytest.param(12, {"training": {"steps": 12, "members": 2}}, marks=pytest.mark.slow),
     ],
 )
 def test_more_steps_that_would_change_the_first_ones_are_refused(steps, how, tmp_path):

@@ -240,6 +240,7 @@ def test_a_sweep_goes_on_to_the_bit_and_a_finished_one_trains_nothing(tmp_path, 
     assert again.cpu_seconds > 0
 
 
+@pytest.mark.slow
 def test_a_sweep_in_tiers_goes_on_to_the_bit(tmp_path, monkeypatch):
     engine, seen = importlib.import_module("n3.training.sweep"), []
     monkeypatch.setattr(engine, "LEAST_TIER", 4)
@@ -266,6 +267,7 @@ def test_a_sweep_of_other_numbers_is_refused(tmp_path):
         sweep(*other, **own, checkpoint=Checkpoints(folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_stages_of_changed_capacity_go_on_to_the_bit(tmp_path, monkeypatch):
     experiment = tiny(network={"method": "information", "capacity": (40,)}, **SMALL | {"records": 12})
     structure = StructureConfig(structure_every=4, expand=9, plateau=1e9)
@@ -337,7 +339,10 @@ def trained(name, **settings):
         return n3.fit(model, data, **usual | own | settings)
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("members", "structure") else ()) for name in FITS],
+)
 def test_a_fit_goes_on_to_the_bit(name, tmp_path, monkeypatch):
     model, history = trained(name)
     (again, recorded), ended = cut_up(

@@ -207,6 +207,7 @@ def test_the_solved_read_out_is_the_best_one_of_each_member_for_a_strength(sized
     assert np.any(history.sizes[:-1] != np.round(history.sizes[:-1]))  # on the way they are not whole
 
 
+@pytest.mark.slow
 def test_many_runs_are_those_of_each_by_itself(sized):
     keys = jnp.stack([KEYS[1], KEYS[0]])
     models = grow(eqx.filter_vmap(perceptron)(jnp.stack([KEYS[1], KEYS[2]])), example=X[0], key=keys)
@@ -413,6 +414,7 @@ def low(keys=KEYS[3]):
     return grow(model, example=X[0], initial_size=0.3, key=jr.split(keys, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`fit` ended:RuntimeWarning")
 def test_runs_without_a_unit_start_again_from_all_and_the_better_start_stays():
     settings = {"information": STILL, "key": jr.split(KEYS[0], 2)}

@@ -266,6 +266,7 @@ def tiered(monkeypatch):
     return compiled
 
 
+@pytest.mark.slow
 def test_a_run_in_tiers_is_the_run_at_full_capacity(tiered, monkeypatch):
     in_tiers = sized()
     assert tiered[0] == (8,)

@@ -32,8 +32,14 @@ def batches(inputs, targets):
     return [(inputs[at : at + 20], targets[at : at + 20]) for at in (0, 20)]
 
 
-@pytest.mark.parametrize("unit,level", [(2.0**14, 0.0), (2.0**-60, 0.0), (2.0**-3, 4.0)])
-@pytest.mark.parametrize("information,data", [(PRICE, None), (HELD_OUT, None), (PRICE, batches)])
+@pytest.mark.parametrize(
+    "unit,level",
+    [(2.0**14, 0.0), (2.0**-60, 0.0), pytest.param(2.0**-3, 4.0, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    "information,data",
+    [(PRICE, None), pytest.param(HELD_OUT, None, marks=pytest.mark.slow), (PRICE, batches)],
+)
 def test_another_unit_changes_nothing_but_the_unit(unit, level, information, data):
     how = {"information": information} | ({"data": data} if data else {})
     levels = TARGETS if not level else np.round(TARGETS * 2**20) / 2**20  # exact at any level

@@ -69,10 +69,11 @@ class _Bench(eqx.Module):
         return len(self.fit) - len(self.weights)
 
     def of_prefixes(
-        self, units: _Units, present: Scalar
+        self, units: _Units, present: Scalar, most: Scalar
     ) -> tuple[Float[Array, "strengths prefixes held"], Array]:
-        """Losses of every prefix, and what the present units leave of the targets trained on."""
-        rows, left = losses_and_residuals(units, self.targets, self.fit, present, is_classes=self.is_classes)
+        """Losses of every prefix up to `most`, and what the present units leave of the targets trained on."""
+        seen = self.targets, self.fit, present, most
+        rows, left = losses_and_residuals(units, *seen, is_classes=self.is_classes)
         return rows[..., self.trained :], left[..., : self.trained]
 
     def of_all(self, units: _Units) -> Float[Array, "strengths held"]:
@@ -127,8 +128,9 @@ def judged(
 
     actives = at(sizes)
     before = [_before(bench, at, actives, sizes, group, look_ahead) for group in range(len(actives) - 1)]
-    rows, residuals = bench.of_prefixes(actives[-1], sizes[-1])
-    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1] + 0.0), sizes[-1], sizes[-1] + look_ahead)
+    most = sizes[-1] + look_ahead
+    rows, residuals = bench.of_prefixes(actives[-1], sizes[-1], most)
+    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1] + 0.0), sizes[-1], most)
     return Judgement(jnp.stack([*before, own]), residuals[strengths[sizes[-1].astype(int)]])
 
 
@@ -150,7 +152,11 @@ def _before(
     further = jnp.where(
         (ahead < len(active))[:, None], active[jnp.minimum(ahead, len(active) - 1).astype(int)], 0.0
     )
-    above = bench.of_prefixes(jnp.concatenate([last * present, further]), sizes[-1])[0][:, len(last) :]
+    place = sizes[-1].astype(int)
+    beside = jnp.pad(last * present, ((0, look_ahead), (0, 0)))  # the further ones after those present
+    beside = jax.lax.dynamic_update_slice(beside, further, (place, 0))
+    above = bench.of_prefixes(beside, sizes[-1], sizes[-1] + look_ahead)[0]
+    above = jax.lax.dynamic_slice_in_dim(above, place, look_ahead + 1, axis=1)
     rows = jnp.concatenate([jnp.moveaxis(below, 0, 1), above], axis=1)
     units = own + jnp.concatenate([-fewer, jnp.arange(look_ahead + 1.0)])
     return bench.chosen(rows, units, own, jnp.asarray(float(len(active))))[0]

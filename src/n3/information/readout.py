@@ -31,8 +31,9 @@ STRENGTHS_OF_LOOKS = (0.0, 1e-3, 3e-2)
 
 
 def _opaque(function):
-    """`function` of arrays as one operation that is batched by tracing it anew.
+    """`function` of a bound (or None) and of arrays as one operation that is batched by tracing it anew.
 
+    Of a batch the bound is the largest, so that a loop up to it keeps one length for all.
     JAX batches what was traced before by evaluating it, outside of any `enable_x64` that was open when it was
     traced, and would read its float64 constants as float32. For the same reason what `function` calls must be
     lowered directly: no `softmax` and no `argmax`, whose lowering is evaluated too.
@@ -40,9 +41,10 @@ def _opaque(function):
     program = custom_vmap(jax.jit(function))
 
     @program.def_vmap
-    def _batch(axis_size, is_batched, *arrays):
-        axes = tuple(0 if is_mapped else None for is_mapped in is_batched)
-        result = _opaque(jax.vmap(function, in_axes=axes, axis_size=axis_size))(*arrays)
+    def _batch(axis_size, is_batched, bound, *arrays):
+        bound = jnp.max(bound) if is_batched[0] else bound
+        axes = tuple(0 if is_mapped else None for is_mapped in is_batched[1:])
+        result = _opaque(jax.vmap(function, in_axes=(None, *axes), axis_size=axis_size))(bound, *arrays)
         return result, jax.tree.map(lambda _: True, result)
 
     return program
@@ -50,18 +52,27 @@ def _opaque(function):
 
 @cache
 def _in_float64(function, **options: bool | float | tuple[float, ...]):
-    """`function` of arrays in float64, in any program: the result is in that program's own precision."""
+    """`function` of arrays in float64, in any program: the result is in that program's own precision.
 
-    def _wide(*arrays):
+    With `most`, a number of units, `function` takes it first, or that of the run beside it that has most.
+    """
+
+    def _wide(most, *arrays):
         is_wide = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
         with jax.enable_x64(True):
-            result = function(*(x if x.dtype == bool else x.astype(np.float64) for x in arrays), **options)
+            bound = () if most is None else (most.astype(np.int32),)
+            own = (x if x.dtype == bool else x.astype(np.float64) for x in arrays)
+            result = function(*bound, *own, **options)
             is_real = lambda own: jnp.issubdtype(own.dtype, jnp.floating)  # noqa: E731
             narrow = lambda own: own.astype(np.float32 if is_real(own) else np.int32)  # noqa: E731
             return result if is_wide else jax.tree.map(narrow, result)
 
     program = _opaque(_wide)
-    return lambda *arrays: program(*map(jax.lax.stop_gradient, arrays))
+
+    def _called(*arrays, most=None):
+        return program(most, *map(jax.lax.stop_gradient, arrays))
+
+    return _called
 
 
 def _product(left, right):
@@ -104,24 +115,24 @@ def _within(groups, shares):
     return lambda row: shares * (row - _product(_product(means, row), groups))
 
 
-def _orthonormal(units, dual: Callable, rounding):
+def _orthonormal(most, units, dual: Callable, rounding):
     """Units, each less what those before say of it, of `sum(dual(q_i) q_j) = 1[i = j]`; 0 where nothing is new.
 
-    Modified Gram-Schmidt: every unit is projected explicitly, so that its prefixes keep the stability of
-    Householder's least squares (Björck, "Solving linear least squares problems by Gram-Schmidt
-    orthogonalization", 1967).
+    This is so of the first `most`; the others are less what these say of them. Modified Gram-Schmidt: every
+    unit is projected explicitly, so that its prefixes keep the stability of Householder's least squares (Björck,
+    "Solving linear least squares problems by Gram-Schmidt orthogonalization", 1967).
     """
-    places = jnp.arange(units.shape[0])
+    places = jnp.arange(units.shape[0], dtype=np.int32)
 
-    def _step(rows, place):
+    def _step(place, rows):
         row = rows[place]
         square = jnp.sum(dual(row) * row)
         is_new = ~(square <= rounding[place] ** 2)  # NaN is new, and stays
         unit = jnp.where(is_new, row / jnp.sqrt(jnp.where(is_new, square, 1.0)), 0.0)
-        said = jnp.where(places > place, _product(rows, dual(unit)), 0.0)
-        return rows - jnp.outer(said, unit), unit
+        less = rows - jnp.outer(_product(rows, dual(unit)), unit)
+        return jnp.where((places > place)[:, None], less, rows).at[place].set(unit)
 
-    return jax.lax.scan(_step, units, places)[1]
+    return jax.lax.fori_loop(0, most, _step, units)
 
 
 def _both_classes(targets):
@@ -138,23 +149,29 @@ def _ridged(units, dual, ridge):
     return rows, lambda row: jnp.concatenate([dual(row[:samples]), row[samples:]])
 
 
-def _number_losses(units, targets, shares, rounding, present, ridge):
+def _number_losses(most, units, targets, shares, rounding, present, ridge):
     """Squared errors of every prefix, from the residual itself: differences of variances end at 1e-16."""
     number, samples = units.shape
     units, dual = _ridged(units, _within(jnp.ones_like(shares)[None], shares), ridge)
 
-    def _step(carry, own):
-        residual, kept = carry
-        unit, place = own
-        residual = residual - jnp.outer(_product(residual, dual(unit)), unit)
-        losses = jnp.sum(residual[:, :samples] ** 2, axis=0)
-        return (residual, jnp.where(place < present, residual, kept)), losses
+    rows = _orthonormal(most, units, dual, rounding)
+
+    def _step(place, carry):
+        residual, kept, losses = carry
+        residual = residual - jnp.outer(_product(residual, dual(rows[place])), rows[place])
+        losses = losses.at[place + 1].set(jnp.sum(residual[:, :samples] ** 2, axis=0))
+        return residual, jnp.where(place.astype(present.dtype) < present, residual, kept), losses
 
     centred = targets - _product(targets, shares)[:, None]
     start = jnp.pad(centred, ((0, 0), (0, number)))
-    rows = _orthonormal(units, dual, rounding), jnp.arange(number, dtype=units.dtype)
-    (_, kept), losses = jax.lax.scan(_step, (start, start), rows)
-    return jnp.concatenate([jnp.sum(centred**2, axis=0)[None], losses]), kept[:, :samples]
+    losses = _unknown(number, jnp.sum(centred**2, axis=0))
+    _, kept, losses = jax.lax.fori_loop(0, most, _step, (start, start, losses))
+    return losses, kept[:, :samples]
+
+
+def _unknown(units, first):
+    """Losses of the prefixes of so many units, NaN but for those of no unit."""
+    return jnp.full((units + 1, first.size), np.nan, first.dtype).at[0].set(first)
 
 
 def _chances(logits):
@@ -203,7 +220,7 @@ def _log_prior(classes, shares):
     return (prior - _chances(prior)[1])[:, None]
 
 
-def _discriminants(units, targets, shares, rounding, ridge):
+def _discriminants(most, units, targets, shares, rounding, ridge):
     """Classes, their log prior, the units made white within classes, and each one's mean in each class."""
     classes = _both_classes(targets)
     within = _within(classes, shares)
@@ -211,15 +228,14 @@ def _discriminants(units, targets, shares, rounding, ridge):
     means = _means(classes, shares)
     prior = _log_prior(classes, shares)
     samples = units.shape[1]
-    rows = _orthonormal(*_ridged(units, lambda row: within(row) + SHRINKAGE * overall(row), ridge), rounding)
-    rows = rows[:, :samples]
-
+    ridged = _ridged(units, lambda row: within(row) + SHRINKAGE * overall(row), ridge)
+    rows = _orthonormal(most, *ridged, rounding)[:, :samples]
     return classes, prior, rows, _product(rows, means.T)
 
 
-def _class_losses(units, targets, shares, rounding, present, ridge):
+def _class_losses(most, units, targets, shares, rounding, present, ridge):
     """Cross-entropies of linear discriminants: of units that are white within classes evidence adds up."""
-    classes, prior, rows, means = _discriminants(units, targets, shares, rounding, ridge)
+    classes, prior, rows, means = _discriminants(most, units, targets, shares, rounding, ridge)
     due = _certainty(classes, shares)
 
     def _told(evidence, ratio):
@@ -227,24 +243,25 @@ def _class_losses(units, targets, shares, rounding, present, ridge):
         chances, total = _chances(logits)
         return total - jnp.sum(classes * logits, axis=0), classes - chances, ratio
 
-    def _step(carry, own):
-        evidence, kept, ratio = carry
-        unit, mean, place = own
+    def _step(place, carry):
+        evidence, kept, ratio, losses = carry
+        unit, mean = rows[place], means[place]
         evidence = evidence + jnp.outer(mean, unit) - mean[:, None] ** 2 / 2.0
-        losses, residual, ratio = _told(evidence, ratio)
-        return (evidence, jnp.where(place < present, residual, kept), ratio), losses
+        own, residual, ratio = _told(evidence, ratio)
+        kept = jnp.where(place.astype(present.dtype) < present, residual, kept)
+        return evidence, kept, ratio, losses.at[place + 1].set(own)
 
     start = jnp.zeros_like(classes)
     first, residual, ratio = _told(start, jnp.ones((), np.float32))
-    each = rows, means, jnp.arange(units.shape[0], dtype=units.dtype)
-    (_, kept, _), losses = jax.lax.scan(_step, (start, residual, ratio), each)
-    return jnp.concatenate([first[None], losses]), kept if targets.shape[0] > 1 else kept[1:]
+    own = start, residual, ratio, _unknown(len(rows), first)
+    _, kept, _, losses = jax.lax.fori_loop(0, most, _step, own)
+    return losses, kept if targets.shape[0] > 1 else kept[1:]
 
 
-def _losses(units, targets, fit, present, *, is_classes, rounding, ridges):
+def _losses(most, units, targets, fit, present, *, is_classes, rounding, ridges):
     shares = _shares(fit)
     rows, rounding = _standardised(units, shares, rounding)
-    own = rows, targets, shares, rounding, present
+    own = most, rows, targets, shares, rounding, present
     losses_of = _class_losses if is_classes else _number_losses
     losses, residuals = jax.vmap(lambda ridge: losses_of(*own, ridge))(np.asarray(ridges, np.float64))
     squares = _product(jnp.sum(residuals**2, axis=1), shares)
@@ -273,19 +290,27 @@ def prefix_losses(
         Squared error summed over outputs, in the target's own unit squared, or cross-entropy in nats.
     """
     losses = _in_float64(_losses, is_classes=is_classes, rounding=_rounding(units), ridges=(strength,))
-    return losses(units, targets, fit, jnp.zeros(()))[0][0]
+    return losses(units, targets, fit, jnp.zeros(()), most=jnp.asarray(len(units)))[0][0]
 
 
 def losses_and_residuals(
-    units: _Units, targets: _Targets, fit: _Samples, present: Float[Array, ""], *, is_classes: bool
+    units: _Units,
+    targets: _Targets,
+    fit: _Samples,
+    present: Float[Array, ""],
+    most: Float[Array, ""],
+    *,
+    is_classes: bool,
 ) -> tuple[Float[Array, "strengths units+1 samples"], Float[Array, "strengths outputs samples"]]:
     """Losses as `prefix_losses`, and what the read-out of the first `present` units leaves of the target.
 
+    Losses of more than `most` units, which no run beside it has in sight either, are NaN: time goes with it.
     Both for each of `STRENGTHS_OF_LOOKS`. The latter is the error of numbers, or indicators of the classes less
     their chances, at every sample, of mean square 1 over the fit: the direction that a further unit needs.
     """
     own = {"is_classes": is_classes, "rounding": _rounding(units), "ridges": STRENGTHS_OF_LOOKS}
-    return _in_float64(_losses, **own)(units, targets, fit, present)
+    bound = jnp.clip(jnp.nan_to_num(most), 0, len(units))  # NaN of one run must not end the others' loops
+    return _in_float64(_losses, **own)(units, targets, fit, present, most=bound)
 
 
 def _whole(units, targets, fit, *, is_classes, rounding, ridges):

@@ -157,7 +157,10 @@ def information_curve():
 
 
 def information_classes():
-    """Method information on two classes, with all its terms in the objective; seeds 0 and 3 have ties that processors break differently."""
+    """Method information on two classes, with all its terms in the objective.
+
+    Seeds 0 and 3 have ties that processors break differently.
+    """
     return ran(
         task={"task": "moons", "samples": 128, "test_samples": 64},
         network={"method": "information", "capacity": (12,)},

@@ -119,8 +119,8 @@ def _orthonormal(most, units, dual: Callable, rounding):
     """Units, each less what those before say of it, of `sum(dual(q_i) q_j) = 1[i = j]`; 0 where nothing is new.
 
     This is so of the first `most`; the others are less what these say of them. Modified Gram-Schmidt: every
-    unit is projected explicitly, so that its prefixes keep the stability of Householder's least squares (Björck,
-    "Solving linear least squares problems by Gram-Schmidt orthogonalization", 1967).
+    unit is projected explicitly, so that its prefixes keep the stability of Householder's least squares
+    (Björck, "Solving linear least squares problems by Gram-Schmidt orthogonalization", 1967).
     """
     places = jnp.arange(units.shape[0], dtype=np.int32)
 

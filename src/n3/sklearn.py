@@ -1,6 +1,7 @@
 """Estimators: networks that choose their own width, as scikit-learn's regressors and classifiers."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import assert_all_finite, check_array, check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
@@ -65,13 +67,19 @@ class _Growing(BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def _fit_table(self, frame: Frame, targets: np.ndarray, names: tuple[str, ...]) -> Any:
+    def _fit_table(
+        self,
+        frame: Frame,
+        targets: np.ndarray,
+        names: tuple[str, ...],
+        weights: Float[np.ndarray, " rows"] | None,
+    ) -> Any:
         """Train on encoded columns; the targets are numbers [rows, outputs], or labels [rows] from 0."""
         self._network = None
         encoder = TableEncoder.fit(frame)
         table = Table(RawSamples(encoder.transform(frame), targets), encoder.names, names, encoder)
         few = RawSamples(*(own[:_TEST_ROWS] for own in table.samples))
-        data = build_dataset("table", table, few, fit=standard_scaler)
+        data = replace(build_dataset("table", table, few, fit=standard_scaler), train_weights=weights)
         experiment = self._experiment(len(targets))
         recipes = {_ARM: arms.recipe_of(experiment, _ARM, data)}
         settings = {"devices": find_devices(self.device), "quiet": not self.verbose}
@@ -137,6 +145,24 @@ class _Growing(BaseEstimator):
         frame = frame_of(checked)
         return frame if reset else dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
 
+    def _counting(
+        self, frame: Frame, targets: np.ndarray, sample_weight: Any
+    ) -> tuple[Frame, np.ndarray, Float[np.ndarray, " rows"] | None]:
+        """Columns, targets and weights of the rows that count: all but those of weight 0."""
+        rows = len(next(iter(frame.values())))
+        if len(targets) != rows:
+            raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(targets)}.")
+        if sample_weight is None:
+            return frame, targets, None
+        weights = check_array(sample_weight, ensure_2d=False, dtype=float, input_name="sample_weight")
+        weights = np.full(rows, weights.item()) if weights.size == 1 and rows > 1 else weights
+        if weights.shape != (rows,):
+            raise ValueError(f"`sample_weight` must have shape ({rows},), one a row; got {weights.shape}.")
+        if np.any(weights < 0) or not np.any(weights > 0):
+            raise ValueError("`sample_weight` must be 0 or more, and above 0 in some row.")
+        counts = weights > 0
+        return {name: own[counts] for name, own in frame.items()}, targets[counts], weights[counts]
+
     def _values(self, X: Any) -> Float[np.ndarray, "rows targets"]:
         """Predictions of every row: numbers in the user's units, or probabilities."""
         check_is_fitted(self)
@@ -196,11 +222,13 @@ class GrowingRegressor(RegressorMixin, _Growing):
         ```
     """
 
-    def fit(self, X: Any, y: Any) -> "GrowingRegressor":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "GrowingRegressor":
         """Train on rows `X` [rows, columns] and targets `y`, [rows] or [rows, outputs], in their own units.
 
+        A row counts in losses, read-outs and estimates by its `sample_weight`, 0 or more; None: all alike.
+
         Raises:
-            ValueError: If X or y has a bad shape or value, or a parameter is out of its range.
+            ValueError: If X, y or a weight has a bad shape or value, or a parameter is out of its range.
             TypeError: If a cell is neither a number nor a text.
             FloatingPointError: If training diverges.
         """
@@ -208,11 +236,10 @@ class GrowingRegressor(RegressorMixin, _Growing):
             raise ValueError("`fit` requires y to be passed, but the target y is None.")
         frame = self._frame(X, reset=True)
         targets = check_array(y, ensure_2d=False, dtype=float, input_name="y")
-        if len(targets) != (rows := len(next(iter(frame.values())))):
-            raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(targets)}.")
+        frame, targets, weights = self._counting(frame, targets, sample_weight)
         self._is_flat = targets.ndim == 1
-        targets = targets.reshape(rows, -1)
-        return self._fit_table(frame, targets, column_names("y", targets.shape[1]))
+        targets = targets.reshape(len(targets), -1)
+        return self._fit_table(frame, targets, column_names("y", targets.shape[1]), weights)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predictions of the rows, in the unit and the shape of the targets that were learnt.
@@ -244,6 +271,8 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         steps: Optimiser steps.
         learning_rate: Largest learning rate; None: 0.01.
         activation: Of the hidden units: tanh, relu, gelu, silu, softplus, sigmoid, sin or identity.
+        class_weight: Weight of every row of a class: a mapping from classes, `balanced` (the same sum for each
+            class), or None: 1. Probabilities are then those of classes so weighted.
         budget: Most parameters that a network may have; None: any number.
         refit: Train one network of the width found on all rows, for as many steps, in place of the members.
         random_state: Seed of weights and folds: a number, a `RandomState`, or None: another at each fit.
@@ -269,11 +298,44 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         ```
     """
 
-    def fit(self, X: Any, y: Any) -> "GrowingClassifier":
+    def __init__(
+        self,
+        *,
+        capacity: Any = 64,
+        members: Any = 5,
+        steps: Any = 5000,
+        learning_rate: Any = None,
+        activation: Any = "tanh",
+        class_weight: Any = None,
+        budget: Any = None,
+        refit: Any = False,
+        random_state: Any = None,
+        device: Any = "auto",
+        verbose: Any = False,
+    ):
+        super().__init__(
+            capacity=capacity,
+            members=members,
+            steps=steps,
+            learning_rate=learning_rate,
+            activation=activation,
+            budget=budget,
+            refit=refit,
+            random_state=random_state,
+            device=device,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "GrowingClassifier":
         """Train on rows `X` [rows, columns] and labels `y` [rows]: texts, truths or numbers.
 
+        A row counts in losses, read-outs and estimates by its `sample_weight`, 0 or more, times the weight of
+        its class; None: all alike.
+
         Raises:
-            ValueError: If X or y has a bad shape or value, y one class, or a parameter is out of its range.
+            ValueError: If X, y or a weight has a bad shape or value, y one class, or a parameter is out of its
+                range.
             TypeError: If a cell is neither a number nor a text.
             FloatingPointError: If training diverges.
         """
@@ -284,12 +346,16 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         if y.dtype.kind == "f":
             assert_all_finite(y, input_name="y")
         check_classification_targets(y)
-        if len(y) != (rows := len(next(iter(frame.values())))):
-            raise ValueError(f"`X` and `y` must have as many rows; got {rows} and {len(y)}.")
+        frame, y, weights = self._counting(frame, y, sample_weight)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("`y` must hold two classes or more; got 1 class.")
-        return self._fit_table(frame, labels, tuple(map(str, self.classes_)))
+        if self.class_weight is not None:
+            own = compute_sample_weight(self.class_weight, y)
+            weights = own if weights is None else own * weights
+            if not np.all(weights > 0):
+                raise ValueError("`class_weight` must be above 0 for every class.")
+        return self._fit_table(frame, labels, tuple(map(str, self.classes_)), weights)
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "rows classes"]:
         """Probability of each class of `classes_`; errors as `predict`."""

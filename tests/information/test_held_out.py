@@ -32,10 +32,10 @@ def network(*sizes, weights=None):
     return eqx.tree_at(lambda n: [layer.bias for layer in n.layers], net, [jnp.zeros(UNITS)] * len(sizes))
 
 
-def pool(target, weights=None):
+def pool(target, weights=None, fit=None):
     rows = jnp.asarray(np.asarray(target, np.float32)[None])
     own = jnp.ones(HELD) if weights is None else jnp.asarray(weights, jnp.float32)
-    held = HeldOut(jnp.asarray(X[SAMPLES:]), rows[:, SAMPLES:], own)
+    held = HeldOut(jnp.asarray(X[SAMPLES:]), rows[:, SAMPLES:], own, fit)
     return Pool(jnp.asarray(X[:SAMPLES]), rows[:, :SAMPLES], held)
 
 
@@ -54,6 +54,20 @@ def best(net, target, **options):
 
 
 LINEAR = X[:, 0] + 2 * X[:, 1] - X[:, 2]
+
+
+def test_trained_samples_of_weight_zero_teach_nothing():
+    wrong = np.arange(len(X)) < SAMPLES // 2
+    target = np.where(wrong, 5 * X[:, 5], LINEAR)
+    own = jnp.asarray(~wrong[:SAMPLES], jnp.float32)
+    net = network(3.0)
+    found = look(net, pool(target, fit=own))
+    assert found.best.tolist() == look(net, pool(LINEAR)).best.tolist() == [3.0]
+    np.testing.assert_allclose(found.residual[0, SAMPLES // 2 :], 0.0, atol=1e-3 * np.max(found.residual))
+    assert np.max(np.abs(look(net, pool(target)).residual[0, SAMPLES // 2 :])) > 0.1
+    every = jnp.ones(SAMPLES)
+    assert orders_of(network(8.0), pool(target, fit=own), is_classes=False)[0][0] == 1
+    assert orders_of(network(8.0), pool(target, fit=every), is_classes=False)[0][0] == 5
 
 
 @pytest.mark.parametrize("size", [1.0, 2.4, 3.0, 7.0])

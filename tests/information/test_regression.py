@@ -74,6 +74,7 @@ def test_classes_that_part_have_a_finite_read_out():
 def test_best_strength_and_errors():
     losses = np.asarray([[1.0, np.nan], [2.0, 2.0], [1.0, 2.0], [1.5, 1.5]])
     assert regression.best_strength(losses) == 2
+    assert regression.best_strength(losses[1:], np.array([1.0, 5.0])) == 2  # 2.0, 1.83, 1.5
     with pytest.raises(ValueError, match="finite"):
         regression.best_strength(losses[:1])
     with pytest.raises(ValueError, match="0 or more; got -1"):

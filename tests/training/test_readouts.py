@@ -15,6 +15,7 @@ from n3.experiments.run import load_data
 from n3.nn.members import mean_outputs
 from n3.nn.sized import run_of
 from n3.training import readouts
+from n3.training.history import HeldOutLosses
 from n3.training.sweep import sweep
 from trials import tiny
 
@@ -76,6 +77,33 @@ def test_without_a_penalty_they_are_least_squares_of_what_each_member_trains_on(
             best = np.linalg.lstsq(design[own], targets[0, own].astype(np.float64), rcond=None)[0]
             fitted = np.asarray(net.batch(jnp.asarray(inputs))[0])
             np.testing.assert_allclose(fitted[own], (design @ best)[own], rtol=1e-3, atol=1e-4)
+
+
+def test_samples_of_weight_count_in_readouts_and_in_what_is_held_out_by_it(trained, monkeypatch):
+    monkeypatch.setattr(readouts, "STRENGTHS", (0.0,))
+    weights = np.arange(1.0, SAMPLES + 1)
+    shares = jnp.asarray(np.broadcast_to(weights / weights.sum(), FOLDS.shape), jnp.float32)
+    problem = eqx.tree_at(lambda own: own.train.shares, PROBLEM, shares)
+    found, _ = with_solved_readouts(RECIPE, steeper(trained), problem)
+    inputs, targets = (np.asarray(own[0]) for own in (problem.train.inputs, problem.train.targets))
+    lost = np.zeros(SAMPLES)
+    for member in range(MEMBERS):
+        net, own = run_of(run_of(found.state.net, 0), member), kept(0, member)
+        units = np.asarray(net.features(jnp.asarray(inputs)), np.float64).T
+        root = np.sqrt(weights)[:, None]
+        design = np.concatenate([units, np.ones((SAMPLES, 1))], axis=1) * root
+        best = np.linalg.lstsq(design[own], (root[:, 0] * targets[0])[own].astype(np.float64), rcond=None)[0]
+        fitted = np.asarray(net.batch(jnp.asarray(inputs))[0])
+        np.testing.assert_allclose(fitted[own], (design / root @ best)[own], rtol=1e-3, atol=1e-4)
+        lost[~own] = (fitted - targets[0])[~own] ** 2
+    record = with_last_record(RECIPE, found, HYPERS, problem).records
+    mean = np.average(lost, weights=weights)
+    number = weights.sum() ** 2 / np.sum(weights**2)
+    error = np.sqrt(np.average((lost - mean) ** 2, weights=weights) / (number - 1))
+    np.testing.assert_allclose(record.held_out_loss[0, -1], mean, rtol=1e-4)
+    np.testing.assert_allclose(record.held_out_error[0, -1], error, rtol=1e-4)
+    same = HeldOutLosses(lost, weights)
+    np.testing.assert_allclose([same.mean(), same.error()], [mean, error], rtol=1e-12)
 
 
 def test_the_last_record_is_of_the_solved_readouts_and_no_other(trained):

@@ -46,6 +46,8 @@ class Dataset:
     target_scaler: sources.Scaler
     encoder: TableEncoder | None = None
     """What became of the columns of a user's table; None: the inputs are its columns."""
+    train_weights: Float[np.ndarray, " train"] | None = None
+    """Weight of each training sample in losses and read-outs, above 0; None: all the same."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -58,6 +60,8 @@ class Dataset:
         shapes = {"train_inputs": (train, in_size), "test_inputs": (test, in_size), "input_names": (in_size,)}
         shapes |= {"train_targets": (train, out_size), "test_targets": (test, out_size)}
         shapes |= {"target_names": (classes or out_size,), "target_scale": (out_size,)}
+        if self.train_weights is not None:
+            shapes["train_weights"] = (train,)
         for field, shape in shapes.items():
             values = np.asarray(getattr(self, field))
             if values.shape != shape or values.size == 0:

@@ -138,7 +138,11 @@ def stack(data: Sequence[Dataset], *, members: int = 0, seeds: Sequence[int] = (
     def side(name: str) -> Samples:
         parts = ([getattr(one, f"{name}_{part}").T for one in data] for part in ("inputs", "targets"))
         inputs, targets = (jnp.asarray(np.stack(part)) for part in parts)
-        return Samples(inputs, targets, jnp.full(inputs.shape[::2], 1.0 / inputs.shape[-1]))
+        shares = np.full(inputs.shape[::2], 1.0 / inputs.shape[-1], np.float32)
+        for row, one in zip(shares, data, strict=True):
+            if name == "train" and one.train_weights is not None:
+                row[:] = one.train_weights / one.train_weights.sum()
+        return Samples(inputs, targets, jnp.asarray(shares))
 
     unit = np.stack([each.target_scale for each in data]) / units_of(data)[:, None]
     folds, number = None, number_of_folds(members)

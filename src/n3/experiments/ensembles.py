@@ -171,13 +171,14 @@ def _estimated(
 
 @eqx.filter_jit
 def _held_out(recipe: Recipe, nets: GrowingMLP, problem: Problem) -> tuple[Array, Array, Array]:
-    """Losses of members, and of a constant, on what each member holds out, and 1 where a sample counts."""
+    """Losses of members, and of a constant, on what each member holds out, and how much each sample counts."""
 
     def of_run(nets: GrowingMLP, problem: Problem) -> tuple[Array, Array, Array]:
         def of_one(net: GrowingMLP) -> tuple[Array, Array, Array]:
-            held, how = of_member(recipe, problem).held, {"least": SMALLEST_CHANCE}
+            train, held = problem.train, of_member(recipe, problem).held
             own = sample_losses(net.batch(held.inputs), held.targets, recipe.loss)
-            return own, constant_losses(problem.train.targets, held.targets, recipe.loss, **how), held.shares
+            how = {"least": SMALLEST_CHANCE, "shares": train.shares}
+            return own, constant_losses(train.targets, held.targets, recipe.loss, **how), held.shares
 
         return jax.vmap(of_one, axis_name=MEMBERS)(nets)
 

@@ -45,7 +45,7 @@ def orders_of(net: AbstractSized, pool: Pool, *, is_classes: bool) -> list[Int[A
     """
     sizes, actives = net.sizes(), net.activations(pool.inputs)
     is_full = [jnp.arange(1.0, len(own) + 1.0) <= size for own, size in zip(actives, sizes, strict=True)]
-    every = jnp.ones(pool.targets.shape[1])
+    every = _fit_weights(pool)
     read = actives[-1] * net.participation()[-1][:, None]
     before = zip(actives[:-1], is_full[:-1], strict=True)
     orders = [order_of(own, read, every, full, is_classes=False) for own, full in before]
@@ -111,10 +111,10 @@ def judged(
     classes). `look_ahead` further units are in sight. With members the losses of all are pooled, along the axis
     `MEMBERS`.
     """
-    held, number = pool.held, pool.targets.shape[1]
+    held = pool.held
     bench = _Bench(
         targets=jnp.concatenate([pool.targets, held.targets], axis=1),
-        fit=jnp.concatenate([jnp.ones(number), jnp.zeros_like(held.weights)]),
+        fit=jnp.concatenate([_fit_weights(pool), jnp.zeros_like(held.weights)]),
         weights=held.weights,
         floor=resolution * (1.0 if is_classes else jnp.sum(jnp.var(pool.targets, axis=1))),
         errors=errors,
@@ -160,6 +160,11 @@ def _before(
     rows = jnp.concatenate([jnp.moveaxis(below, 0, 1), above], axis=1)
     units = own + jnp.concatenate([-fewer, jnp.arange(look_ahead + 1.0)])
     return bench.chosen(rows, units, own, jnp.asarray(float(len(active))))[0]
+
+
+def _fit_weights(pool: Pool) -> Float[Array, " samples"]:
+    given = pool.held and pool.held.fit
+    return jnp.ones(pool.targets.shape[1]) if given is None else given
 
 
 def _pooled(own: Array) -> Array:

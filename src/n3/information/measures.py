@@ -29,7 +29,9 @@ class HeldOut(eqx.Module):
     inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
     targets: Float[Array, "out_size samples"]
     weights: Float[Array, " samples"]
-    """1, or 0 for a sample that only fills up."""
+    """1 where all count alike, or 0 for a sample that only fills up."""
+    fit: Float[Array, " trained"] | None = None
+    """Weights of the samples that it has trained on, in the read-outs that these judge; None: all the same."""
 
 
 class Pool(eqx.Module):

@@ -154,13 +154,15 @@ def readout_losses(
     return _cross_entropies(outputs, targets) if is_classes else np.sum((outputs - targets) ** 2, axis=1)
 
 
-def best_strength(losses: Float[np.ndarray, "strengths samples"]) -> int:
+def best_strength(losses: Float[np.ndarray, "strengths samples"], weights: _Weights = None) -> int:
     """The index of the strength of least mean loss over samples held out; one that is not finite is none.
+
+    `weights` are those of the samples, above 0; all the same if not given.
 
     Raises:
         ValueError: If no strength has a finite loss.
     """
-    means = losses.mean(axis=1, dtype=np.float64)
+    means = np.average(losses.astype(np.float64), axis=1, weights=weights)
     if not np.isfinite(means).any():
         raise ValueError("`losses` must be finite for one strength at least.")
     return int(np.argmin(np.where(np.isfinite(means), means, np.inf)))

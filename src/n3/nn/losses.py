@@ -25,6 +25,10 @@ class Samples(eqx.Module):
     targets: Float[Array, "*runs out_size samples"]
     shares: Float[Array, "*runs samples"]
 
+    def weights(self) -> Float[Array, "*runs samples"]:
+        """The shares relative to the largest: 1 where all are the same."""
+        return self.shares / jnp.max(self.shares, axis=-1, keepdims=True)
+
 
 class LossWeights(eqx.Module):
     """Weights of the terms beside the task's loss; traced, and zero switches a term off exactly."""
@@ -93,13 +97,20 @@ def _loss_of_each(loss: str | type_of_loss) -> type_of_loss:
 
 
 def constant_losses(
-    targets: Rows, others: Float[Array, "out_size others"], loss: str, *, least: float
+    targets: Rows,
+    others: Float[Array, "out_size others"],
+    loss: str,
+    *,
+    least: float,
+    shares: PerSample | None = None,
 ) -> Float[Array, " others"]:
     """The task's loss of other samples where outputs are the best constant: the mean, or the shares of classes.
 
-    No class counts as less than the share `least`, nor as more than all but that.
+    `shares` of the targets sum to one; None: all the same. No class counts as less than the share `least`, nor
+    as more than all but that.
     """
-    constant = jnp.mean(targets, axis=1, keepdims=True)
+    each = 1.0 / targets.shape[1] if shares is None else shares[None]
+    constant = jnp.sum(targets * each, axis=1, keepdims=True)
     if loss == "cross-entropy":
         share = jnp.clip(constant, least, 1.0 - least)
         yes, no = jnp.log(share), jnp.log(jnp.maximum(1.0 - share, least))

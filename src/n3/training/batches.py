@@ -31,10 +31,11 @@ def shuffle_epoch(
 
 
 def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int, samples: Samples) -> Samples:
-    """The samples of the step after `count` steps, of equal shares."""
+    """The samples of the step after `count` steps: each counts by its weight, a whole epoch as all samples."""
     within = jnp.mod(count, order.shape[0] // batch)
     rows = jax.lax.dynamic_slice_in_dim(order, within * batch, batch)
-    return Samples(samples.inputs[:, rows], samples.targets[:, rows], jnp.full(batch, 1.0 / batch))
+    shares = samples.shares[rows] * (samples.shares.shape[0] / batch)
+    return Samples(samples.inputs[:, rows], samples.targets[:, rows], shares)
 
 
 @runtime_checkable

@@ -254,22 +254,27 @@ class HeldOutLosses:
 
     losses: Float[np.ndarray, "*runs samples"]
     weights: Float[np.ndarray, "*runs samples"]
-    """1, or 0 for what only fills up a fold."""
+    """1 where all count alike, or 0 for what only fills up a fold."""
 
     def pooled(self) -> "HeldOutLosses":
         """Those of all members of a run side by side."""
         return HeldOutLosses(*(own.reshape(*own.shape[:-2], -1) for own in (self.losses, self.weights)))
 
     def mean(self) -> Float[np.ndarray, "*runs"]:
-        """Mean over the samples."""
-        known = np.where(self.weights > 0, self.losses, 0.0)
-        return np.asarray(np.sum(known, axis=-1, dtype=np.float64) / np.sum(self.weights, axis=-1))
+        """Mean over the samples, by their weights."""
+        return self._average(self.losses)
 
     def error(self) -> Float[np.ndarray, "*runs"]:
-        """Standard error of the mean."""
-        number = np.sum(self.weights, axis=-1)
-        squares = np.where(self.weights > 0, (self.losses - self.mean()[..., None]) ** 2, 0.0)
-        return np.asarray(np.sqrt(np.sum(squares, axis=-1) / np.maximum(number - 1.0, 1.0) / number))
+        """Standard error of the mean, of as many samples as the weights are worth: `(sum w)^2 / sum w^2`."""
+        weights = self.weights.astype(np.float64)
+        number = np.sum(weights, axis=-1) ** 2 / np.sum(weights**2, axis=-1)
+        variance = self._average((self.losses - self.mean()[..., None]) ** 2)
+        return np.asarray(np.sqrt(variance / np.maximum(number - 1.0, 1.0)))
+
+    def _average(self, values: Float[np.ndarray, "*runs samples"]) -> Float[np.ndarray, "*runs"]:
+        weights = self.weights.astype(np.float64)
+        known = np.where(weights > 0, values, 0.0)
+        return np.asarray(np.sum(weights * known, axis=-1) / np.sum(weights, axis=-1))
 
     def gain(self, others: "HeldOutLosses") -> "HeldOutLosses":
         """What the losses are below others of the same samples."""

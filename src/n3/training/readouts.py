@@ -113,6 +113,8 @@ class Seen(NamedTuple):
     """Factors of the outputs."""
     held: tuple[Any, Any, Any] | None = None
     """Features and targets that they hold out, and a weight, 0 for what only fills up a fold; None: nothing."""
+    weights: Float[Array | np.ndarray, "members samples"] | None = None
+    """Weight of each sample in the read-outs; None: all the same."""
 
 
 class Thrift(NamedTuple):
@@ -149,6 +151,7 @@ def solved_readouts(
             continue
         if own.held is None:
             how = {"is_classes": loss == "cross-entropy"}
+            how |= {"weights": None if own.weights is None else own.weights[0]}
             weight, bias = solve(own.features[0].T, own.targets[0].T, float(given), **how)
             found[run] = given
         else:
@@ -161,17 +164,19 @@ def solved_readouts(
 
 def _best_readouts(own: Seen, loss: str, thrift: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """The read-outs of all members of the strength that is best for what they hold out, and this strength."""
-    weights, biases, losses = _paths(own, STRENGTHS, loss)
-    place = best_strength(losses)
+    weights, biases, losses, counts = _paths(own, STRENGTHS, loss)
+    place = best_strength(losses, counts)
     found = weights[:, place], biases[:, place], STRENGTHS[place]
     if thrift is None:
         return found
     least = thrift.resolution * (1.0 if loss == "cross-entropy" else np.var(own.targets, axis=-1).sum(1).mean())
     fewest, units, most = 0, 0, int(np.max(np.flatnonzero(np.any(own.features, axis=(0, 2))), initial=-1)) + 1
     while fewest < most:  # as good as all: first none, then by bisection
-        weight, bias, lost = _paths(_first(own, units), STRENGTHS[place : place + 1], loss)
+        weight, bias, lost, _ = _paths(_first(own, units), STRENGTHS[place : place + 1], loss)
         more, errors = lost[0] - losses[place], thrift.errors if units else max(thrift.errors, ERRORS)
-        if np.mean(more) <= max(errors * np.std(more) / np.sqrt(len(more)), least):
+        mean = np.average(more, weights=counts)
+        variance, number = np.average((more - mean) ** 2, weights=counts), counts.sum() ** 2 / (counts @ counts)
+        if mean <= max(errors * np.sqrt(variance / number), least):
             most, found = units, (_padded(weight[:, 0], weights.shape[-1]), bias[:, 0], STRENGTHS[place])
         else:
             fewest = units + 1
@@ -190,18 +195,21 @@ def _padded(weight: np.ndarray, units: int) -> np.ndarray:
     return np.pad(weight, ((0, 0), (0, 0), (0, units - weight.shape[-1])))
 
 
-def _paths(own: Seen, strengths: Sequence[float], loss: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights and biases `[members, strengths, ...]`, and losses `[strengths, samples]` held out of any."""
-    weights, biases, losses = [], [], []
-    held_out = own.held or ()
-    for seen, targets, held, held_targets, known in zip(own.features, own.targets, *held_out, strict=True):
-        path = solve_path(seen.T, targets.T, strengths, is_classes=loss == "cross-entropy")
+def _paths(own: Seen, strengths: Sequence[float], loss: str) -> tuple[np.ndarray, ...]:
+    """Weights and biases `[members, strengths, ...]`; held-out losses `[strengths, samples]`, and counts."""
+    weights, biases, losses, counts = [], [], [], []
+    held_out, given = own.held or (), [None] * len(own.features) if own.weights is None else own.weights
+    each = zip(own.features, own.targets, given, *held_out, strict=True)
+    for seen, targets, weigh, held, held_targets, known in each:
+        how = {"is_classes": loss == "cross-entropy", "weights": weigh}
+        path = solve_path(seen.T, targets.T, strengths, **how)
         weight, bias = (np.stack(each).astype(np.float32) for each in zip(*path, strict=True))
-        each = np.asarray(_losses_of_path(weight, bias, held, held_targets, loss))
-        losses.append(each[:, known > 0].astype(np.float64))
+        lost = np.asarray(_losses_of_path(weight, bias, held, held_targets, loss))
+        losses.append(lost[:, known > 0].astype(np.float64))
+        counts.append(np.asarray(known, np.float64)[known > 0])
         weights.append(weight)
         biases.append(bias)
-    return np.stack(weights), np.stack(biases), np.concatenate(losses, axis=1)
+    return np.stack(weights), np.stack(biases), np.concatenate(losses, axis=1), np.concatenate(counts)
 
 
 @eqx.filter_jit
@@ -239,12 +247,13 @@ def _seen(recipe: Recipe, nets: GrowingMLP, problem: Problem) -> Seen:
     """What the members of a run, or its only network, see of their samples and of those that they hold out."""
     if not recipe.members:
         own = nets.features(problem.train.inputs), problem.train.targets, nets.controller.gain()
-        return Seen(*(leaf[None] for leaf in own))
+        return Seen(*(leaf[None] for leaf in own), weights=problem.train.weights()[None])
 
     def of_one(net: GrowingMLP) -> Seen:
         own = of_member(recipe, problem)
         held = net.features(own.held.inputs), own.held.targets, own.held.shares
-        return Seen(net.features(own.train.inputs), own.train.targets, net.controller.gain(), held)
+        seen = net.features(own.train.inputs), own.train.targets, net.controller.gain()
+        return Seen(*seen, held, own.train.weights())
 
     return jax.vmap(of_one, axis_name=MEMBERS)(nets)
 

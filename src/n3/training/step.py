@@ -115,7 +115,8 @@ class Problem(eqx.Module):
     folds: Int[Array, "*runs samples"] | None = None
     """The fold of each training sample; member `i` holds fold `i` out."""
     held: Samples | None = None
-    """The samples that a member holds out, with shares 1, or 0 for what fills the fold up (`of_member`)."""
+    """The samples that a member holds out, with their weight relative to the largest in the place of shares, or
+    0 for what fills the fold up (`of_member`)."""
 
 
 class Kept(eqx.Module):
@@ -146,12 +147,13 @@ def of_member(recipe: Recipe, problem: Problem) -> Problem:
     """The problem of one member along the axis `MEMBERS`: the samples it trains on, and those it holds out."""
     is_held = problem.folds == jax.lax.axis_index(MEMBERS)
     order, fit = jnp.argsort(is_held, stable=True), problem.train.shares.shape[0] - recipe.held
+    weights = problem.train.weights()
 
     def taken(rows: Int[Array, " some"], shares: Float[Array, " some"]) -> Samples:
         return Samples(problem.train.inputs[:, rows], problem.train.targets[:, rows], shares)
 
-    held = taken(order[fit:], is_held[order[fit:]].astype(jnp.float32))
-    train = taken(order[:fit], jnp.full(fit, 1.0 / fit))
+    held = taken(order[fit:], jnp.where(is_held, weights, 0.0)[order[fit:]])
+    train = taken(order[:fit], weights[order[:fit]] / jnp.sum(weights[order[:fit]]))
     return Problem(train, problem.test, problem.unit, held=held)
 
 
@@ -328,12 +330,12 @@ def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem)
 def _held_out(recipe: Recipe, net: GrowingMLP, problem: Problem) -> tuple[Scalar, Scalar]:
     """Task loss over all samples, each by the member that holds it out, and the standard error of that mean."""
     losses = sample_losses(net.batch(problem.held.inputs), problem.held.targets, recipe.loss)
-    known = problem.held.shares > 0
-    total = lambda rows: jax.lax.psum(jnp.sum(jnp.where(known, rows, 0.0)), MEMBERS)  # noqa: E731
-    number = total(jnp.ones_like(losses))
-    mean = total(losses) / number
-    variance = total((losses - mean) ** 2) / jnp.maximum(number - 1.0, 1.0)
-    return mean, jnp.sqrt(variance / number)
+    weights = problem.held.shares
+    total = lambda rows: jax.lax.psum(jnp.sum(jnp.where(weights > 0, weights * rows, 0.0)), MEMBERS)  # noqa: E731
+    whole = total(jnp.ones_like(losses))
+    number, mean = whole**2 / total(weights), total(losses) / whole
+    variance = total((losses - mean) ** 2) / whole
+    return mean, jnp.sqrt(variance / jnp.maximum(number - 1.0, 1.0))
 
 
 def _keeping(recipe: Recipe, state: TrainState, problem: Problem) -> TrainState:
@@ -354,9 +356,11 @@ def _of_members(recipe: Recipe, record: StepRecord, state: TrainState, problem: 
 
 
 def pool_of(problem: Problem) -> Pool:
-    """The training samples as measures take them, and those held out; their shares are taken as equal."""
+    """The training samples as measures take them, and those held out; measures take weights as equal."""
     train, held = problem.train, problem.held
-    own = None if held is None else HeldOut(held.inputs.T, held.targets, held.shares)
+    if held is None:
+        return Pool(train.inputs.T, train.targets)
+    own = HeldOut(held.inputs.T, held.targets, held.shares, train.weights())
     return Pool(train.inputs.T, train.targets, own)
 
 

@@ -355,3 +355,18 @@ def test_the_grid_covers_the_training_inputs():
     assert grid.shape == (64 * 64, 2)
     np.testing.assert_allclose([grid[0], grid[-1]], [own.min(axis=0), own.max(axis=0)])
     assert grid[1, 1] == grid[0, 1] != grid[64, 1]  # the first input moves fastest
+
+
+@pytest.mark.slow
+def test_a_run_counts_its_test_samples_by_class_and_reports_recalls(tmp_path, record):
+    own = n3.run(tiny(tmp_path, task={"task": "spirals"}), quiet=True)
+    found = n3.read(own.directory).results
+    counts = found["confusion"]
+    assert counts.dims == ("arm", "seed", "true_class", "predicted_class")
+    assert (counts.sum(("true_class", "predicted_class")) == 6).all()
+    right = np.trace(counts.values, axis1=2, axis2=3) / 6
+    np.testing.assert_allclose(right, found["test_metric"].isel(step=-1).values, atol=1e-6)
+    recall = json.loads((own.directory / "summary.json").read_text())["arms"]["growing"]["recall"]
+    assert list(recall) == counts["true_class"].values.tolist()
+    assert "balanced accuracy" in (own.directory / "report.html").read_text()
+    assert "confusion" not in record.results

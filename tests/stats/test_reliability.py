@@ -9,6 +9,7 @@ from n3.stats.summary import (
     RunRecord,
     find_warnings,
     growth_endings,
+    recalls_of,
     run_intervals,
     summarise,
     summarise_held_out,
@@ -110,6 +111,37 @@ def test_a_fault_of_one_seed_is_one_warning_with_its_number(values, kind):
 )
 def test_what_misses_a_bound_is_no_fault(values):
     assert kinds(changed(**values)) == []
+
+
+def of_classes(rare):
+    """Results of 90 usual and 10 rare test samples, of which the growing arm's first seed finds some."""
+    counts = np.tile([[90, 0], [0, 10]], (2, 2, 1, 1))
+    counts[0, 0, 1] = [10 - rare, rare]
+    right = np.trace(counts, axis1=-2, axis2=-1)[..., None] / 100 * np.ones(2)
+    names = {name: ["usual", "rare"] for name in ("true_class", "predicted_class")}
+    results = results_of(kind="classification").assign(test_metric=(("arm", "seed", "step"), right))
+    dims = ("arm", "seed", "true_class", "predicted_class")
+    return results.assign(confusion=(dims, counts)).assign_coords(names)
+
+
+def test_an_accuracy_that_hides_a_class_is_warned_of_and_recalls_are_summarised():
+    assert kinds(of_classes(8)) == []  # 0.98 less (1 + 0.8) / 2 is 0.08
+    assert kinds(of_classes(7)) == [("recall", "growing", (3,))]  # 0.97 less 0.85 is 0.12
+    (found,) = find_warnings(experiment(), of_classes(7), NONE_LOST)
+    assert "the recall of class rare is 0.70 where the accuracy is 0.97" in found.text
+    arms = summarise(RunRecord(experiment=experiment(), results=of_classes(7), directory=None))["arms"]
+    assert arms["growing"]["recall"] == {"usual": 1.0, "rare": pytest.approx(0.85)}
+    assert arms["growing"]["balanced_accuracy"]["values"] == pytest.approx([0.85, 1.0])
+    without = RunRecord(experiment=experiment(), results=results_of(), directory=None)
+    assert "recall" not in summarise(without)["arms"]["growing"]
+
+
+def test_a_class_without_a_test_sample_has_no_recall():
+    results = of_classes(7)
+    results["confusion"][{"true_class": 1}] = 0
+    recalls = recalls_of(results.sel(arm="growing"))
+    assert np.isnan(recalls.sel(true_class="rare")).all()
+    assert kinds(results) == []
 
 
 def test_seeds_are_counted_and_lost_ones_are_not():

@@ -82,7 +82,9 @@ def test_the_samples_of_a_step_by_hand():
     np.testing.assert_array_equal(step.targets, [[10.0, 0.0]])
     np.testing.assert_allclose(step.shares, [0.5, 0.5], rtol=1e-6)
     heavy = Samples(whole.inputs, whole.targets, jnp.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.1]))
-    np.testing.assert_allclose(draw_batch(jnp.asarray(order), jnp.asarray(4), 2, heavy).shares, [0.6, 1.2], rtol=1e-6)
+    np.testing.assert_allclose(
+        draw_batch(jnp.asarray(order), jnp.asarray(4), 2, heavy).shares, [0.6, 1.2], rtol=1e-6
+    )
 
 
 def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own():

@@ -81,7 +81,13 @@ def run_report(record: RunRecord, folder: Path) -> str:
     title = f"{summary['task']}, method {summary['method']}"
     sections = [
         _header(title, folder, _run_sentences(record)),
-        page.html_section("Results", _arm_table(summary), _comparison_table(summary), _as_text(summary)),
+        page.html_section(
+            "Results",
+            _arm_table(summary),
+            _recall_table(summary),
+            _comparison_table(summary),
+            _as_text(summary),
+        ),
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
         page.html_section("Settings", *_settings(experiment)),
@@ -190,6 +196,17 @@ def _arm_table(summary: _Facts) -> str:
         rows.append(row)
     caption = f"Medians over {count} seeds after {summary['steps']:,} steps; loss in {summary['loss_unit']}."
     return page.html_table(head, rows, caption=caption)
+
+
+def _recall_table(summary: _Facts) -> str:
+    arms = summary["arms"]
+    if "recall" not in next(iter(arms.values())):
+        return ""
+    classes, balanced = next(iter(arms.values()))["recall"], "balanced accuracy"
+    rows = [[name, *(_number(own["recall"][name], ".3f") for own in arms.values())] for name in classes]
+    rows += [[balanced, *(_number(own["balanced_accuracy"]["median"], ".3f") for own in arms.values())]]
+    caption = "Recall of each class on the test samples, and their mean: medians over the seeds."
+    return page.html_table(["class", *arms], rows, caption=caption)
 
 
 def _comparison_table(summary: _Facts) -> str:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import xarray as xr
 from jax import Device
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
@@ -25,6 +26,7 @@ from n3.experiments.predict import write_preprocessing
 from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
+from n3.nn import metrics
 from n3.stats.summary import Results, RunRecord, summarise
 from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
@@ -288,6 +290,7 @@ def _labelled(
         prediction=(("arm", "shown_seed", "point", "output"), predictions),
         grid=(("point", "input"), grid),
         **_own_units(one),
+        **_confusions(trained.swept, data),
     )
     found = found.assign_coords(shown_seed=list(seeds[:SHOWN]), inputs_feature=list(one.input_names))
     found = found.assign_attrs(
@@ -304,6 +307,24 @@ def _labelled(
     if trained.path is not None:
         found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
     return results.with_structure(found, trained.staged, experiment.network.capacity or ())
+
+
+def _confusions(swept: Mapping[str, Swept], data: Sequence[Dataset]) -> dict[str, xr.DataArray]:
+    """Counts of the networks of every arm and seed by true and predicted class, on the seed's test samples."""
+    one = data[0]
+    if one.kind == "regression":
+        return {}
+    test = arms.stack(data).test
+    counts = [np.asarray(count_classes(own.state.net, test.inputs, test.targets)) for own in swept.values()]
+    classes = ("true_class", "predicted_class")
+    names = {name: list(one.target_names) for name in classes}
+    return {"confusion": xr.DataArray(np.stack(counts), dims=("arm", "seed", *classes), coords=names)}
+
+
+@jax.jit
+def count_classes(*rows: PyTree) -> Int[Array, "runs classes classes"]:
+    """Of each run's network, inputs and targets, the numbers of samples by true and predicted class."""
+    return jax.lax.map(lambda row: metrics.confusion_matrix(row[0].batch(row[1]), row[2]), rows, batch_size=64)
 
 
 _outputs = eqx.filter_jit(eqx.filter_vmap(lambda net, x: net.batch(x.T).T))

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
 
 from n3.config import grid
 from n3.config.experiment import Experiment
@@ -23,8 +22,7 @@ from n3.experiments.directory import Resume, RunDirectory, optional
 from n3.experiments.memory import outline, runs_at_a_time
 from n3.experiments.report import cell_values, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold
-from n3.experiments.run import find_devices, load_data, train_cells
-from n3.nn import metrics
+from n3.experiments.run import count_classes, find_devices, load_data, train_cells
 from n3.stats.summary import FINAL, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
@@ -156,14 +154,9 @@ def _confusions(
         inputs += [one.input_scaler.transform(plain).T for one in own]
         targets += [fresh.test_targets.T] * len(own)
     samples = jnp.asarray(np.stack(inputs), jnp.float32), jnp.asarray(np.stack(targets))
-    counts = np.stack([_count_classes(own.state.net, *samples) for own in swept.values()])
+    counts = np.stack([count_classes(own.state.net, *samples) for own in swept.values()])
     shape = (len(swept), len(cells), -1, *counts.shape[-2:])
     return ("arm", "cell", "seed", "true_class", "predicted_class"), counts.reshape(shape)
-
-
-@jax.jit
-def _count_classes(*rows: PyTree) -> Int[Array, "runs classes classes"]:
-    return jax.lax.map(lambda row: metrics.confusion_matrix(row[0].batch(row[1]), row[2]), rows, batch_size=64)
 
 
 def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> int:

@@ -22,6 +22,8 @@ from n3.stats.comparison import FLOOR, compare, interquartile_mean, point_and_in
 
 QUANTILE = float(stats.norm.ppf(0.975))
 """Standard errors on each side of a 95 % interval."""
+HIDDEN = 0.1
+"""Accuracy less the mean recall of the classes, from which a run warns."""
 HALF_UNIT = 0.5
 """Effective units by which a size may miss 0 or the capacity and still count as there."""
 _FACTOR, _ERRORS, _SHARE = 3.0, 3.0, 0.01
@@ -221,12 +223,26 @@ def _summarise_arm(experiment, results):
         "geometric_mean": value_or_nan(stats.gmean, np.maximum(losses, FLOOR)),
     }
     arm["test_metric"]["name"] = results.attrs["metric"]
+    if "confusion" in results:
+        recalls, known = recalls_of(results), ~diverged
+        each = recalls.mean("true_class").values
+        arm["balanced_accuracy"] = {"median": value_or_nan(np.median, each[known]), "values": each.tolist()}
+        of_classes = zip(recalls["true_class"].values.tolist(), recalls.values.T, strict=True)
+        arm["recall"] = {name: value_or_nan(np.nanmedian, own[known]) for name, own in of_classes}
     seeds, steps = (results[name].values[diverged].tolist() for name in ("seed", "diverged_at"))
     if has_members(results):
         arm["held_out_loss"] = summarise_held_out(results, diverged)
         if str(results["arm"].item()) == "growing" and experiment.information.criterion == "held-out":
             arm["ended_by"] = growth_endings(experiment, results, diverged)
     return arm | {"diverged_seeds": seeds, "diverged_steps": steps}
+
+
+def recalls_of(results: xr.Dataset) -> xr.DataArray:
+    """Share of the test samples of each class (..., true_class) that is predicted; NaN where it has none."""
+    counts = results["confusion"].transpose(..., "true_class", "predicted_class")
+    right = np.diagonal(counts.values, axis1=-2, axis2=-1)
+    total = counts.sum("predicted_class")
+    return total.copy(data=right) / total.where(total > 0)
 
 
 def _summarise_choices(results, lost):
@@ -303,7 +319,7 @@ def _price_lines(summary):
 class RunWarning:
     """Something that a user should know of some runs of an arm."""
 
-    kind: Literal["no-units", "restarted", "capacity", "members-disagree", "constant"]
+    kind: Literal["no-units", "restarted", "capacity", "members-disagree", "constant", "recall"]
     arm: str
     seeds: tuple[int, ...]
     text: str
@@ -377,7 +393,8 @@ def find_warnings(experiment: Experiment, results: xr.Dataset, lost: xr.DataArra
     others, by three of its standard errors and by a hundredth of the constant's loss. One alone would warn of
     nothing: the factor, where a few samples make up a loss; the errors, of folds that differ a little; and
     where a target has no noise, all losses are small and far apart. `constant`: the held-out loss is not below
-    that of the best constant by more than the standard error of the difference.
+    that of the best constant by more than the standard error of the difference. `recall`: the mean recall of
+    the classes is below the accuracy by over `HIDDEN`, so that the accuracy hides a class.
     """
     every = results["arm"].values.tolist()
     found = [each for arm in every for each in _of_arm(experiment, results, lost, arm)]
@@ -414,6 +431,15 @@ def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm
             "the held-out loss is no better than that of a constant; the inputs may say nothing of the target"
         )
         yield warning("constant", is_constant, text)
+    if "confusion" in own:
+        recalls, accuracy = recalls_of(own), own["test_metric"].values
+        hides = (accuracy - recalls.mean("true_class").values > HIDDEN) & known
+        if np.any(hides):
+            of_class = recalls.values[hides].mean(axis=0)
+            worst, usual = int(np.nanargmin(of_class)), accuracy[hides].mean()
+            name = recalls["true_class"].values[worst]
+            text = f"the recall of class {name} is {of_class[worst]:.2f} where the accuracy is {usual:.2f}"
+            yield warning("recall", hides, f"{text}; `recall` in summary.json has all")
 
 
 def _capacity(experiment: Experiment) -> np.ndarray:

@@ -125,11 +125,15 @@ AHEAD, LEVEL, BEHIND = Estimate(2.0, 1.5, 3.0), Estimate(1.0, 0.8, 1.2), Estimat
         (Reference(), BEHIND, "not reproduced"),
         (Reference(value=2.5, low=2.0, high=4.0), AHEAD, "reproduced"),
         (Reference(value=9.0, low=4.0, high=15.0), AHEAD, "not reproduced"),
-        (Reference(value=1.3, low=1.1, high=1.5), LEVEL, "not reproduced"),  # they meet, but ours shows nothing
+        (Reference(value=1.3, low=1.1, high=1.5), LEVEL, "cannot tell"),  # they meet, but ours shows nothing
+        (Reference(value=1.4, low=1.3, high=1.5), LEVEL, "not reproduced"),
+        (Reference(value=0.7, low=0.6, high=0.9), LEVEL, "cannot tell"),
+        (Reference(value=1.1, low=1.05, high=1.8), BEHIND, "not reproduced"),
         (Reference(value=1.1, low=0.9, high=1.3), LEVEL, "reproduced"),
         (Reference(value=0.6, low=0.5, high=0.8), BEHIND, "reproduced"),
         (Reference(value=1.05), AHEAD, "reproduced"),
-        (Reference(value=1.05), LEVEL, "not reproduced"),
+        (Reference(value=1.05), LEVEL, "cannot tell"),
+        (Reference(value=1.5), LEVEL, "not reproduced"),
         (Reference(value=0.95), AHEAD, "not reproduced"),
         (
             Reference(value=2.0, low=1.5, high=3.0),

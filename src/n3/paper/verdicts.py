@@ -20,7 +20,7 @@ from n3.stats import (
     stuck_threshold,
 )
 
-Word = Literal["reproduced", "not reproduced", "reversed by control", "-"]
+Word = Literal["reproduced", "not reproduced", "cannot tell", "reversed by control", "-"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ def judge_claims(reproduction: Reproduction, trained: Sequence[Trained]) -> list
     A claim is reproduced where our interval meets the reference's; if the reference's shows growing ahead or
     behind, ours must show it too. Where the reference has no interval, a comparison must be significant on the
     reference's side, and any other quantity must hold the reference in its interval. Where it has no number,
-    growing must be significantly ahead. A claim is reversed by a control where it is reproduced, growing is
+    growing must be significantly ahead. Where ours meets the reference, and only shows neither side ahead, the
+    runs are too few and `cannot tell`. A claim is reversed by a control where it is reproduced, growing is
     ahead of the baseline, and a control is significantly ahead of growing. One trial alone has no
     interval and decides nothing, but for shares of trials, whose intervals are binomial.
 
@@ -71,10 +72,11 @@ def judge(claim: Claim, ours: Estimate, controls: Mapping[str, Estimate]) -> Wor
     if claim.reference is None or (math.isfinite(ours.value) and math.isnan(ours.low)):
         return "-"
     neutral = NEUTRAL.get(claim.measure)
-    if not _agrees(claim.reference, ours, side(claim, ours), neutral, claim.favours_growing_above):
-        return "not reproduced"
+    word = _agreement(claim.reference, ours, side(claim, ours), neutral, claim.favours_growing_above)
+    if word != "reproduced":
+        return word
     is_reversed = side(claim, ours) > 0 and any(side(claim, control) < 0 for control in controls.values())
-    return "reversed by control" if is_reversed else "reproduced"
+    return "reversed by control" if is_reversed else word
 
 
 def side(claim: Claim, estimate: Estimate) -> int:
@@ -84,15 +86,17 @@ def side(claim: Claim, estimate: Estimate) -> int:
     return above if claim.favours_growing_above else -above
 
 
-def _agrees(reference, ours, ours_side, neutral, favours_above):
+def _agreement(reference, ours, ours_side, neutral, favours_above) -> Word:
     if reference.value is None:
-        return ours_side > 0
-    if reference.low is None and neutral is None:
-        return ours.low <= reference.value <= ours.high
+        return "reproduced" if ours_side > 0 else "not reproduced"
     low, high = (reference.value,) * 2 if reference.low is None else (reference.low, reference.high)
+    meets = ours.low <= high and low <= ours.high
     known = 0 if neutral is None else (int(low > neutral) - int(high < neutral)) * (1 if favours_above else -1)
-    meets = reference.low is None or (ours.low <= high and low <= ours.high)
-    return meets and (not known or known == ours_side)
+    if known and ours_side == 0 and meets:
+        return "cannot tell"
+    if known and reference.low is None:
+        return "reproduced" if known == ours_side else "not reproduced"
+    return "reproduced" if meets and (not known or known == ours_side) else "not reproduced"
 
 
 def _paired(a, b):

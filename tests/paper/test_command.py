@@ -55,7 +55,9 @@ def test_an_experiment_leaves_results_figures_and_verdicts_and_is_not_run_twice(
     folder = tmp_path / "figure-3-quick-2"
     assert (folder / "figures" / "figure-3.png").stat().st_size > 10_000
     told = json.loads((folder / "verdict.json").read_text())
-    assert [row["verdict"] in ("reproduced", "not reproduced", "cannot tell") for row in told["verdicts"]] == [True]
+    assert [row["verdict"] in ("reproduced", "not reproduced", "cannot tell") for row in told["verdicts"]] == [
+        True
+    ]
     assert (told["cost"]["trainings"], told["cost"]["loop"]) == (8, [])
     assert (folder / "verdict.txt").read_text() in said.out
     assert said.out.endswith(f"results: {folder}\n")

@@ -12,7 +12,7 @@ import pytest
 import n3
 from n3.nn.controllers import Auxiliary, Controller, Information
 from n3.nn.norms import WHOLE_SHARE, ParticipatingNorm
-from n3.tracing.grow import compact_model, grow
+from n3.tracing.grow import _grown, compact_model, grow
 from networks import Residual, between, filled, normal
 
 KEY = jr.key(0)
@@ -292,6 +292,28 @@ def test_a_size_in_the_call_is_seen_behind_a_zero():
     layers = filled(lambda: [eqx.nn.Linear(5, 8, key=KEY), eqx.nn.Linear(8, 5, key=KEY)])
     with pytest.raises(ValueError, match=r"leave out layer \.branch: with fewer channels the outputs differ"):
         grow(Hidden(*layers, jnp.zeros(())), example=ROW, key=KEY)
+
+
+class Pair(eqx.Module):
+    """Two inputs in one argument."""
+
+    last: Linear
+
+    def __call__(self, both):
+        return self.last(jnp.concatenate(both))
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((ROW, ROW), "`example` must be an input for each argument of `Pair.__call__`; got 2: too many"),
+        (({"a": ROW},), "`example` must hold arrays; got a dict: give `Pair.__call__` an argument for each"),
+        ((), "`example` must be an input for each argument of `Pair.__call__`; got 0: missing"),
+    ],
+)
+def test_inputs_that_the_call_does_not_take_are_refused(example, message):
+    with pytest.raises(ValueError, match=message):
+        _grown(Pair(Linear(10, 1, key=KEY)), None, example=example, key=KEY, method="information")
 
 
 def test_keys_and_models_that_do_not_fit_are_refused():

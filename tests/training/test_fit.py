@@ -554,3 +554,32 @@ ODD = {
 def test_odd_data_and_settings_are_refused_by_name(message):
     with pytest.raises(ValueError, match=message):
         ODD[message]()
+
+
+def test_texts_are_learnt_as_classes_and_named_in_the_history():
+    names = np.where(LABELS == 1, "right", "left")
+    found, history = quiet(perceptron(), (X, names), (X[:9], names[:9].astype(object)))
+    same, other = quiet(perceptron(), (X, LABELS), (X[:9], LABELS[:9]))
+    assert_equal(found, same)
+    np.testing.assert_array_equal(history.validation_accuracy, other.validation_accuracy)
+    assert (history.labels, other.labels) == (("left", "right"), ())
+
+
+TEXTS = np.where(LABELS == 1, "right", "left")
+
+
+@pytest.mark.parametrize(
+    ("data", "validation_data", "settings", "message"),
+    [
+        ((X, TEXTS), None, {"loss": "squared-error"}, "`train_data` must have numbers .* got left"),
+        ((X, TEXTS), None, {"kind": "regression"}, "`train_data` must have numbers .* got left"),
+        ((X, TEXTS), (X[:1], ["up"]), {}, "`validation_data` must have targets of left, right.* got no texts"),
+        ((X, TEXTS), (X[:1], np.array(["up"])), {}, "`validation_data` must have .* left, right.* got up"),
+        ((X, TEXTS), (X, LABELS), {}, "`validation_data` must have .* got no texts"),
+        (((X, X), LINE), None, {}, "`train_data` must have one array of inputs; got a tuple of 2. Join them"),
+        (({"a": X, "b": X}, LINE), None, {}, "`train_data` must have one array of inputs; got a dict of 2"),
+    ],
+)
+def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(perceptron(), data, validation_data, **settings)

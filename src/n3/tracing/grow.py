@@ -1,5 +1,6 @@
 """Grow: any Equinox model with participation, and the smaller model of its own class."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -247,6 +248,7 @@ def _grown(model, where, *, example, key, method, initial_size=None, mask="sine"
     one, _ = first_run(model, key)
     keys = jax.vmap(jr.split, out_axes=1)(key) if key.ndim else jr.split(key)
     example = example if isinstance(example, tuple) else (example,)
+    _check_takes(one, example)
     inputs = [own if isinstance(own, jax.ShapeDtypeStruct) else jnp.asarray(own) for own in example]
     chosen = None if where is None else _paths(one, where)
     found = _checked_structure(norms.participating(one), inputs, chosen, key=keys[1].reshape(-1)[0])
@@ -264,6 +266,20 @@ def _grown(model, where, *, example, key, method, initial_size=None, mask="sine"
         return Grown(norms.participating(own), controller, found.within("model"))
 
     return eqx.filter_vmap(controlled)(model, keys[0]) if key.ndim else controlled(model, keys[0])
+
+
+def _check_takes(model: PyTree, example: tuple[Any, ...]) -> None:
+    """Refuse inputs that the model's call does not take, and inputs that are no arrays."""
+    call = f"`{type(model).__name__}.__call__`"
+    for own in example:
+        if isinstance(own, (tuple, list, dict)):
+            rest = f"give {call} an argument for each array."
+            raise ValueError(f"`example` must hold arrays; got a {type(own).__name__}: {rest}")
+    try:
+        inspect.signature(model.__call__).bind(*example)
+    except TypeError as error:
+        rest = f"got {len(example)}: {error}. A tuple stands for several arguments."
+        raise ValueError(f"`example` must be an input for each argument of {call}; {rest}") from error
 
 
 def _checked_structure(model: PyTree, inputs: Sequence[Any], chosen: list[str] | None, *, key) -> Structure:

@@ -371,6 +371,19 @@ def is_arrays(data: Data) -> bool:
     return is_pair and all(isinstance(side, ArrayLike) for side in data)
 
 
+def check_one_input(data: Any, *, name: str) -> None:
+    """Refuse arrays of several inputs beside one array of targets; it names `name`."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], ArrayLike):
+        return
+    inputs, _ = data
+    each = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    if isinstance(each, (tuple, list)) and each and all(isinstance(own, ArrayLike) for own in each):
+        raise ValueError(
+            f"`{name}` must have one array of inputs; got a {type(inputs).__name__} of {len(each)}. Join them "
+            "along an axis, and take them apart in the model's `__call__`."
+        )
+
+
 def epoch_rows(
     key: Key[Array, "*runs"], epoch: int, samples: int, *, batch: int
 ) -> Int[np.ndarray, "*runs batches batch"]:

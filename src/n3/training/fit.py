@@ -1,6 +1,7 @@
 """Fit: training of a sized model, or any Equinox model, on arrays or on batches from anywhere."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from n3.nn.members import Ensemble
 from n3.nn.mlp import has_choice
 from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
-from n3.training.batches import Data, Selection, is_arrays, source_of
+from n3.training.batches import Data, Selection, check_one_input, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
 from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
 from n3.training.loop import begin, train_model
@@ -41,7 +42,7 @@ from n3.training.refit import (
     with_restarts,
 )
 from n3.training.restructure import Rules, Stages
-from n3.training.target_units import TargetUnits, with_numbers
+from n3.training.target_units import TargetUnits, labels_of, with_codes, with_numbers
 
 _Model = TypeVar("_Model", bound=eqx.Module)
 RECORDS = 50
@@ -103,7 +104,8 @@ def fit(
         loss: `cross-entropy`, `squared-error`, or a function of one sample's output and target; None: that of
             the kind.
         kind: `classification` or `regression`: what the targets are. None: as a named loss says; else classes
-            where they are whole numbers, but numbers where the loss is a function.
+            where they are texts or whole numbers, but numbers where the loss is a function. Texts, in arrays,
+            become the numbers of their classes: `labels` of the history has them by number.
         learning_rate: Per step, or an Optax schedule. Information moves sizes at a rate of its own.
         batch: Samples in a step, for arrays.
         information: How information moves the sizes of method `information`; None: as it does by default.
@@ -150,13 +152,24 @@ def fit(
         Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint; without that folder nothing waits for one.
     """
     call = dict(locals())
+    check_one_input(train_data, name="train_data")
+    if labels := labels_of(train_data):
+        call |= _with_codes(call, labels)
     found, history = _fit(call)
     rows = runs_to_restart(model, history)
-    if not rows.size:
-        return found, history
-    own = {"model": with_all_units(model, rows), "key": key[rows] if key.ndim else key}
-    again = fit(**call | own | {"checkpoint": checkpoint and Path(checkpoint) / "again"})
-    return with_restarts((found, history), again, rows)
+    if rows.size:
+        own = {"model": with_all_units(model, rows), "key": key[rows] if key.ndim else key}
+        again = fit(**call | own | {"checkpoint": checkpoint and Path(checkpoint) / "again"})
+        found, history = with_restarts((found, history), again, rows)
+    return found, replace(history, labels=labels) if labels else history
+
+
+def _with_codes(call: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of `fit` that change where targets are texts."""
+    if call["kind"] == "regression" or call["loss"] == "squared-error":
+        raise ValueError(f"`train_data` must have numbers as targets, for regression; got {labels[0]}.")
+    names = [name for name in ("train_data", "validation_data") if call[name] is not None]
+    return {"kind": "classification"} | {name: with_codes(call[name], labels, name=name) for name in names}
 
 
 def _fit(call: dict[str, Any]) -> tuple[Any, History]:

@@ -63,6 +63,8 @@ class History:
     it: nats, squared units, or the given loss's. None without members."""
     held_out_error: Float[np.ndarray, "*runs"] | None = None
     """Standard error of that mean at the end, over samples, in the same unit; None without members."""
+    labels: tuple[str, ...] = ()
+    """Of targets that were texts each class, by its number; empty where they were numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Target units: numbers are learnt at mean 0 and variance 1, so that sizes do not depend on their unit."""
+"""Target units: numbers are learnt at mean 0 and variance 1, so that sizes do not depend on their unit.
+
+Texts are learnt as classes, by number.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -105,6 +108,29 @@ def with_numbers(data: Data, function: Callable[[np.ndarray], np.ndarray] = lamb
         inputs, targets = data
         return inputs, function(np.asarray(targets, np.float64))
     return data if isinstance(data, Iterator) or not isinstance(data, Iterable) else _Mapped(data, function)
+
+
+def labels_of(data: Data) -> tuple[str, ...]:
+    """The texts among the targets of arrays, in order; none where they are no texts."""
+    targets = np.asarray(data[1]) if is_arrays(data) else np.zeros(0)
+    is_text = targets.dtype.kind in "US" or (
+        targets.dtype.kind in "OT" and targets.size > 0 and all(isinstance(own, str) for own in targets.flat)
+    )
+    return tuple(map(str, np.unique(targets.astype(str)))) if is_text else ()
+
+
+def with_codes(data: Data, labels: tuple[str, ...], *, name: str) -> Data:
+    """Arrays whose targets are numbers of classes in place of texts.
+
+    Raises:
+        ValueError: If they have a text that is no label, or no texts; it names `name`.
+    """
+    own = labels_of(data)
+    if not own or not set(own) <= set(labels):
+        given = sorted(set(own) - set(labels))[0] if own else "no texts"
+        raise ValueError(f"`{name}` must have targets of {', '.join(labels)}, as `train_data`; got {given}.")
+    inputs, targets = data
+    return inputs, np.searchsorted(np.array(labels), np.asarray(targets).astype(str))
 
 
 def _first(data: Iterable[Any]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -294,6 +294,32 @@ def test_a_size_in_the_call_is_seen_behind_a_zero():
         grow(Hidden(*layers, jnp.zeros(())), example=ROW, key=KEY)
 
 
+class Tied(eqx.Module):
+    """Two layers with one weight, before two others."""
+
+    shared: eqx.nn.Shared
+    up: Linear
+    last: Linear
+
+    def __init__(self):
+        pair = Linear(5, 5, key=KEY), Linear(5, 5, key=KEY)
+        self.shared = eqx.nn.Shared(pair, where=lambda both: both[1].weight, get=lambda both: both[0].weight)
+        self.up, self.last = Linear(5, 8, key=KEY), Linear(8, 1, key=KEY)
+
+    def __call__(self, x):
+        one, two = self.shared()
+        return self.last(jnp.tanh(self.up(two(jnp.tanh(one(x))))))
+
+
+def test_layers_with_one_weight_are_left_alone():
+    grown = grow(Tied(), example=ROW, key=KEY)
+    assert grown.group_names == (".up",)
+    row = jnp.arange(5.0)
+    np.testing.assert_allclose(grown(row), Tied()(row), **CLOSE)
+    smaller = eqx.tree_at(lambda own: own.controller.weight, grown, jnp.array([3.0]))
+    np.testing.assert_allclose(compact_model(smaller)(row), smaller(row), **CLOSE)
+
+
 class Pair(eqx.Module):
     """Two inputs in one argument."""
 

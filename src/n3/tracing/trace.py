@@ -26,8 +26,8 @@ LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
 
 
 def is_layer(node: PyTree) -> bool:
-    """Whether a node of a model is a layer that can be grown."""
-    return isinstance(node, LAYERS)
+    """Whether a node of a model is a layer with a weight of its own, and not one tied to another layer's."""
+    return isinstance(node, LAYERS) and eqx.is_array_like(node.weight)
 
 
 def layers_in(model: PyTree) -> dict[str, eqx.Module]:

@@ -20,6 +20,7 @@ from n3.tracing.grow import compact_model, grow
 from n3.training.batches import epoch_rows
 from n3.training.fit import fit
 from n3.training.output_loss import OutputLoss, check_targets, output_loss_of
+from n3.training.refit import moving_sizes
 
 KEYS = jr.split(jr.key(9), 4)
 BATCH, STEPS = 32, 25
@@ -583,3 +584,21 @@ TEXTS = np.where(LABELS == 1, "right", "left")
 def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, settings, message):
     with pytest.raises(ValueError, match=message):
         quiet(perceptron(), data, validation_data, **settings)
+
+
+def test_a_size_on_its_way_is_named_and_one_that_rests_is_not(capsys):
+    slow = InformationConfig(size_rate=0.03)
+    short = quiet(grown(), (X, LINE), quiet=False, information=slow)[1]
+    assert short.sizes[-1, 0] % 1 > 0.01
+    assert f"sizes still moved: .layers[0] ({short.sizes[-1, 0]:.1f} units); raise" in capsys.readouterr().err
+    quiet(grown(), (X, LINE), information=slow)
+    assert "moved" not in capsys.readouterr().err
+    fast = {"steps": 2 * STEPS, "information": InformationConfig(size_rate=1.0), "quiet": False}
+    assert quiet(grown(), (X, LINE), **fast)[1].sizes[-1, 0] % 1 == 0
+    assert "moved" not in capsys.readouterr().err
+
+
+def test_of_many_runs_one_on_its_way_is_named_with_its_last_two_sizes():
+    sizes = np.array([[[9.0, 4.0], [8.2, 4.0]], [[3.5, 4.0], [3.4, 4.0]], [[3.5, 4.0], [3.0, 4.0]]])
+    assert moving_sizes(sizes, ("a", "b")) == "a (9.0 to 8.2 units, and 1 more runs)"
+    assert moving_sizes(sizes[2], ("a", "b")) == ""

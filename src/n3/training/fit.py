@@ -28,13 +28,14 @@ from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, Selection, check_one_input, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
-from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
+from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, note, pool_seen
 from n3.training.loop import begin, train_model
 from n3.training.output_loss import KIND_LOSSES, LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.readouts import Thrift
 from n3.training.refit import (
     Ending,
     check_members,
+    moving_sizes,
     refitted,
     runs_at_once,
     runs_to_restart,
@@ -200,6 +201,8 @@ def _fit(call: dict[str, Any]) -> tuple[Any, History]:
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
         end.warn(net, history, one, recorder.held_out)
+        if is_informed and not members and (moving := moving_sizes(history.sizes, layers)) and not own.quiet:
+            note(f"`fit` ended while sizes still moved: {moving}; raise `steps`")
         if own.refit:
             last = history, report, saved and saved.part("refit")
             net, history = refitted(plan, own.model, net, feed(key=order_key), dropout_key, end, *last)

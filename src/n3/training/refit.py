@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig, member_faults
 from n3.information.measures import Importance
+from n3.information.sizing import SETTLED
 from n3.nn.controllers import Fixed, Information
 from n3.nn.sized import AbstractSized, with_rows
 from n3.training.batches import Selection
@@ -226,6 +227,19 @@ def _warn_of_sizes(
     if full:
         text = "more might be better; make it wider, or train longer if it began with all"
         warnings.warn(f"`fit` ended with all units of {full}: {text}.", RuntimeWarning, stacklevel=4)
+
+
+def moving_sizes(sizes: Float[np.ndarray, "*runs records groups"], layers: tuple[str, ...]) -> str:
+    """The groups whose size has not arrived at a whole number of units, with its last two records; or nothing."""
+    rows = sizes.reshape(-1, *sizes.shape[-2:])
+    found = []
+    for name, own in zip(layers, np.moveaxis(rows[:, -2:], -1, 0), strict=True):
+        moving = own[np.abs(own[:, -1] - np.round(own[:, -1])) >= SETTLED]
+        if len(moving):
+            way = " to ".join(f"{size:.1f}" for size in moving[0])
+            rest = f", and {len(moving) - 1} more runs" if len(moving) > 1 else ""
+            found.append(f"{name} ({way} units{rest})")
+    return ", ".join(found)
 
 
 def _named(layers: tuple[str, ...], is_so: np.ndarray) -> str:

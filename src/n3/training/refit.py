@@ -230,7 +230,7 @@ def _warn_of_sizes(
 
 
 def moving_sizes(sizes: Float[np.ndarray, "*runs records groups"], layers: tuple[str, ...]) -> str:
-    """The groups whose size has not arrived at a whole number of units, with its last two records; or nothing."""
+    """The groups whose size has not arrived at a whole number of units, with its last two records, if any."""
     rows = sizes.reshape(-1, *sizes.shape[-2:])
     found = []
     for name, own in zip(layers, np.moveaxis(rows[:, -2:], -1, 0), strict=True):

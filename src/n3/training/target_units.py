@@ -112,7 +112,8 @@ def with_numbers(data: Data, function: Callable[[np.ndarray], np.ndarray] = lamb
 
 def labels_of(data: Data) -> tuple[str, ...]:
     """The texts among the targets of arrays, in order; none where they are no texts."""
-    targets = np.asarray(data[1]) if is_arrays(data) else np.zeros(0)
+    _, given = data if is_arrays(data) else (None, np.zeros(0))
+    targets = np.asarray(given)
     is_text = targets.dtype.kind in "US" or (
         targets.dtype.kind in "OT" and targets.size > 0 and all(isinstance(own, str) for own in targets.flat)
     )

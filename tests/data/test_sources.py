@@ -159,8 +159,9 @@ def test_mnist1d_is_made_without_moving_the_global_generators(monkeypatch):
 
 def test_an_absent_mnist1d_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
-    advice = r"install it with `uv sync --extra data` \(or `pip install mnist1d`\)\."
-    with pytest.raises(ModuleNotFoundError, match=f"^`mnist1d` needs mnist1d: {advice}$"):
+    advice = r"\(in the repository `uv sync --extra data`, or `pip install mnist1d`\)\."
+    needs = r"^`mnist1d` needs mnist1d: install it with `pip install 'n3-growing\[data\]'` "
+    with pytest.raises(ModuleNotFoundError, match=f"{needs}{advice}$"):
         mnist1d_tables.__wrapped__()
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from numpy.polynomial import Polynomial
 from numpy.random import Generator
 
+from n3.config.release import install_advice
 from n3.data.encoding import TableEncoder
 from n3.data.frames import Frame
 
@@ -248,5 +249,5 @@ def _installed(module: str, name: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        advice = f"install it with `uv sync --extra data` (or `pip install {package}`)"
+        advice = f"install it with {install_advice('data', package)}"
         raise ModuleNotFoundError(f"`{name}` needs {package}: {advice}.") from error

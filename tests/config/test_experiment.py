@@ -72,6 +72,7 @@ UNUSUAL = Experiment(
         name="a-name_1.0",
         device="cpu",
         block=2,
+        figure_format=("pdf",),
     ),
 )
 

@@ -269,11 +269,14 @@ class RunConfig:
     """Device to compute on."""
     block: Annotated[int | None, "positive"] = None
     """Runs of an arm that are trained at a time; None: as many as fit into memory."""
+    figure_format: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)
+    """Formats of the figures, for a paper `pdf` or `svg`; PNG, which the report shows, is always among them."""
 
     def __post_init__(self) -> None:
         validation.check_kinds(self)
         validation.distinct("arms", self.arms)
         validation.distinct("seeds", self.seeds)
+        validation.distinct("figure_format", self.figure_format)
         validation.check_whole("seeds", self.seeds)
         validation.check_ranges(self)
         if "equal-size" in self.arms and "growing" not in self.arms:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,12 +123,12 @@ class RunDirectory:
         encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
         self.write("results.nc", bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
 
-    def write_figures(self, figures: Mapping[str, Any]) -> None:
-        """Write Matplotlib figures by name, as `figures/<name>.png`."""
-        for name, figure in figures.items():
+    def write_figures(self, figures: Mapping[str, Any], formats: Sequence[str] = ()) -> None:
+        """Write Matplotlib figures by name, as `figures/<name>.png` and in further formats."""
+        for (name, figure), kind in itertools.product(figures.items(), dict.fromkeys(("png", *formats))):
             content = io.BytesIO()
-            figure.savefig(content, format="png", dpi=150)
-            self.write(f"figures/{name}.png", content.getvalue())
+            figure.savefig(content, format=kind, dpi=150)
+            self.write(f"figures/{name}.{kind}", content.getvalue())
 
     def seal(self, facts: Mapping[str, Any], *, keeps_checkpoints: bool = False) -> None:
         """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256.

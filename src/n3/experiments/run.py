@@ -143,7 +143,7 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
         with optional("figures"):
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
-            directory.write_figures(figures(record))
+            directory.write_figures(figures(record), record.experiment.run.figure_format)
             directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
         with optional("report"):
             directory.write(REPORT, run_report(record, directory.path).encode())

@@ -103,6 +103,17 @@ def test_sentences_are_short_over_all_pages():
     assert statistics.median(lengths) <= MEDIAN
 
 
+def test_the_reference_lists_every_file_of_every_room():
+    source = DOCS.parent / "src" / "n3"
+    rows = re.findall(r"^\| \[(\w+)\]\(\w+\.md\).*\| (.*)\|$", (DOCS / "api" / "index.md").read_text(), re.M)
+    assert {room for room, _ in rows} == {path.name for path in source.iterdir() if path.is_dir()} - {
+        "__pycache__"
+    } | {"sklearn"}
+    for room, files in rows:
+        own = {path.stem for path in (source / room).glob("*.py") if not path.stem.startswith("_")}
+        assert set(re.findall(r"`(\w+)`", files)) == own, room
+
+
 def test_tables_of_the_evidence_are_those_of_the_numbers():
     made = tables()
     texts = {path.name: path.read_text() for path in made.EVIDENCE.glob("*.md")}

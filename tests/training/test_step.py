@@ -12,7 +12,7 @@ import pytest
 
 from n3.nn.losses import LossWeights, Samples, task_loss
 from n3.nn.mlp import Annealing
-from n3.training.step import Hypers, Problem, Recipe, init, step, train
+from n3.training.step import Hypers, Problem, Recipe, init, optimiser, step, train
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 FIXED = {name: replace(RECIPE, controller="fixed", optimiser=name) for name in ("sgd", "adam")}
@@ -261,3 +261,16 @@ def test_the_cosine_schedule_by_hand(horizon, factor):
         return np.asarray(two) - np.asarray(one)
 
     np.testing.assert_allclose(second_step(scheduled), factor * second_step(FIXED["sgd"]), rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_adam_keeps_the_moments_of_16_bits_in_float32(kind):
+    rule, params = optimiser("adam", 0.5), {"weight": jnp.ones(3, kind)}
+    gradient = {"weight": jnp.full(3, 1e-4, kind)}  # its square is 0 in float16
+    state = rule.init(params)
+    updates, state = rule.update(gradient, state, params)
+    moments = [leaf for leaf in jax.tree.leaves(state) if jnp.ndim(leaf)]
+    assert {leaf.dtype for leaf in moments} == {jnp.dtype(jnp.float32)}
+    assert updates["weight"].dtype == kind
+    np.testing.assert_allclose(np.asarray(updates["weight"], np.float32), -0.5, rtol=1e-2)
+    assert min(float(jnp.min(leaf)) for leaf in moments) > 0

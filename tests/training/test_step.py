@@ -1,5 +1,6 @@
 """Step: one run, its steps by hand, its records, and what it does when it diverges."""
 
+import importlib
 from dataclasses import replace
 
 import equinox as eqx
@@ -12,7 +13,7 @@ import pytest
 
 from n3.nn.losses import LossWeights, Samples, task_loss
 from n3.nn.mlp import Annealing
-from n3.training.step import Hypers, Problem, Recipe, init, optimiser, step, train
+from n3.training.step import Hypers, Problem, Recipe, init, optimiser, pool_of, step, train
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 FIXED = {name: replace(RECIPE, controller="fixed", optimiser=name) for name in ("sgd", "adam")}
@@ -275,3 +276,19 @@ def test_adam_keeps_the_moments_of_16_bits_in_float32(kind):
     assert updates["weight"].dtype == kind
     np.testing.assert_allclose(np.asarray(updates["weight"], np.float32), -0.5, rtol=1e-2)
     assert min(float(jnp.min(leaf)) for leaf in moments) > 0
+
+
+def test_a_look_takes_a_sample_of_many_samples(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("n3.training.step"), "SEEN", 4)
+    row, shares = jnp.arange(10.0)[None], jnp.full(10, 0.1)
+    train = Samples(row, 2 * row, shares)
+    held = Samples(-row, row, jnp.asarray([0.0] + [1.0] * 9))
+    pool = pool_of(Problem(train, train, jnp.ones(1), held=held))
+    np.testing.assert_array_equal(pool.inputs[:, 0], [0, 3, 6, 9])
+    np.testing.assert_array_equal(pool.targets[0], [0, 6, 12, 18])
+    np.testing.assert_array_equal(pool.held.inputs[:, 0], [0, -3, -6, -9])
+    np.testing.assert_array_equal(pool.held.weights, [0, 1, 1, 1])
+    np.testing.assert_array_equal(pool.held.fit, np.ones(4))
+    assert pool_of(Problem(train, train, jnp.ones(1))).held is None
+    monkeypatch.undo()
+    assert pool_of(Problem(train, train, jnp.ones(1), held=held)).inputs.shape == (10, 1)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -21,6 +22,8 @@ from n3.nn.mlp import Annealing, GrowingMLP, annealed, with_rescaled_size_input
 from n3.nn.sized import AbstractSized, choose_runs
 from n3.training import batches
 
+SEEN = 8192
+"""Samples that a look at the units takes, at most: its cost and memory grow with them."""
 Count, Counts = Int[Array, ""], Int[Array, " records"]
 """Steps taken."""
 
@@ -356,12 +359,22 @@ def _of_members(recipe: Recipe, record: StepRecord, state: TrainState, problem: 
 
 
 def pool_of(problem: Problem) -> Pool:
-    """The training samples as measures take them, and those held out; measures take weights as equal."""
+    """Training samples as measures take them, and those held out: of each `SEEN` at most, evenly from all.
+
+    Measures take weights as equal.
+    """
     train, held = problem.train, problem.held
+    rows = _spread(train.shares.shape[0])
+    inputs, targets = train.inputs[:, rows].T, train.targets[:, rows]
     if held is None:
-        return Pool(train.inputs.T, train.targets)
-    own = HeldOut(held.inputs.T, held.targets, held.shares, train.weights())
-    return Pool(train.inputs.T, train.targets, own)
+        return Pool(inputs, targets)
+    out = _spread(held.shares.shape[0])
+    own = held.inputs[:, out].T, held.targets[:, out], held.shares[out]
+    return Pool(inputs, targets, HeldOut(*own, train.weights()[rows]))
+
+
+def _spread(count: int) -> slice | np.ndarray:
+    return slice(None) if count <= SEEN else np.linspace(0, count - 1, SEEN).round().astype(np.int32)
 
 
 def optimiser(name: str, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

@@ -1,0 +1,80 @@
+"""Messages: every error of the page of questions is one that n3 ends with, with its remedy."""
+
+import re
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+
+import n3
+from n3.cli.arguments import PARTS
+from n3.cli.sweep import Launch, SweepArguments, submit
+from n3.config.grid import Study
+from n3.data.tables import read_table
+
+PAGE = Path(__file__).parents[1] / "docs" / "questions.md"
+ERRORS = PAGE.read_text().split("## Error messages")[1].split("## Warnings")[0]
+MESSAGES = [row.strip(" `") for row in re.findall(r"^\| `` (.*?) `` \|", ERRORS, re.M)]
+
+
+class Square(eqx.Module):
+    """A model whose call knows how wide its layer is."""
+
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.last(jnp.ravel(self.first(x).reshape(2, 4)))
+
+
+def table(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text("a,b\n" + "".join(f"{row},{row % 7}.5\n" for row in range(12)))
+    return read_table(path, target=("c",))
+
+
+def resolved(**parts):
+    return n3.Experiment(**parts).resolved()
+
+
+def grown(tmp_path):
+    model = Square(eqx.nn.Linear(3, 8, key=jr.key(0)), eqx.nn.Linear(8, 1, key=jr.key(1)))
+    return n3.grow(model, lambda own: own.first, example=jnp.zeros(3), key=jr.key(2))
+
+
+def to_slurm(tmp_path):
+    usual = n3.Experiment()
+    parts = {name: getattr(usual, name) for name in (*PARTS, "run")}
+    study = Study(base=usual)
+    return submit(study, tmp_path, SweepArguments(**parts, launch=Launch(launcher="slurm")))
+
+
+INFORMATION = n3.NetworkConfig(method="information")
+TRIGGERS = {
+    "task` must": lambda _: n3.describe(n3.Experiment(task=n3.TaskConfig(task="monns"))),
+    "target` must": table,
+    "samples`": lambda _: n3.describe(n3.Experiment(task=n3.TaskConfig(task="iris", samples=5000))),
+    "criterion`": lambda _: resolved(information=n3.InformationConfig(criterion="held-out")),
+    "arms`": lambda _: n3.RunConfig(arms=("equal-size",)),
+    "members`": lambda _: resolved(network=INFORMATION, training=n3.TrainingConfig(members=3)),
+    "where`": grown,
+    "launcher`": to_slurm,
+}
+"""What ends with each message, by its first words."""
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_every_message_of_the_page_is_what_n3_ends_with(message, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    (trigger,) = (own for start, own in TRIGGERS.items() if message.startswith(start))
+    with pytest.raises((ValueError, ModuleNotFoundError)) as found:
+        trigger(tmp_path)
+    parts = [part.strip(" :;`") for part in message.split("…")]
+    assert all(part in str(found.value) for part in parts), str(found.value)
+
+
+def test_there_is_a_trigger_for_every_message():
+    assert len(MESSAGES) == len(TRIGGERS)

@@ -5,6 +5,7 @@
 written (digits, and structure on the first ten seeds) cannot be written to the last digit and are not here.
 """
 
+import importlib.util
 import json
 import re
 import statistics
@@ -37,10 +38,80 @@ def _interval(value: float, ends: Sequence[float], form: str) -> str:
 
 
 def held_out(name: str) -> str:
-    """Sizes by held-out samples, as `scripts/study_sizing.py` prints them."""
+    """Sizes by held-out samples, as `scripts/study_sizing.py` prints them, and what they are held against."""
     import study_sizing
 
-    return study_sizing.table(_read(name)).strip()
+    done = _read(name)
+    return f"{study_sizing.table(done).strip()}\n\n{_held_out_summary(done)}"
+
+
+def _held_out_summary(done: Sequence[Mapping[str, Any]]) -> str:
+    median, total = statistics.median, len(done)
+    ratios = {one["task"]: median(one["ratio to oracle"]) for one in done}
+    worst = max(ratios, key=lambda task: ratios[task])
+    folds = median([median(one["ratio to folds"]) for one in done])
+    trusted, runs = (
+        sum(map(own, done)) for own in (lambda one: sum(one["trusted"]), lambda one: len(one["trusted"]))
+    )
+    sizes = {one["task"]: [sum(layers) for layers in one["grown"]["sizes"]] for one in done}
+    grown = {task: own for task, own in sizes.items() if median(own) > 0}
+    spreads = [_quantile(own, 0.9) / max(_quantile(own, 0.1), 0.5) for own in grown.values()]
+    small = sum(median(sizes[one["task"]]) <= 2 * one["smallest"] for one in done)
+    mlp, boosting = (
+        sum(_over(one, name) <= most for one in done) for name, most in (("MLP", 1.03), ("grad", 1.0))
+    )
+    rows = [
+        ("median over tasks of the ratio to the oracle", f"{median(ratios.values()):.2f}", "1.02"),
+        ("its worst task", f"{ratios[worst]:.2f} ({worst})", "1.10"),
+        ("median over tasks of the ratio to the widths that folds choose", f"{folds:.2f}", "1.00"),
+        ("runs trusted", f"{trusted} of {runs}", "95 %"),
+        ("tasks with a median size of at most twice the smallest width", f"{small} of {total}", "all"),
+        (
+            "tasks with sizes that vary at most twofold (90 % over 10 %)",
+            f"{sum(s <= 2 for s in spreads)} of {len(spreads)}",
+            "all",
+        ),
+        ("tasks with a loss within 3 % of the MLP's, or below", f"{mlp} of {total}", "all"),
+        ("tasks with a loss at most that of boosting", f"{boosting} of {total}", "half"),
+        (
+            "median over tasks of the CPU over the grid's",
+            f"{median([one['cost'] for one in done]):.2f}",
+            "0.25 to 0.35",
+        ),
+    ]
+    return _markdown(("measure", "found", "aimed at"), rows)
+
+
+def _over(one: Mapping[str, Any], rival: str) -> float:
+    """The median loss over that of the best of the models whose name begins so."""
+    losses = [statistics.median(own) for label, own in one["baselines"].items() if label.startswith(rival)]
+    return statistics.median(one["grown"]["losses"]) / min(losses)
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ranked = sorted(values)
+    place = share * (len(ranked) - 1)
+    low = int(place)
+    return ranked[low] + (place - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])
+
+
+def stability() -> str:
+    """Sizes and losses of runs under other settings, as `benchmarks/stability.py` prints them."""
+    return _benchmark("stability").table(_read("stability")).strip()
+
+
+def estimators() -> str:
+    """The estimators on twelve tables, as `benchmarks/tables.py` prints them."""
+    return _benchmark("tables").table(_read("tables")).strip()
+
+
+def _benchmark(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def speed() -> str:
@@ -138,6 +209,8 @@ def _ratio(pair: Mapping[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "held-out": partial(held_out, "study-held-out"),
     "held-out-chosen": partial(held_out, "study-held-out-chosen"),
+    "stability": stability,
+    "estimators": estimators,
     "speed": speed,
     "by-price": lambda: by_price("study-sizing"),
     "by-price-confirmation": lambda: by_price("confirmation-sizing"),

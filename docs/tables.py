@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 EVIDENCE = ROOT / "docs" / "evidence"
 sys.path.insert(0, str(ROOT / "scripts"))
-_PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)\n.*?\n(<!-- end of table -->)", flags=re.S)
+_PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(?:(?!<!-- table).)*?(<!-- end of table -->)", flags=re.S)
 
 
 def _read(name: str) -> Any:

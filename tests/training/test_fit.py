@@ -534,7 +534,7 @@ ODD = {
     ),
     "`train_data` must hold real numbers; got object": lambda: no_fit((INS.astype(object), OUTS)),
     "`train_data` must hold real numbers; got complex": lambda: no_fit((INS.astype(complex), OUTS)),
-    "`train_data` must hold real numbers; got <U": lambda: no_fit((INS, np.array(["a", "b"] * 4))),
+    "`train_data` must hold real numbers; got <U": lambda: no_fit((INS.astype(str), OUTS)),
     "`train_data` must have samples of one shape": lambda: no_fit([(INS, OUTS), (INS[:, :2], OUTS)]),
     "`validation_data` must have samples of one shape, .* got \\(2,\\)": lambda: no_fit(
         (INS, OUTS), (INS[:, :2], OUTS)

@@ -420,7 +420,9 @@ def test_runs_without_a_unit_start_again_from_all_and_the_better_start_stays():
     settings = {"information": STILL, "key": jr.split(KEYS[0], 2)}
     model = low()
     full = eqx.tree_at(lambda own: own.controller.weight, model, jnp.array([[8.0], [0.3]]))
-    with pytest.warns(RuntimeWarning, match="started 1 of 2 runs again, from all units.*; 1 did better"):
+    with pytest.warns(
+        RuntimeWarning, match="started 1 of 2 runs a second time, from all units.*; 1 did better"
+    ):
         ensemble, history = quiet(full, **settings)
     every = eqx.tree_at(lambda own: own.controller.weight, model, jnp.full((2, 1), 8.0))
     expected, told = quiet(every, **settings)
@@ -435,6 +437,6 @@ def test_runs_without_a_unit_start_again_from_all_and_the_better_start_stays():
 def test_a_second_start_that_is_no_better_changes_nothing():
     noise = np.random.default_rng(3).normal(size=X.shape).astype(np.float32)
     one = run_of(low(), 0)
-    with pytest.warns(RuntimeWarning, match="started 1 of 1 runs again.*; 0 did better"):
+    with pytest.warns(RuntimeWarning, match="started 1 of 1 runs a second time.*; 0 did better"):
         _, history = quiet(one, (X, noise), information=STILL)
     assert history.sizes[-1, 0] < 0.5

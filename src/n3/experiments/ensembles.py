@@ -23,6 +23,7 @@ from n3.nn.sized import with_rows
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
 from n3.training.readouts import ERRORS, Thrift, with_solved_readouts
+from n3.training.refit import Outcome
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, observe, of_member
 from n3.training.sweep import Swept
 
@@ -44,7 +45,7 @@ class HeldOutEstimate:
     readout_strength: Float[np.ndarray, " runs"]
     """Strength of the penalty of the solved read-outs; NaN where they stay as trained."""
     restarted: Bool[np.ndarray, " runs"]
-    """Whether a run ended without a unit in some layer, and this is what a second start from all units gave."""
+    """Whether this is what a second start from all units gave, whose size had been in doubt (`Outcome`)."""
 
     @property
     def is_better_than_constant(self) -> Bool[np.ndarray, " runs"]:
@@ -54,26 +55,29 @@ class HeldOutEstimate:
 
 def finish_members(
     recipe: Recipe, swept: Swept, hypers: Hypers, problem: Problem, *, is_solved: bool
-) -> tuple[Swept, HeldOutEstimate]:
-    """Runs of members as ensembles, at their best, with solved read-outs if asked for, and what they lose."""
+) -> tuple[Swept, HeldOutEstimate, HeldOutLosses]:
+    """Runs of members as ensembles, at their best, with solved read-outs if asked for, and what they lose.
+
+    In all, and sample by sample.
+    """
     strengths = np.full(len(swept.state.diverged_at), np.nan)
     swept = with_best_kept(swept)
     if is_solved:
         nets, strengths = with_solved_readouts(recipe, swept.state.net, problem, thrift=_thrift(recipe, hypers))
         swept = _with_nets(swept, nets)
     swept = with_last_record(recipe, swept, hypers, problem)
-    estimate = _estimated(recipe, swept.state.net, problem, strengths)
+    estimate, losses = _estimated(recipe, swept.state.net, problem, strengths)
     whole = Ensemble(swept.state.net, recipe.loss == "cross-entropy")
     diverged_at = jnp.max(swept.state.diverged_at, axis=1)
     state = eqx.tree_at(lambda own: (own.net, own.diverged_at), swept.state, (whole, diverged_at))
-    return dataclasses.replace(swept, state=state), estimate
+    return dataclasses.replace(swept, state=state), estimate, losses
 
 
 def _thrift(recipe: Recipe, hypers: Hypers) -> Thrift | None:
     """What fewer units may lose, of networks that held-out samples size."""
     if recipe.drive is None or recipe.drive.criterion != "held-out":
         return None
-    return Thrift(hypers.drive.errors, hypers.drive.resolution)
+    return Thrift(np.asarray(hypers.drive.errors), np.asarray(hypers.drive.resolution))
 
 
 def finish_or_restart(
@@ -87,28 +91,30 @@ def finish_or_restart(
     is_solved: bool,
     **settings: Any,
 ) -> tuple[Swept, HeldOutEstimate]:
-    """As `finish_members`, but for sized runs without a unit in some layer: a second start, from all units.
+    """As `finish_members`, but with a second start, from all units, for runs whose sizes are in doubt.
 
-    What comes of it stays where it is better than a constant. `settings` are those of `sweep_blocks`.
+    What comes of it stays where it is better (`Outcome`). `settings` are those of `sweep_blocks`.
     """
-    swept, estimate = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
-    capacity = np.array(recipe.capacity, np.float32)
-    is_empty = np.any(np.asarray(count_active(swept.state.net)) == 0, axis=-1)
-    rows = np.flatnonzero(is_empty & np.any(np.asarray(hypers.initial_size) < capacity, axis=-1))
-    if recipe.drive is None or not rows.size:
-        return swept, estimate
+    swept, *found = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
+    if _thrift(recipe, hypers) is None:
+        return swept, found[0]
+    capacity, outcome = np.array(recipe.capacity, np.float32), _outcome(recipe, swept, hypers, *found)
+    rows = np.flatnonzero(outcome.is_in_doubt & np.any(np.asarray(hypers.initial_size) < capacity, axis=-1))
+    if not rows.size:
+        return swept, found[0]
     hypers, problem, keys = jax.tree.map(lambda leaf: leaf[rows], (hypers, problem, keys))
     hypers = dataclasses.replace(
         hypers, initial_size=jnp.broadcast_to(jnp.asarray(capacity), hypers.initial_size.shape)
     )
     again = sweep_blocks(recipe, hypers, problem, block, keys=keys, **settings)
-    again, found = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
-    is_kept = found.is_better_than_constant & (np.asarray(again.state.diverged_at) < 0)
+    again, *other = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
+    is_kept = outcome.is_beaten_by(_outcome(recipe, again, hypers, *other), rows)
+    is_kept &= np.asarray(again.state.diverged_at) < 0
 
     def merged(old: Any, new: Any) -> Any:
         return with_rows(old, rows[is_kept], new[is_kept])
 
-    found = dataclasses.replace(found, restarted=np.ones(len(rows), bool))
+    estimate, newer = found[0], dataclasses.replace(other[0], restarted=np.ones(len(rows), bool))
     swept = Swept(
         state=jax.tree.map(merged, swept.state, again.state),
         records=jax.tree.map(merged, swept.records, again.records),
@@ -117,8 +123,20 @@ def finish_or_restart(
         cpu_seconds=swept.cpu_seconds + again.cpu_seconds,
     )
     names = [field.name for field in dataclasses.fields(estimate)]
-    both = {name: merged(getattr(estimate, name), getattr(found, name)) for name in names}
+    both = {name: merged(getattr(estimate, name), getattr(newer, name)) for name in names}
     return swept, HeldOutEstimate(**both)
+
+
+def _outcome(
+    recipe: Recipe, swept: Swept, hypers: Hypers, estimate: HeldOutEstimate, losses: HeldOutLosses
+) -> Outcome:
+    return Outcome(
+        is_empty=np.any(np.asarray(count_active(swept.state.net)) == 0, axis=-1),
+        held_out=losses,
+        trained=swept.records.train_loss[:, -1],
+        constant=estimate.constant_loss,
+        thrift=_thrift(recipe, hypers),
+    )
 
 
 def with_best_kept(swept: Swept) -> Swept:
@@ -154,11 +172,11 @@ def _observed(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Proble
 
 def _estimated(
     recipe: Recipe, nets: GrowingMLP, problem: Problem, strengths: Float[np.ndarray, " runs"]
-) -> HeldOutEstimate:
+) -> tuple[HeldOutEstimate, HeldOutLosses]:
     losses, constants, known = jax.device_get(_held_out(recipe, nets, problem))
     own, constant = HeldOutLosses(losses, known), HeldOutLosses(constants, known).pooled()
     gain = own.pooled().gain(constant)
-    return HeldOutEstimate(
+    estimate = HeldOutEstimate(
         member_loss=own.mean(),
         member_error=own.error(),
         constant_loss=constant.mean(),
@@ -167,6 +185,7 @@ def _estimated(
         readout_strength=strengths,
         restarted=np.zeros(len(strengths), bool),
     )
+    return estimate, own.pooled()
 
 
 @eqx.filter_jit

@@ -387,14 +387,15 @@ def find_warnings(experiment: Experiment, results: xr.Dataset, lost: xr.DataArra
     """What speaks against the runs of each arm that are not lost, one warning for all seeds that share it.
 
     `no-units`: the network, or one of its layers, has no unit, while another arm of the seed has a held-out
-    loss that is lower by more than its standard error. `restarted`: it had none at first, and a second start
-    from all units found some. `capacity`: a layer of an arm that method information
-    sizes is full. `members-disagree`: the held-out loss of one member is over three times the median of the
-    others, by three of its standard errors and by a hundredth of the constant's loss. One alone would warn of
-    nothing: the factor, where a few samples make up a loss; the errors, of folds that differ a little; and
-    where a target has no noise, all losses are small and far apart. `constant`: the held-out loss is not below
-    that of the best constant by more than the standard error of the difference. `recall`: the mean recall of
-    the classes is below the accuracy by over `HIDDEN`, so that the accuracy hides a class.
+    loss that is lower by more than its standard error. `restarted`: its size was in doubt (it had none,
+    overfitted, or came close to a target without noise), and a second start from all units did better.
+    `capacity`: a layer of an arm that method information sizes is full. `members-disagree`: the held-out loss
+    of one member is over three times the median of the others, by three of its standard errors and by a
+    hundredth of the constant's loss. One alone would warn of nothing: the factor, where a few samples make up a
+    loss; the errors, of folds that differ a little; and where a target has no noise, all losses are small and
+    far apart. `constant`: the held-out loss is not below that of the best constant by more than the standard
+    error of the difference. `recall`: the mean recall of the classes is below the accuracy by over `HIDDEN`, so
+    that the accuracy hides a class.
     """
     every = results["arm"].values.tolist()
     found = [each for arm in every for each in _of_arm(experiment, results, lost, arm)]
@@ -417,7 +418,10 @@ def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm
         what = "no hidden unit" if own.sizes["layer"] == 1 else "a layer without a unit"
         remedy = f"while {other} has a lower held-out loss; raise `steps` or lower `errors`"
         yield warning("no-units", none & better, f"{what}, {remedy}")
-        again = "ended without a unit at first; this is a second start, from all units: raise `steps`"
+        again = (
+            "this is a second start, from all units: the first had none, overfitted, or came close to a target"
+        )
+        again += " without noise"
         yield warning("restarted", own["restarted"].values.astype(bool), again)
     if network.method == "information" and arm in SIZED:
         full = np.any(own["size"].values >= _capacity(experiment) - HALF_UNIT, axis=-1)

@@ -34,11 +34,12 @@ from n3.training.output_loss import KIND_LOSSES, LossOfOne, OutputLoss, check_ta
 from n3.training.readouts import Thrift
 from n3.training.refit import (
     Ending,
+    Outcome,
+    began_lower,
     check_members,
     moving_sizes,
     refitted,
     runs_at_once,
-    runs_to_restart,
     with_all_units,
     with_restarts,
 )
@@ -156,13 +157,13 @@ def fit(
     check_one_input(train_data, name="train_data")
     if labels := labels_of(train_data):
         call |= _with_codes(call, labels)
-    found, history = _fit(call)
-    rows = runs_to_restart(model, history)
+    found, outcome = _fit(call)
+    rows = np.zeros(0, int) if outcome is None else np.flatnonzero(outcome.is_in_doubt & began_lower(model))
     if rows.size:
         own = {"model": with_all_units(model, rows), "key": key[rows] if key.ndim else key}
-        again = fit(**call | own | {"checkpoint": checkpoint and Path(checkpoint) / "again"})
-        found, history = with_restarts((found, history), again, rows)
-    return found, replace(history, labels=labels) if labels else history
+        again, other = _fit(call | own | {"checkpoint": checkpoint and Path(checkpoint) / "again"})
+        found = with_restarts(found, again, rows, is_kept=outcome.is_beaten_by(other, rows))
+    return found[0], replace(found[1], labels=labels) if labels else found[1]
 
 
 def _with_codes(call: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
@@ -173,7 +174,8 @@ def _with_codes(call: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]
     return {"kind": "classification"} | {name: with_codes(call[name], labels, name=name) for name in names}
 
 
-def _fit(call: dict[str, Any]) -> tuple[Any, History]:
+def _fit(call: dict[str, Any]) -> tuple[tuple[Any, History], Outcome | None]:
+    """What `fit` returns, and what members that held-out samples size lost in the end, in the learnt unit."""
     own = _with_target_units(_checked_call(call))
     one, runs, members, key, is_informed = own.one, own.runs, own.members, own.key, own.is_informed
     order_key, dropout_key = jax.vmap(jr.split, out_axes=1)(key) if runs else jr.split(key)
@@ -201,6 +203,7 @@ def _fit(call: dict[str, Any]) -> tuple[Any, History]:
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
         end.warn(net, history, one, recorder.held_out)
+        outcome = end.outcome(net, history.sizes[..., -1, :], recorder.held_out) if end.thrift else None
         if is_informed and not members and (moving := moving_sizes(history.sizes, layers)) and not own.quiet:
             note(f"`fit` ended while sizes still moved: {moving}; raise `steps`")
         if own.refit:
@@ -208,7 +211,9 @@ def _fit(call: dict[str, Any]) -> tuple[Any, History]:
             net, history = refitted(plan, own.model, net, feed(key=order_key), dropout_key, end, *last)
     net = Ensemble(net, goal.has_logits) if members and not own.refit else net
     units = own.units
-    return (net, history) if units is None else (units.given_back(net), units.losses_of(history))
+    if units is not None:
+        net, history = units.given_back(net), units.losses_of(history)
+    return (net, history), outcome
 
 
 def _checked_call(call: dict[str, Any]) -> SimpleNamespace:

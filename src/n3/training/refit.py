@@ -9,16 +9,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig, member_faults
 from n3.information.measures import Importance
 from n3.information.sizing import SETTLED
 from n3.nn.controllers import Fixed, Information
 from n3.nn.sized import AbstractSized, with_rows
-from n3.training.batches import Selection
+from n3.training.batches import HeldRows, Selection
 from n3.training.checkpoint import Checkpoints
-from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of
+from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of, held_out_losses_of
 from n3.training.loop import begin, train_model
 from n3.training.readouts import ERRORS, Readout, Thrift, readout_of, with_solved_readout
 
@@ -26,6 +26,12 @@ EMPTY = 0.5
 """Units below which a group counts as empty."""
 FULL = 0.5
 """Units from its capacity at which a group counts as full."""
+OVERFIT = 2.0
+"""Loss on held-out samples, over that on the samples trained on, from which a size is in doubt."""
+FINE = 1e-3
+"""Share of a constant's loss below which a target counts as one without noise, which more units may tell."""
+IN_DOUBT = "they had none, overfitted, or came close to a target without noise"
+"""Why runs start a second time."""
 BLOCK_BYTES = 512 * 1024
 """Bytes of the activations of a layer, over a batch and the runs that are computed at once, at most."""
 
@@ -66,6 +72,42 @@ def check_members(
         )
     if is_judged and model.depth_weight is not None:
         raise ValueError("`information` of criterion held-out does not go with depth gates: use price.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the members of runs lost in the end, by which runs start a second time, and which start stays."""
+
+    is_empty: Bool[np.ndarray, " runs"]
+    """Whether some group has no unit."""
+    held_out: HeldOutLosses
+    trained: Float[np.ndarray, " runs"]
+    """Mean loss on the samples that members train on."""
+    constant: Float[np.ndarray, " runs"]
+    """Mean loss of the best constant on the held-out samples; NaN where there is none."""
+    thrift: Thrift
+    """What fewer units may lose."""
+
+    @property
+    def is_in_doubt(self) -> Bool[np.ndarray, " runs"]:
+        """Whether more units from the start may do better.
+
+        Some group has none. Or members lose more than the resolution on held-out samples, and over `OVERFIT`
+        times what they lose on their own, or less than `FINE` of the constant's loss.
+        """
+        own = self.held_out.mean()
+        is_seen = ~(own <= self.thrift.resolution * self.constant)
+        return self.is_empty | is_seen & ((own > OVERFIT * self.trained) | (own < FINE * self.constant))
+
+    def is_beaten_by(self, again: "Outcome", rows: Int[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+        """Whether a second start of some runs, from all units, lost less on the same samples.
+
+        By the standard errors of the mean paired difference that a further unit must bring; by `ERRORS` where
+        the first had none.
+        """
+        own = HeldOutLosses(self.held_out.losses[rows], self.held_out.weights[rows])
+        gain, errors = again.held_out.gain(own), np.where(self.is_empty, ERRORS, self.thrift.errors)[rows]
+        return np.asarray(gain.mean() > errors * gain.error())
 
 
 @dataclass(frozen=True)
@@ -115,6 +157,23 @@ class Ending:
         readout, strengths, samples = self.readout, np.nan_to_num(self._solved(net)[1]), source.whole()
         return lambda own: with_solved_readout(alone, readout, own, samples, strengths)[0]
 
+    def outcome(
+        self, net: PyTree, sizes: Float[np.ndarray, "*runs groups"], held_out: HeldOutLosses
+    ) -> Outcome:
+        """What members lost in the end, of networks that held-out samples size."""
+        rows = self.samples.rows
+        seen = replace(self.samples, held=HeldRows(rows, jnp.ones(rows.shape)))
+        has_constant = not callable(self.plan.goal.loss)
+        constant = constant_losses_of(self.plan, net, self.samples).mean() if has_constant else np.nan
+        empty = np.any(np.atleast_2d(sizes) < EMPTY, axis=-1)
+        return Outcome(
+            is_empty=empty,
+            held_out=HeldOutLosses(*map(np.atleast_2d, (held_out.losses, held_out.weights))),
+            trained=np.atleast_1d(held_out_losses_of(self.plan, net, seen).mean()),
+            constant=np.broadcast_to(constant, empty.shape),
+            thrift=self.thrift,
+        )
+
     def warn(self, net: PyTree, history: History, one: PyTree, held_out: HeldOutLosses | None) -> None:
         """Say what is wrong with the networks as they ended: of runs like `one`, with what they recorded."""
         _warn_of_sizes(self.plan, history.sizes[..., -1, :], history.layers, one)
@@ -156,13 +215,9 @@ def refitted(
     return found, replace(history, parameters=recorder.parameters)
 
 
-def runs_to_restart(model: PyTree, history: History) -> Int[np.ndarray, " rows"]:
-    """Runs of members that ended without a unit in some group, and began with fewer than all; one run is 0."""
-    controller = model.controller if isinstance(model, AbstractSized) else None
-    if history.held_out_loss is None or not isinstance(controller, Information):
-        return np.zeros(0, int)
-    began_lower = np.any(np.atleast_2d(controller.weight) < np.array(controller.capacity), axis=-1)
-    return np.flatnonzero(began_lower & np.any(np.atleast_2d(history.sizes[..., -1, :]) < EMPTY, axis=-1))
+def began_lower(model: AbstractSized) -> Bool[np.ndarray, " runs"]:
+    """Of each run whether its model begins with fewer than all units in some group."""
+    return np.any(np.atleast_2d(model.controller.weight) < np.array(model.controller.capacity), axis=-1)
 
 
 def with_all_units(model: AbstractSized, rows: Int[np.ndarray, " rows"]) -> AbstractSized:
@@ -175,24 +230,22 @@ def with_all_units(model: AbstractSized, rows: Int[np.ndarray, " rows"]) -> Abst
 
 
 def with_restarts(
-    first: tuple[PyTree, History], again: tuple[PyTree, History], rows: Int[np.ndarray, " rows"]
+    first: tuple[PyTree, History],
+    again: tuple[PyTree, History],
+    rows: Int[np.ndarray, " rows"],
+    *,
+    is_kept: Any,
 ) -> tuple[PyTree, History]:
-    """Models and histories of runs, with those of a second start where their held-out loss is lower.
-
-    Lower by `ERRORS` standard errors. `again` has the rows alone.
-    """
-    last = lambda own: np.asarray(own[1].held_out_loss)[..., -1]  # noqa: E731
-    before, after = np.atleast_1d(last(first)), np.atleast_1d(last(again))
-    is_kept = after + ERRORS * np.atleast_1d(again[1].held_out_error) < before[rows]
-    text = f"`fit` started {len(rows)} of {len(before)} runs again, from all units: they ended without one"
-    warnings.warn(f"{text}; {np.sum(is_kept)} did better.", RuntimeWarning, stacklevel=3)
-    if np.ndim(last(first)) == 0:
+    """Models and histories of runs, with those of a second start of some of them, where these are kept."""
+    text = f"`fit` started {len(rows)} of {np.size(first[1].parameters)} runs a second time, from all units"
+    warnings.warn(f"{text}: {IN_DOUBT}; {np.sum(is_kept)} did better.", RuntimeWarning, stacklevel=3)
+    if np.ndim(first[1].parameters) == 0:
         return again if is_kept[0] else first
 
     def merged(old: Any, new: Any) -> Any:
         return with_rows(old, rows[is_kept], new[is_kept]) if np.ndim(old) else old
 
-    names = [own.name for own in fields(History) if own.name not in ("step", "layers", "decisions")]
+    names = [own.name for own in fields(History) if own.name not in ("step", "layers", "labels", "decisions")]
     both = {name: jax.tree.map(merged, getattr(first[1], name), getattr(again[1], name)) for name in names}
     return jax.tree.map(merged, first[0], again[0]), replace(first[1], **both)
 

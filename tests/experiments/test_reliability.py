@@ -178,6 +178,42 @@ def test_a_study_goes_on_within_a_group(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+def rates(steps, *axes, **training):
+    own = tiny(training={"steps": steps, **training}, arms=("static",))
+    return product(own, [Axis("learning_rate", (1e-2, 1e-3)), *axes])
+
+
+TAKEN = [*TIMED, "cpu_seconds"]
+
+
+def test_a_study_that_is_finished_goes_on_with_more_steps(tmp_path, monkeypatch):
+    whole = studies.run_study(rates(24), tmp_path / "whole", quiet=True)
+    studies.run_study(rates(6), tmp_path / "cut", quiet=True)
+    cuts = Cuts(monkeypatch)
+    cuts.left = 1
+    with pytest.raises(Interrupted, match="groups/0000"):
+        studies.run_study(rates(24), tmp_path / "cut", quiet=True, checkpoint_every=0.0)
+    again = studies.run_study(rates(24), tmp_path / "cut", quiet=True)
+    assert cuts.written == 2  # chunks, of four in all
+    assert again.drop_vars(TAKEN).equals(whole.drop_vars(TAKEN))
+    assert n3.verify(tmp_path / "cut") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (rates(6), rates(9)),  # records of other steps
+        (rates(6, schedule="cosine"), rates(12, schedule="cosine")),
+        (rates(6, Axis("steps", (6, 4))), rates(6, Axis("steps", (12, 4)))),
+    ],
+)
+def test_more_steps_of_a_study_that_would_change_the_first_ones_are_refused(first, more, tmp_path):
+    before = studies.run_study(first, tmp_path, quiet=True)
+    with pytest.raises(FileExistsError, match=r"holds something else: .*steps"):
+        studies.run_study(more, tmp_path, quiet=True)
+    assert studies.run_study(first, tmp_path, quiet=True).identical(before)
+
+
 def test_a_study_killed_before_its_first_file_is_whole_begins_again(tmp_path):
     (tmp_path / "study.json.1.part").write_text("{")
     assert studies.prepare_study(STUDY, tmp_path) == 2

@@ -231,9 +231,7 @@ def test_what_is_finished_is_not_trained_again(folder, halves, monkeypatch):
 
 def test_what_is_missing_is_trained(folder, halves, tmp_path, monkeypatch):
     for path, content in files(folder).items():
-        if (
-            "0001" not in path.parts or path.name != "manifest.json"
-        ):  # killed before the second group was sealed
+        if path.parts[-2:] != ("0001", "manifest.json"):  # killed before the second group was sealed
             copy = tmp_path / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,13 +65,18 @@ class RunDirectory:
         """
         with ExitStack() as stack:
             directory = cls(_owned_folder(experiment, resume, stack))
-            if resume != "never":
-                directory._lengthen(experiment)
-            directory.begin("config.json", experiment.to_json(), resume=resume)
+            own = "config.json", experiment.to_json()
+            directory.begin(*own, resume=resume, cells_of=lambda text: [Experiment.from_json(text).resolved()])
             yield directory
 
-    def begin(self, name: str, text: str, *, resume: Resume = "auto") -> None:
-        """Write the configuration that the folder is for, or see that it is there already; errors as `of`."""
+    def begin(
+        self, name: str, text: str, *, resume: Resume = "auto", cells_of: Callable[[str], Sequence[Experiment]]
+    ) -> None:
+        """Write the configuration that the folder is for, or see that it is there already; errors as `of`.
+
+        It is taken too where all that it asks for beyond the folder's own are further steps of every experiment
+        of `cells_of`.
+        """
         written = self.path / name
         if refuse_foreign(self.path, name):
             if resume == "must":
@@ -79,25 +84,14 @@ class RunDirectory:
             return self.write(name, text.encode())
         if resume == "never":
             raise FileExistsError(f"{self.path} is not empty: give another `name` or `out`, or `resume` auto.")
-        if found := differences(written, text):
+        found = differences(written, text)
+        if len(found) == 1 and all(map(_follows, cells_of(written.read_text()), cells_of(text))):
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            return self.write(name, text.encode())
+        if found:
             rest = "Give the same fields, or another `name` or `out`."
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
         return None
-
-    def _lengthen(self, experiment: Experiment) -> None:
-        """Take the configuration of more steps, where these only follow those of the folder's own."""
-        written = self.path / "config.json"
-        if not (experiment.is_open_ended and written.exists()):
-            return
-        if len(differences(written, experiment.to_json())) != 1:
-            return
-        steps, most = Experiment.load(written).training.steps or 0, experiment.training.steps or 0
-        earlier = replace(experiment, training=replace(experiment.training, steps=steps))
-        new = stops_of(experiment)
-        has_records = set(new[new <= steps]) <= set(stops_of(earlier))
-        if steps < most and has_records and not differences(written, earlier.to_json()):
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            self.write(written.name, experiment.to_json().encode())
 
     @property
     def is_sealed(self) -> bool:
@@ -144,6 +138,13 @@ class RunDirectory:
         write_manifest(self.path, {**ours, **facts}, names)
         if not keeps_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+def _follows(earlier: Experiment, own: Experiment) -> bool:
+    """Whether an experiment trains on from the last step of an earlier one, and records what that did."""
+    steps, new = earlier.training.steps or 0, stops_of(own)
+    is_longer = own.is_open_ended and steps < (own.training.steps or 0)
+    return is_longer and set(new[new <= steps]) <= set(stops_of(earlier))
 
 
 def _is_passing(path: Path) -> bool:

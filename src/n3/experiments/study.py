@@ -26,6 +26,7 @@ from n3.experiments.run import count_classes, find_devices, load_data, train_cel
 from n3.stats.summary import FINAL, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
+    MANIFEST,
     CheckpointError,
     Checkpoints,
     damages,
@@ -168,7 +169,8 @@ def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> 
         ValueError: If the study is not valid; nothing is written then.
     """
     count = len(plan_groups(study))
-    RunDirectory(directory).begin("study.json", study.to_json(), resume=resume)
+    cells_of = lambda text: Study.from_json(text).experiments()  # noqa: E731
+    RunDirectory(directory).begin("study.json", study.to_json(), resume=resume, cells_of=cells_of)
     return count
 
 
@@ -190,16 +192,17 @@ def train_group(
         study = Study.load(inside(directory, "study.json"))
         if is_finished(Path(directory), index):
             return
+        (folder.path / MANIFEST).unlink(missing_ok=True)  # of fewer steps
         sources = sources_of(study)
         checkpoint, how = folder.checkpoints(checkpoint_every), {"device": device, "quiet": quiet}
         with checkpoint.deferring():
             results = train_group_cells(study, plan_groups(study)[index], checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
-        _write(folder, results.assign(seconds), sources)
+        _write(folder, results.assign(seconds), study, sources)
 
 
 def is_finished(directory: Path, index: int) -> bool:
-    """Whether the results of a group are there, of the data and precision that the study has now.
+    """Whether the results of a group are there, of the steps, data and precision that the study has now.
 
     Raises:
         CheckpointError: If they are, and differ from what was written, or are of other data or precision.
@@ -212,9 +215,13 @@ def is_finished(directory: Path, index: int) -> bool:
         raise CheckpointError(f"{fault} Remove its folder to train its group again.")
     facts = read_manifest(folder.path)
     study = Study.load(inside(directory, "study.json"))
-    for name, value in {"precision": precision(), "sources": sources_of(study)}.items():
-        if facts[name] != value:
-            raise CheckpointError(f"{folder.path} is of other {name} ({facts[name]}, now {value}): {rest}")
+    now = {"precision": precision(), "sources": sources_of(study), "steps": _last_step(study)}
+    steps = facts.get("steps")
+    if isinstance(steps, int) and steps < now["steps"]:
+        return False
+    for name, value in now.items():
+        if facts.get(name) != value:
+            raise CheckpointError(f"{folder.path} is of other {name} ({facts.get(name)}, now {value}): {rest}")
     return True
 
 
@@ -248,7 +255,7 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    _write(RunDirectory(directory), results, sources_of(study))
+    _write(RunDirectory(directory), results, study, sources_of(study))
     with optional("report"):
         write_report(directory)
     return results
@@ -296,8 +303,13 @@ def _folder(directory: Path, index: int) -> RunDirectory:
     return RunDirectory(directory / "groups" / f"{index:04d}")
 
 
-def _write(folder: RunDirectory, results: Results, sources: Mapping[str, str]) -> None:
+def _last_step(study: Study) -> int:
+    return max(cell.training.steps or 0 for cell in study.experiments())
+
+
+def _write(folder: RunDirectory, results: Results, study: Study, sources: Mapping[str, str]) -> None:
     folder.write_results(results)
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    device = results.attrs.get("device", device_name())
-    folder.seal({"device": device, "seconds": seconds, "sources": sources})
+    facts = {"device": results.attrs.get("device", device_name()), "seconds": seconds, "sources": sources}
+    may_follow = "steps" not in study.cells[0] and all(cell.is_open_ended for cell in study.experiments())
+    folder.seal({**facts, "steps": _last_step(study)}, keeps_checkpoints=may_follow)

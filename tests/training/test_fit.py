@@ -577,8 +577,15 @@ TEXTS = np.where(LABELS == 1, "right", "left")
         ((X, TEXTS), (X[:1], ["up"]), {}, "`validation_data` must have targets of left, right.* got no texts"),
         ((X, TEXTS), (X[:1], np.array(["up"])), {}, "`validation_data` must have .* left, right.* got up"),
         ((X, TEXTS), (X, LABELS), {}, "`validation_data` must have .* got no texts"),
-        (((X, X), LINE), None, {}, "`train_data` must have one array of inputs; got a tuple of 2. Join them"),
-        (({"a": X, "b": X}, LINE), None, {}, "`train_data` must have one array of inputs; got a dict of 2"),
+        (([X, X], LINE), None, {}, "`train_data` must have an array of inputs, or a tuple .* got a list of 2"),
+        (
+            ({"a": X, "b": X}, LINE),
+            None,
+            {},
+            "`train_data` must have an array .* got a dict of 2",
+        ),
+        (((X, X[:3]), LINE), None, {}, r"as many inputs as targets, one or more; got shapes .*, \(3, 1\) and"),
+        (((X, X), LINE), None, {}, "`model` must take one sample, here of shape"),
     ],
 )
 def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, settings, message):

@@ -121,7 +121,8 @@ def judged(
         is_classes=is_classes,
         has_members=has_members,
     )
-    inputs, sizes = jnp.concatenate([pool.inputs, held.inputs]), jnp.ceil(net.sizes())
+    inputs = jax.tree.map(lambda *own: jnp.concatenate(own), pool.inputs, held.inputs)
+    sizes = jnp.ceil(net.sizes())
 
     def at(sizes: PerGroup) -> Sequence[_Units]:
         return eqx.tree_at(lambda own: own.controller.weight, net, sizes).activations(inputs)

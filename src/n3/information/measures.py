@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from n3.config import validation
 from n3.config.criteria import Criterion, parse
 from n3.information import gaussian, nearest_neighbours
 from n3.information.gaussian import Activations, Channel, PerUnit, Scalar, Targets
 from n3.nn.metrics import predicted_class
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, Inputs
 
 Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_size"]], Float[Array, " units"]]
 """A user's importance of each unit, from a layer's activations and the targets, samples first."""
@@ -26,7 +26,7 @@ Importance = Callable[[Float[Array, "samples units"], Float[Array, "samples out_
 class HeldOut(eqx.Module):
     """Samples that a network has not trained on."""
 
-    inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
+    inputs: Inputs
     targets: Float[Array, "out_size samples"]
     weights: Float[Array, " samples"]
     """1 where all count alike, or 0 for a sample that only fills up."""
@@ -37,7 +37,7 @@ class HeldOut(eqx.Module):
 class Pool(eqx.Module):
     """Samples at which units are measured."""
 
-    inputs: Float[Array, "samples ..."] | Int[Array, "samples ..."]
+    inputs: Inputs
     targets: Float[Array, "out_size samples"]
     """Numbers, or classes as one-hot rows or one row of 0 and 1."""
     held: HeldOut | None = None

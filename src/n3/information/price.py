@@ -12,7 +12,7 @@ import scipy
 from n3.config.experiment import InformationConfig
 from n3.data.dataset import Dataset
 from n3.information.gaussian import Scalar
-from n3.nn.sized import PerGroup
+from n3.nn.sized import PerGroup, each_input
 
 LARGEST_STEP = 0.2
 """Most that a look changes the logarithm of the price."""
@@ -36,7 +36,7 @@ def prices_of(settings: InformationConfig, inputs: Any, *, samples: int, outputs
     reaches in one case of twenty. Of a path of prices no price follows. There are `n` training `samples`; the
     inputs are of some, samples first; the outputs are targets, or classes less one.
     """
-    own = np.asarray(inputs, float).reshape(len(inputs), -1)
+    own = np.column_stack([np.asarray(own, float).reshape(len(inputs), -1) for own in each_input(inputs)])
     own = own - own.mean(axis=0)
     products = own @ own.T if own.shape[0] < own.shape[1] else own.T @ own
     effective = np.trace(products) ** 2 / max(np.sum(products**2), np.finfo(float).tiny)

@@ -45,9 +45,9 @@ class Ensemble(eqx.Module, Generic[_Model]):
         number = jax.tree.leaves(eqx.filter(self.members, eqx.is_array))[0].shape[0]
         return [run_of(self.members, row) for row in range(number)]
 
-    def __call__(self, x: Float[Array, "..."], **options: Any) -> Float[Array, "..."]:
+    def __call__(self, *inputs: Any, **options: Any) -> Float[Array, "..."]:
         """Outputs of one sample: numbers, or logits."""
-        each = eqx.filter_vmap(lambda own: own(x, **options))(self.members)
+        each = eqx.filter_vmap(lambda own: own(*inputs, **options))(self.members)
         mean = mean_outputs(each.reshape(len(each), -1), is_classes=self.is_classes)
         return mean.reshape(each.shape[1:])
 

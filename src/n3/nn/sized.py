@@ -18,6 +18,37 @@ Sized = TypeVar("Sized", bound="AbstractSized")
 PerGroup = Float[Array, " groups"]
 
 
+class Several(eqx.Module):
+    """Several inputs of each sample, samples first, which a model takes one after another; indexed like one."""
+
+    arrays: tuple[Any, ...]
+
+    def __getitem__(self, rows: Any) -> "Several":
+        return jax.tree.map(lambda own: own[rows], self)
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Number of samples, and the shape of each input of one."""
+        return (len(self), *(own.shape[1:] for own in self.arrays))
+
+    @property
+    def dtype(self) -> tuple[Any, ...]:
+        """Type of each input."""
+        return tuple(own.dtype for own in self.arrays)
+
+
+Inputs = Array | Several
+"""Inputs of some samples, samples first."""
+
+
+def each_input(inputs: Any) -> tuple[Any, ...]:
+    """The inputs that a model takes one after another, of one sample or of some."""
+    return inputs.arrays if isinstance(inputs, Several) else (inputs,)
+
+
 class AbstractSized(eqx.Module):
     """A model whose units take part by the masks that its controller emits, group by group.
 
@@ -44,7 +75,7 @@ class AbstractSized(eqx.Module):
         """Share of each group in its residual step, in `[0, 1]`; ones without depth gates."""
 
     @abc.abstractmethod
-    def activations(self, inputs: Float[Array, "samples ..."]) -> tuple[Float[Array, "_units samples"], ...]:
+    def activations(self, inputs: Inputs) -> tuple[Float[Array, "_units samples"], ...]:
         """Every unit of each group in many samples, before its mask."""
 
     @abc.abstractmethod

@@ -15,7 +15,7 @@ from n3.nn import groups, norms
 from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
-from n3.nn.sized import AbstractSized, PerGroup, first_run
+from n3.nn.sized import AbstractSized, Inputs, PerGroup, each_input, first_run
 from n3.tracing.trace import LAYERS, activations, find_structure, key_if_taken, layers_in, with_true_sizes
 
 TILE = 128
@@ -151,14 +151,14 @@ class Grown(AbstractSized, Generic[_Model]):
         """Ones: no group is behind a depth gate."""
         return jnp.ones(len(self.structure.groups))
 
-    def activations(self, inputs: Float[Array, "samples ..."]) -> tuple[Float[Array, "_units samples"], ...]:
+    def activations(self, inputs: Inputs) -> tuple[Float[Array, "_units samples"], ...]:
         """Units of each group in many samples, as their last reader sees them, unmasked.
 
         The mean over positions (and over the channels of a block); without dropout. Samples are computed tile
         by tile, and what a tile computes is not kept for gradients.
         """
         model = self.masked()
-        one = jax.checkpoint(lambda sample: activations(model, self.structure, (sample,)))
+        one = jax.checkpoint(lambda sample: activations(model, self.structure, each_input(sample)))
         found = jax.lax.map(one, inputs, batch_size=min(TILE, len(inputs)))
         return tuple(each.T for each in found)
 

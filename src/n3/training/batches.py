@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from n3.data.dataset import HELD_OUT, folds_of, number_of_folds
 from n3.nn.losses import Samples
+from n3.nn.sized import Inputs, Several, each_input
 
 
 def shuffle_epoch(
@@ -47,10 +48,10 @@ class ArrayLike(Protocol):
         ...
 
 
-Data = tuple[ArrayLike, ArrayLike] | list[ArrayLike] | Iterable[Any]
+Data = tuple[ArrayLike | tuple[ArrayLike, ...], ArrayLike] | list[ArrayLike] | Iterable[Any]
 """Inputs and targets, samples first, or an iterable of batches of both."""
 Check = Callable[[Any], None]
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[np.ndarray | Several, np.ndarray]
 
 
 class HeldRows(eqx.Module):
@@ -64,7 +65,7 @@ class HeldRows(eqx.Module):
 class Selection(eqx.Module):
     """Samples by their rows: some steps, `rows[step]` each, or a pool at which units are measured."""
 
-    inputs: Array
+    inputs: Inputs
     targets: Array
     rows: Int[Array, "..."]
     runs: int = eqx.field(static=True, default=0)
@@ -95,7 +96,7 @@ class ArraySource:
 
     def __init__(
         self,
-        inputs: np.ndarray,
+        inputs: np.ndarray | Several,
         targets: np.ndarray,
         *,
         batch: int,
@@ -103,7 +104,7 @@ class ArraySource:
         folds: Int[np.ndarray, "*runs samples"] | None = None,
         members: int = 0,
     ):
-        self.inputs, self.targets = jnp.asarray(inputs), jnp.asarray(targets)
+        self.inputs, self.targets = jax.tree.map(jnp.asarray, (inputs, targets))
         self.runs, self.members, self.key, self._fit = key.size if key.ndim else 0, members, key, None
         number = len(inputs)
         if folds is not None:
@@ -198,7 +199,7 @@ class IterableSource:
                 text = "must yield the same samples in every pass where a part is held out; got others"
                 raise ValueError(f"`train_data` {text}. Pass arrays, or augment samples in the model.")
             own = [side[~is_out] for side in pair]
-            left = own if left is None else [np.concatenate(both) for both in zip(left, own, strict=True)]
+            left = own if left is None else _joined([left, own])
             while len(left[0]) >= size:
                 yield left[0][:size], left[1][:size]
                 left = [side[size:] for side in left]
@@ -259,11 +260,10 @@ class IterableSource:
         fit = _concatenated(found, samples)
         rows = jnp.arange(len(fit[0]))
         if not self.is_held:
-            return Selection(*map(jnp.asarray, fit), rows)
+            return Selection(*jax.tree.map(jnp.asarray, fit), rows)
         out = [side[:samples] for side in self._survey.held]
         held = HeldRows(len(rows) + jnp.arange(len(out[0])), jnp.ones(len(out[0])))
-        both = (jnp.asarray(np.concatenate(sides)) for sides in zip(fit, out, strict=True))
-        return Selection(*both, rows, held=held)
+        return Selection(*jax.tree.map(jnp.asarray, _joined([fit, out])), rows, held=held)
 
     def whole(self) -> Selection:
         """The first `MOST_OF_STREAM` samples that are trained on, and as many that are held out."""
@@ -287,9 +287,11 @@ class Survey(NamedTuple):
     """Whether the pass came to the end."""
 
 
-def checksums(inputs: np.ndarray) -> Int[np.ndarray, " samples"]:
+def checksums(inputs: np.ndarray | Several) -> Int[np.ndarray, " samples"]:
     """A checksum of each sample's inputs."""
-    return np.array([zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in inputs], np.int64)
+    rows = zip(*each_input(inputs), strict=True)
+    content = (b"".join(np.ascontiguousarray(own).tobytes() for own in row) for row in rows)
+    return np.array([zlib.crc32(own) for own in content], np.int64)
 
 
 def is_held_out(sums: Int[np.ndarray, " samples"]) -> Bool[np.ndarray, " samples"]:
@@ -297,8 +299,13 @@ def is_held_out(sums: Int[np.ndarray, " samples"]) -> Bool[np.ndarray, " samples
     return sums % HELD_OUT == 0
 
 
+def _joined(pairs: Iterable[Sequence[Any]]) -> Pair:
+    """Pairs of inputs and targets as one pair, samples after samples."""
+    return jax.tree.map(lambda *own: np.concatenate(own), *map(tuple, pairs))
+
+
 def _concatenated(pairs: list[Pair], most: int) -> Pair:
-    inputs, targets = (np.concatenate(side)[:most] for side in zip(*pairs, strict=True))
+    inputs, targets = (side[:most] for side in _joined(pairs))
     return inputs, targets
 
 
@@ -366,22 +373,23 @@ def rows_of_members(folds: Int[np.ndarray, "*runs samples"], members: int) -> tu
 
 
 def is_arrays(data: Data) -> bool:
-    """Whether data are a pair of arrays, inputs and targets, and not an iterable of batches."""
-    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
-    return is_pair and all(isinstance(side, ArrayLike) for side in data)
+    """Whether data are arrays, inputs (or a tuple of them) and targets, and not an iterable of batches.
 
-
-def check_one_input(data: Any, *, name: str) -> None:
-    """Refuse arrays of several inputs beside one array of targets; it names `name`."""
+    Raises:
+        ValueError: If several inputs are a list or a mapping.
+    """
     if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], ArrayLike):
-        return
-    inputs, _ = data
-    each = list(inputs.values()) if isinstance(inputs, dict) else inputs
-    if isinstance(each, (tuple, list)) and each and all(isinstance(own, ArrayLike) for own in each):
+        return False
+    inputs = data[0]
+    each = inputs.values() if isinstance(inputs, dict) else inputs
+    if isinstance(inputs, (dict, list)) and each and all(isinstance(own, ArrayLike) for own in each):
         raise ValueError(
-            f"`{name}` must have one array of inputs; got a {type(inputs).__name__} of {len(each)}. Join them "
-            "along an axis, and take them apart in the model's `__call__`."
+            "`train_data` must have an array of inputs, or a tuple of arrays for a model of several arguments; "
+            f"got a {type(inputs).__name__} of {len(inputs)}."
         )
+    return isinstance(inputs, ArrayLike) or (
+        isinstance(inputs, tuple) and len(inputs) > 0 and all(isinstance(own, ArrayLike) for own in inputs)
+    )
 
 
 def epoch_rows(
@@ -416,7 +424,7 @@ def _sort_keys(key, epoch, samples):
     return jax.vmap(own)(key.reshape(-1)).reshape(*key.shape, rounds, samples) if key.ndim else own(key)
 
 
-def checked(pair: Any, *, name: str, like: Sequence[np.ndarray | Array] = ()) -> Pair:
+def checked(pair: Any, *, name: str, like: Sequence[Any] = ()) -> Pair:
     """Inputs and targets as arrays of as many samples, in the types that JAX computes with.
 
     Raises:
@@ -425,10 +433,13 @@ def checked(pair: Any, *, name: str, like: Sequence[np.ndarray | Array] = ()) ->
     """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"`{name}` must hold pairs of inputs and targets; got {type(pair).__name__}.")
-    inputs, targets = (_real(side, name) for side in pair)
-    if not inputs.ndim or not targets.ndim or len(inputs) != len(targets) or not len(inputs):
-        shapes = f"{inputs.shape} and {targets.shape}"
+    given, targets = pair[0], _real(pair[1], name)
+    several = tuple(_real(side, name) for side in (given if isinstance(given, tuple) else (given,)))
+    sides = *several, targets
+    if not all(own.ndim for own in sides) or {len(own) for own in sides} - {len(targets) or -1}:
+        shapes = f"{', '.join(str(own.shape) for own in several)} and {targets.shape}"
         raise ValueError(f"`{name}` must have as many inputs as targets, one or more; got shapes {shapes}.")
+    inputs = Several(several) if isinstance(given, tuple) else several[0]
     for side, other in zip((inputs, targets), like, strict=False):
         if side.shape[1:] != other.shape[1:]:
             shapes = f"{other.shape[1:]}; got {side.shape[1:]}"
@@ -458,5 +469,5 @@ def _real(side: Any, name: str) -> np.ndarray:
 
 
 def _joined_arrays(run: list[Pair]) -> Selection:
-    inputs, targets = (jax.device_put(np.concatenate(side)) for side in zip(*run, strict=True))
+    inputs, targets = jax.device_put(_joined(run))
     return Selection(inputs, targets, jnp.arange(len(inputs)).reshape(len(run), -1))

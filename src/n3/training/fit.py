@@ -26,7 +26,7 @@ from n3.nn.members import Ensemble
 from n3.nn.mlp import has_choice
 from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
-from n3.training.batches import Data, Selection, check_one_input, is_arrays, source_of
+from n3.training.batches import Data, Selection, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
 from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, note, pool_seen
 from n3.training.loop import begin, train_model
@@ -99,7 +99,8 @@ def fit(
     Args:
         model: Called on one sample, `model(x)` or `model(x, key=key)`; grown by `n3.grow` or not.
         train_data: Arrays `(inputs, targets)`, samples first, or an iterable of such pairs that can be gone
-            through again and again (a `DataLoader`).
+            through again and again (a `DataLoader`). A tuple of arrays as inputs is what a model of several
+            arguments takes, `model(*inputs)`.
         validation_data: The same, for evaluation alone.
         steps: Steps of the optimiser.
         key: For the order of the samples and for dropout; an array of keys: a run for each.
@@ -154,7 +155,6 @@ def fit(
         Interrupted: If SIGTERM or Ctrl-C came, after a checkpoint; without that folder nothing waits for one.
     """
     call = dict(locals())
-    check_one_input(train_data, name="train_data")
     if labels := labels_of(train_data):
         call |= _with_codes(call, labels)
     found, outcome = _fit(call)
@@ -262,9 +262,9 @@ _UNSAID = {"model", "train_data", "validation_data", "key", "quiet", "checkpoint
 def _identity(call: dict[str, Any], plan: Plan, source) -> dict[str, str]:
     """What a checkpoint must agree in with a call: settings in words, and sums of model, keys and samples."""
     said = {name: getattr(call[name], "__qualname__", repr(call[name])) for name in set(call) - _UNSAID}
-    validation = () if call["validation_data"] is None else call["validation_data"]
+    arrays = is_arrays(call["validation_data"]) and jax.tree.map(np.asarray, tuple(call["validation_data"]))
     said |= {"model": digest((call["model"], call["key"])), "samples": digest(*source.identity())}
-    said["validation_data"] = digest([np.asarray(side) for side in validation if is_arrays(validation)])
+    said["validation_data"] = digest(arrays or ())
     is_bound = plan.drive or plan.annealing or call["structure"] or plan.members
     return said | ({"steps": str(plan.steps)} if is_bound else {})
 

@@ -21,7 +21,7 @@ from n3.information.measures import HeldOut, LayerMonitor, Pool
 from n3.information.sizing import InformationDrive, are_whole, with_whole_sizes
 from n3.nn.losses import constant_losses
 from n3.nn.members import MEMBERS, mean_outputs
-from n3.nn.sized import AbstractSized, choose_runs
+from n3.nn.sized import AbstractSized, Inputs, choose_runs
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, HeldRows, Selection, checked, is_arrays
 from n3.training.decisions import Decision
@@ -330,7 +330,7 @@ def axis_of(rows: HeldRows) -> int | None:
 
 
 @eqx.filter_jit
-def _held_out(plan: Plan, model: PyTree, inputs: Array, targets: Array, held: HeldRows) -> Array:
+def _held_out(plan: Plan, model: PyTree, inputs: Inputs, targets: Array, held: HeldRows) -> Array:
     def of_one(own: PyTree, held: HeldRows) -> Array:
         own = own.masked() if isinstance(own, Grown) else own
         return plan.goal.losses_of(plan.goal.predicted(own, inputs[held.rows]), targets[held.rows])
@@ -339,7 +339,7 @@ def _held_out(plan: Plan, model: PyTree, inputs: Array, targets: Array, held: He
 
 
 def evaluate(
-    plan: Plan, model: PyTree, data: Data, *, like: Sequence[Array] = ()
+    plan: Plan, model: PyTree, data: Data, *, like: Sequence[Inputs] = ()
 ) -> Float[np.ndarray, "two *runs"]:
     """Mean loss of a model over data, and the share of classes that it predicts (NaN without classes).
 
@@ -351,7 +351,7 @@ def evaluate(
         inputs, targets = checked(pair, name="validation_data", like=like)
         check_targets(plan.goal, targets, name="validation_data")
         for start in range(0, len(inputs), EVALUATED):
-            own = (jnp.asarray(side[start : start + EVALUATED]) for side in (inputs, targets))
+            own = (jax.tree.map(jnp.asarray, side[start : start + EVALUATED]) for side in (inputs, targets))
             totals = totals + plan.over_members(np.asarray(_scored(plan, model, *own), float))
         samples += len(inputs)
     if not samples:
@@ -360,7 +360,7 @@ def evaluate(
 
 
 @eqx.filter_jit
-def _scored(plan: Plan, model: PyTree, inputs: Array, targets: Array) -> Float[Array, "*runs two"]:
+def _scored(plan: Plan, model: PyTree, inputs: Inputs, targets: Array) -> Float[Array, "*runs two"]:
     def of_run(own: PyTree) -> Array:
         own = own.masked() if isinstance(own, Grown) else own
         outputs = plan.goal.predicted(own, inputs)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from n3.config.task import Kind
 from n3.nn import metrics
 from n3.nn.losses import LOSSES
+from n3.nn.sized import Inputs, each_input
 from n3.tracing.trace import takes_key
 
 LossOfOne = Callable[[Any, Any], Float[Array, ""]]
@@ -37,12 +38,12 @@ class OutputLoss:
             return targets.reshape(len(targets), -1).T.astype(jnp.float32)
         return jax.nn.one_hot(targets.astype(jnp.int32), self.outputs, axis=0)
 
-    def outputs_of(self, model: PyTree, inputs: Array, key: PRNGKeyArray) -> PyTree:
+    def outputs_of(self, model: PyTree, inputs: Inputs, key: PRNGKeyArray) -> PyTree:
         """Outputs of every sample, samples first; each with a key of its own where the model takes one."""
         if not self.has_key:
-            return jax.vmap(model)(inputs)
+            return jax.vmap(lambda one: model(*each_input(one)))(inputs)
         keys = jax.random.split(key, len(inputs))
-        return jax.vmap(lambda one, own: model(one, key=own))(inputs, keys)
+        return jax.vmap(lambda one, own: model(*each_input(one), key=own))(inputs, keys)
 
     def losses_of(self, outputs: PyTree, targets: Array) -> Float[Array, " samples"]:
         """Loss of every sample."""
@@ -56,7 +57,7 @@ class OutputLoss:
         """Whether outputs are logits of classes."""
         return self.loss == "cross-entropy"
 
-    def predicted(self, model: PyTree, inputs: Array) -> PyTree:
+    def predicted(self, model: PyTree, inputs: Inputs) -> PyTree:
         """Outputs of every sample, without dropout."""
         return self.outputs_of(eqx.nn.inference_mode(model), inputs, jax.random.key(0))
 
@@ -69,7 +70,7 @@ class OutputLoss:
         return total, jnp.sum(metrics.hits(rows, self.columns(targets).astype(rows.dtype)))
 
     @eqx.filter_jit
-    def scores(self, model: PyTree, inputs: Array, targets: Array) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def scores(self, model: PyTree, inputs: Inputs, targets: Array) -> tuple[Array, Array]:
         """Sums of a model, without dropout: see `totals`."""
         return self.totals(self.predicted(model, inputs), targets)
 
@@ -79,7 +80,7 @@ KIND_LOSSES = {"classification": "cross-entropy", "regression": "squared-error"}
 
 
 def output_loss_of(
-    model: PyTree, inputs: Array, targets: Array, loss: str | LossOfOne | None, kind: Kind | None = None
+    model: PyTree, inputs: Inputs, targets: Array, loss: str | LossOfOne | None, kind: Kind | None = None
 ) -> OutputLoss:
     """The goal that the loss and the kind of some samples' targets say.
 
@@ -98,7 +99,7 @@ def output_loss_of(
         raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
     has_key = takes_key(model)
     keys = {"key": jax.random.key(0)} if has_key else {}
-    output = _shape_of("model", eqx.nn.inference_mode(model), inputs[0], **keys)
+    output = _shape_of("model", eqx.nn.inference_mode(model), *each_input(inputs[0]), **keys)
     if callable(loss):
         own = _shape_of("loss", loss, output, targets[0])
         if (

@@ -17,7 +17,7 @@ from n3.nn.losses import sample_losses
 from n3.nn.masks import PRESENT
 from n3.nn.members import MEMBERS
 from n3.nn.mlp import GrowingMLP
-from n3.nn.sized import AbstractSized, run_of
+from n3.nn.sized import AbstractSized, Inputs, run_of
 from n3.tracing.trace import layers_in
 from n3.training.batches import Selection
 from n3.training.history import EVALUATED, Plan
@@ -39,9 +39,7 @@ class Readout:
     weight: str
     bias: str
 
-    def features(
-        self, model: AbstractSized, inputs: Float[Array, "samples ..."]
-    ) -> Float[Array, "_units samples"]:
+    def features(self, model: AbstractSized, inputs: Inputs) -> Float[Array, "_units samples"]:
         """What the read-out sees of many samples, one a column, without dropout."""
         if isinstance(model, GrowingMLP):
             return model.features(inputs.T)
@@ -68,7 +66,7 @@ class Readout:
         return jax.tree_util.tree_map_with_path(changed, model)
 
 
-def readout_of(model: PyTree, goal: OutputLoss, inputs: Array) -> Readout | None:
+def readout_of(model: PyTree, goal: OutputLoss, inputs: Inputs) -> Readout | None:
     """The read-out of a model whose outputs are linear in its last group; None where they are not.
 
     It is the only layer that reads the last group, a linear one with a bias that reads nothing else, and a few
@@ -94,7 +92,7 @@ def readout_of(model: PyTree, goal: OutputLoss, inputs: Array) -> Readout | None
     return found if _is_linear(found, model, goal, inputs[:CHECKED]) else None
 
 
-def _is_linear(readout: Readout, model: AbstractSized, goal: OutputLoss, inputs: Array) -> bool:
+def _is_linear(readout: Readout, model: AbstractSized, goal: OutputLoss, inputs: Inputs) -> bool:
     """Whether the outputs under a drawn read-out are what its features give."""
     draw, units = np.random.default_rng(0), model.structure.capacity[-1]
     weight, bias = (draw.normal(0.0, DRAWN, size) for size in ((goal.outputs, units), goal.outputs))
@@ -305,7 +303,7 @@ def _features_at(plan: Plan, readout: Readout, model: PyTree, samples: Selection
 
 
 @eqx.filter_jit
-def _piece(plan: Plan, readout: Readout, model: PyTree, inputs: Array, rows: Array) -> Array:
+def _piece(plan: Plan, readout: Readout, model: PyTree, inputs: Inputs, rows: Array) -> Array:
     of_one = lambda own, rows: readout.features(own, inputs[rows])  # noqa: E731
     return plan.over_runs(of_one, model, rows, axes=(0, 0 if rows.ndim > 1 else None))
 

@@ -273,13 +273,13 @@ def _warn_of_sizes(
     if empty:
         rest = "" if plan.members else ", or lower `price_scale`"
         text = f"start from all units (`initial_size=None` in `n3.grow`), train longer{rest}"
-        warnings.warn(f"`fit` ended without a unit in {empty}: {text}.", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"`fit` ended without a unit in {empty}: {text}.", RuntimeWarning, stacklevel=5)
     if plan.drive is None or not plan.members:
         return
     full = _named(layers, rows > np.array(one.controller.capacity) - FULL)
     if full:
         text = "more might be better; make it wider, or train longer if it began with all"
-        warnings.warn(f"`fit` ended with all units of {full}: {text}.", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"`fit` ended with all units of {full}: {text}.", RuntimeWarning, stacklevel=5)
 
 
 def moving_sizes(sizes: Float[np.ndarray, "*runs records groups"], layers: tuple[str, ...]) -> str:
@@ -312,7 +312,7 @@ def _warn_of_constants(plan: Plan, net: PyTree, samples: Selection, held_out: He
         what = "the shares of the classes" if plan.goal.has_logits else "the mean of the targets"
         text = f"`fit` ended no better than {what} on held-out samples ({count} of {total} runs)"
         rest = "train longer, check inputs and targets, or take it that the inputs say nothing of the targets"
-        warnings.warn(f"{text}: {rest}.", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"{text}: {rest}.", RuntimeWarning, stacklevel=5)
 
 
 def runs_at_once(model: PyTree, batch: int, runs: int) -> int | None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
 from n3.nn.members import Ensemble
 from n3.tracing.grow import Grown
-from n3.training.batches import Data, checked, is_arrays
+from n3.training.batches import Data, Pair, checked, is_arrays
 from n3.training.history import History
 from n3.training.output_loss import OutputLoss, output_loss_of
 from n3.training.readouts import CHECKED, Readout, readout_of
@@ -48,7 +49,7 @@ class TargetUnits:
         pairs = [checked(data, name="train_data")] if is_arrays(data) else _first(data)
         if not pairs:
             return None
-        inputs, targets = map(jnp.asarray, pairs[0])
+        inputs, targets = jax.tree.map(jnp.asarray, pairs[0])
         goal = output_loss_of(one.model if isinstance(one, Grown) else one, inputs, targets, loss, kind)
         if goal.loss != "squared-error" or (readout := readout_of(one, goal, inputs[:CHECKED])) is None:
             return None
@@ -134,7 +135,7 @@ def with_codes(data: Data, labels: tuple[str, ...], *, name: str) -> Data:
     return inputs, np.searchsorted(np.array(labels), np.asarray(targets).astype(str))
 
 
-def _first(data: Iterable[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _first(data: Iterable[Any]) -> list[Pair]:
     """The first batches, of `MOST` samples about."""
     found, number = [], 0
     for batch in data:

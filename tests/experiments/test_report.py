@@ -131,6 +131,8 @@ def test_a_page_that_fails_costs_a_line_and_no_number(tmp_path, monkeypatch, cap
 
 def test_a_sweep_leaves_a_page_with_a_row_a_setting(sweep):
     found = Document((sweep / "report.html").read_text())
+    assert "figures/settings.png" in json.loads((sweep / "manifest.json").read_text())["sha256"]
+    assert "final test loss and size over each setting" in found.text.lower()
     rows = re.findall(r"0\.0\d+static[\d.e+-]+ \[", found.text)
     assert len(rows) == 2
     assert "2 settings, arms static, 2 seeds (5, 3) each" in found.text

@@ -12,9 +12,10 @@ from n3.plotting.studies import (
     plot_parameters,
     plot_profiles,
     plot_scaling,
+    plot_settings,
 )
 from n3.plotting.style import COLOURS
-from n3.stats.distributions import histogram, performance_profile
+from n3.stats.distributions import SettingCurve, histogram, performance_profile
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve, power_law
 
 LOSSES = {
@@ -160,4 +161,30 @@ def test_accuracy_is_drawn_over_parameters_with_its_band_and_what_others_reached
     band = axes.collections[1].get_paths()[0].vertices
     np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.91, 0.97])
     assert legend(figure) == ["growing", "equal-size", "95 % interval\nof the mean", "others"]
+    assert no_text_outside(figure)
+
+
+def test_settings_have_a_column_each_with_arms_side_by_side():
+    rows = np.array([[0.1, 0.2, 0.01], [0.2, 0.3, 0.05], [0.4, 0.9, 0.2]])
+    values = {"rate": (1e-3, 1e-2, 1e-1), "kind": ("tanh", "relu", "sin"), "steps": (10, 20, 30)}
+    curves = [
+        SettingCurve(arm=arm, setting=name, values=own, loss=factor * rows, size=10 * factor * rows)
+        for name, own in values.items()
+        for arm, factor in (("growing", 1.0), ("static", 2.0))
+    ]
+    figure = plot_settings("moons: sweep", curves, unit="nats")
+    upper, lower = figure.axes[:3], figure.axes[3:]
+    assert [axes.get_xlabel() for axes in lower] == list(values)
+    assert [axes.get_xscale() for axes in lower] == ["log", "linear", "linear"]
+    assert upper[0].get_ylabel() == "final test loss (nats)"
+    assert upper[0].get_yscale() == "log"
+    assert lower[0].get_ylabel() == "final size (effective units)"
+    (first, second) = (own.lines[0] for own in upper[0].containers)
+    np.testing.assert_allclose(first.get_ydata(), rows[1])
+    np.testing.assert_allclose(second.get_ydata(), 2 * rows[1])
+    assert np.all(first.get_xdata() < values["rate"])
+    assert np.all(second.get_xdata() > values["rate"])
+    assert [label.get_text() for label in lower[1].get_xticklabels()] == ["tanh", "relu", "sin"]
+    assert upper[1].containers[0].lines[0].get_linestyle() == "None"  # nothing lies between two words
+    assert legend(figure) == ["growing", "static", "bars: quartiles"]
     assert no_text_outside(figure)

@@ -9,6 +9,7 @@ from n3.stats.distributions import (
     histogram,
     performance_profile,
     probability_of_improvement,
+    setting_curves,
     stuck_fraction,
     stuck_threshold,
     tail_summary,
@@ -167,3 +168,19 @@ def test_every_finite_run_is_in_a_bin():
 def test_no_finite_loss_is_refused():
     with pytest.raises(ValueError, match="all runs diverged"):
         histogram({"a": np.array([np.nan])})
+
+
+def test_curves_over_a_setting_pool_all_runs_that_have_its_value():
+    final = lambda *losses: {"test_loss": np.array(losses), "final_size": np.array(losses) + 1.0}  # noqa: E731
+    ends = [
+        ({"rate": 0.1, "kind": "tanh"}, "static", final(1.0, 2.0, 3.0)),
+        ({"rate": 0.1, "kind": "relu"}, "static", final(5.0, np.nan)),
+        ({"rate": 0.2, "kind": "tanh"}, "static", final(7.0)),
+        ({"rate": 0.2, "kind": "relu"}, "static", final(np.nan)),
+    ]
+    rate, kind = setting_curves(ends)
+    assert (rate.setting, rate.values, kind.values) == ("rate", (0.1, 0.2), ("tanh", "relu"))
+    np.testing.assert_allclose(rate.loss, [[1.75, 7.0], [2.5, 7.0], [3.5, 7.0]])
+    np.testing.assert_allclose(rate.size, rate.loss + 1.0)
+    np.testing.assert_allclose(kind.loss[1], [2.5, 5.0])
+    assert np.isnan(setting_curves(ends[3:])[0].loss).all()

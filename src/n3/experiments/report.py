@@ -34,6 +34,7 @@ CAPTIONS = {
     "information": "Monitored information of each layer over optimiser steps, in nats, beside the size.",
     "price-path": "The growing arm at every price: test loss over size, size over price. A circle: the pick.",
     "choices": "Share of each activation over optimiser steps, by arm and layer.",
+    "settings": "Final test loss and size over each setting: medians and quartiles of all runs with it.",
     "structure": "Size of every run over optimiser steps, with the units that were pruned and added.",
 }
 """What each figure shows, by its name."""

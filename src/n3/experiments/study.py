@@ -23,7 +23,8 @@ from n3.experiments.memory import outline, runs_at_a_time
 from n3.experiments.report import cell_values, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
-from n3.stats.summary import FINAL, Results, align_columns
+from n3.stats.distributions import Ends, setting_curves
+from n3.stats.summary import FINAL, LOSS_UNITS, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
     MANIFEST,
@@ -124,7 +125,7 @@ def train_group_cells(
     if study.points:
         results["confusion"] = _confusions(cells, data, trained.swept, study.points)
     results["cpu_seconds"] = ("arm", [trained.cpu_seconds[arm] for arm in recipes])
-    return results.assign_attrs(device=device_name())
+    return results.assign_attrs(device=device_name(), kind=data[0][0].kind)
 
 
 def _program_of(cell: Experiment, draw: Callable[..., Any]) -> tuple[Any, ...]:
@@ -198,7 +199,9 @@ def train_group(
         with checkpoint.deferring():
             results = train_group_cells(study, plan_groups(study)[index], checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
-        _write(folder, results.assign(seconds), study, sources)
+        results = results.assign(seconds)
+        folder.write_results(results)
+        _seal(folder, results, study, sources)
 
 
 def is_finished(directory: Path, index: int) -> bool:
@@ -255,7 +258,19 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    _write(RunDirectory(directory), results, study, sources_of(study))
+    folder, sources = RunDirectory(directory), sources_of(study)
+    folder.write_results(results)
+    _seal(folder, results, study, sources)
+    with optional("figures"):
+        from n3.plotting import plot_settings  # Matplotlib is slow to import
+
+        title, unit = (
+            f"{study.base.task.named().task}: sweep",
+            LOSS_UNITS.get(results.attrs.get("kind"), "the task's"),
+        )
+        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=unit)
+        folder.write_figures({"settings": figure}, study.base.run.figure_format)
+        _seal(folder, results, study, sources)
     with optional("report"):
         write_report(directory)
     return results
@@ -307,9 +322,22 @@ def _last_step(study: Study) -> int:
     return max(cell.training.steps or 0 for cell in study.experiments())
 
 
-def _write(folder: RunDirectory, results: Results, study: Study, sources: Mapping[str, str]) -> None:
-    folder.write_results(results)
+def _ends(study: Study, results: Results) -> Ends:
+    """Labels of each cell's settings, an arm, and its final values."""
+    arms = len(study.base.run.arms)
+    labels = {name: grid.setting_labels([cell[name] for cell in study.cells]) for name in study.cells[0]}
+    return [
+        (
+            {name: own[place // arms] for name, own in labels.items()},
+            arm,
+            {k: v.values for k, v in ends.items()},
+        )
+        for place, (_, arm, ends) in enumerate(cell_values(results, study))
+    ]
+
+
+def _seal(folder: RunDirectory, results: Results, study: Study, sources: Mapping[str, str]) -> None:
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    facts = {"device": results.attrs.get("device", device_name()), "seconds": seconds, "sources": sources}
+    facts = {"device": results.attrs.get("device", device_name()), "seconds": seconds}
     may_follow = "steps" not in study.cells[0] and all(cell.is_open_ended for cell in study.experiments())
-    folder.seal({**facts, "steps": _last_step(study)}, keeps_checkpoints=may_follow)
+    folder.seal({**facts, "sources": sources, "steps": _last_step(study)}, keeps_checkpoints=may_follow)

@@ -25,6 +25,7 @@ from n3.plotting.studies import plot_histograms as plot_histograms
 from n3.plotting.studies import plot_parameters as plot_parameters
 from n3.plotting.studies import plot_profiles as plot_profiles
 from n3.plotting.studies import plot_scaling as plot_scaling
+from n3.plotting.studies import plot_settings as plot_settings
 from n3.plotting.style import COLOURS as COLOURS
 from n3.plotting.style import add_legend as add_legend
 from n3.plotting.style import band_key as band_key

@@ -322,7 +322,7 @@ def _seeds(record):
 
 
 def _loss_unit(record):
-    return "squared scaled units" if record.results.attrs["kind"] == "regression" else "nats"
+    return summary.LOSS_UNITS[record.results.attrs["kind"]]
 
 
 def _scale(values):

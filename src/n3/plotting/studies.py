@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from numpy import ndarray
 
 from n3.plotting.style import COLOURS, add_legend, band_key, draw_bars, line_key, titled
-from n3.stats.distributions import Histogram, Profile
+from n3.stats.distributions import Histogram, Profile, SettingCurve
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
 from n3.stats.summary import with_interval
 
@@ -131,6 +131,34 @@ def plot_parameters(
     lines = [line_key(own.variant, VARIANT_COLOURS[own.variant], **style) for own in curves]
     others = [line_key(name, marker="*", markersize=11) for name in references]
     return add_legend(figure, [*lines, band_key("95 % interval\nof the mean"), *others], place="center")
+
+
+def plot_settings(title: str, curves: Sequence[SettingCurve], *, unit: str) -> Figure:
+    """Final test loss (in `unit`) and size over each setting: medians and quartiles of each arm."""
+    settings = list(dict.fromkeys(own.setting for own in curves))
+    figure = titled(title, 2.6 + 3.4 * len(settings), 5.6)
+    panels = figure.subplots(2, len(settings), sharex="col", sharey="row", squeeze=False)
+    arms = list(dict.fromkeys(own.arm for own in curves))
+    for own in curves:
+        column = panels[:, settings.index(own.setting)]
+        places, is_number = np.arange(len(own.values)), not isinstance(own.values[0], str)
+        x = np.array(own.values if is_number else places, float)
+        is_wide = is_number and x.min() > 0 and x.max() >= 10 * x.min()
+        beside = 0.02 * (
+            arms.index(own.arm) - (len(arms) - 1) / 2
+        )  # of the width, so that bars lie side by side
+        x = x * (x.max() / x.min()) ** beside if is_wide else x + beside * max(np.ptp(x), 1.0)
+        for axes, rows in zip(column, (own.loss, own.size), strict=True):
+            draw_bars(axes, x, rows, COLOURS[own.arm], fmt="o-" if is_number else "o", markersize=4, capsize=2)
+            axes.set_xscale("log" if is_wide else "linear")
+        if not is_number:
+            column[1].set_xticks(places, own.values)
+        column[1].set_xlabel(own.setting)
+    positive = np.concatenate([own.loss.ravel() for own in curves]) > 0
+    panels[0, 0].set(ylabel=f"final test loss ({unit})", yscale="log" if positive.any() else "linear")
+    panels[1, 0].set(ylabel="final size (effective units)", ylim=(0, None))
+    keys = [line_key(arm, COLOURS[arm], marker="o", linestyle="-") for arm in arms]
+    return add_legend(figure, [*keys, line_key("bars: quartiles", marker="|", markersize=10)])
 
 
 def _draw_curve(axes, curve):

@@ -6,10 +6,12 @@ from .comparison import interquartile_mean as interquartile_mean
 from .comparison import stratified_bootstrap as stratified_bootstrap
 from .distributions import Histogram as Histogram
 from .distributions import Profile as Profile
+from .distributions import SettingCurve as SettingCurve
 from .distributions import TailSummary as TailSummary
 from .distributions import histogram as histogram
 from .distributions import performance_profile as performance_profile
 from .distributions import probability_of_improvement as probability_of_improvement
+from .distributions import setting_curves as setting_curves
 from .distributions import share_of as share_of
 from .distributions import stuck_fraction as stuck_fraction
 from .distributions import stuck_threshold as stuck_threshold

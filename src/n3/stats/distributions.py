@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +37,41 @@ def histogram(losses: Mapping[str, Float[np.ndarray, " _"]], *, bins: int = 60) 
     return Histogram(edges=10**edges, shares=shares, medians=medians)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SettingCurve:
+    """Final values of an arm over the values of a setting: rows of the lower quartile, median and upper one."""
+
+    arm: str
+    setting: str
+    values: tuple[int | float | str, ...]
+    loss: Float[np.ndarray, "3 values"]
+    """Test loss, in the unit of the task's loss; NaN where all runs diverged."""
+    size: Float[np.ndarray, "3 values"]
+    """Effective units, over all layers."""
+
+
+Ends = Sequence[tuple[Mapping[str, int | float | str], str, Mapping[str, Float[np.ndarray, " _runs"]]]]
+"""Settings of each cell of a study, an arm, and its final values by name."""
+
+
+def setting_curves(ends: Ends) -> list[SettingCurve]:
+    """The final values of each arm over each setting, over all seeds and all values of the other settings."""
+    found = []
+    for setting, arm in product(ends[0][0], dict.fromkeys(arm for _, arm, _ in ends)):
+        own = [(cell[setting], final) for cell, other, final in ends if other == arm]
+        values = tuple(dict.fromkeys(value for value, _ in own))
+        curves = {}
+        for name in ("test_loss", "final_size"):
+            pooled = [np.concatenate([final[name] for value, final in own if value == here]) for here in values]
+            known = [runs[np.isfinite(runs)] for runs in pooled]
+            rows = [np.quantile(runs, QUARTILES) if runs.size else np.full(3, np.nan) for runs in known]
+            curves[name] = np.stack(rows, axis=1)
+        loss, size = curves.values()
+        found.append(SettingCurve(arm=arm, setting=setting, values=values, loss=loss, size=size))
+    return found
+
+
+QUARTILES = (0.25, 0.5, 0.75)
 Thresholds = Float[np.ndarray, " thresholds"]
 
 

@@ -66,6 +66,8 @@ def with_interval(value: float, low: float, high: float, *, form: str = ".3g") -
     return f"{value:{form}}{ends}"
 
 
+LOSS_UNITS = {"regression": "squared scaled units", "classification": "nats"}
+"""Unit of the task's loss, by kind."""
 FINAL = ("test_loss", "test_metric", "final_size", "active_parameters")
 """What is known of every run at its last step; the size is in effective units, summed over layers."""
 

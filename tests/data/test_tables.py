@@ -7,6 +7,7 @@ import pytest
 
 import hostile
 from hostile import fuzzed
+from n3.data import tables
 from n3.data.tables import DataError, infer_kind, read_rows, read_table
 
 FLOWERS = "size,colour,species\n1.5,red,b\n2,blue,a\n-3e1,red,a\n4,green,b\n"
@@ -300,3 +301,16 @@ def test_an_archive_that_says_it_is_larger_than_all_memory_is_refused(tmp_path):
 
 def test_random_tables_are_read_or_refused(tmp_path):
     fuzzed(hostile.TABLES, lambda content: hostile.check_table(tmp_path, content), examples=50)
+
+
+def test_a_file_is_read_once_for_plan_and_training_and_anew_when_it_changes(tmp_path, monkeypatch):
+    path, read, seen = tmp_path / "own.csv", tables._cells, []
+    monkeypatch.setattr(tables, "_cells", lambda *own, **how: seen.append(own) or read(*own, **how))
+    path.write_text("x,y\n1,2.5\n2,3.5\n4,5.25\n")
+    first, again = (read_table(path, target=["y"]) for _ in range(2))
+    assert len(seen) == 1
+    assert first is again
+    path.write_text("x,y\n1,2.5\n2,3.5\n4,5.75\n5,6.25\n")
+    assert len(read_table(path, target=["y"]).samples[0]) == 4
+    assert read_table(path, target=["x"]).inputs == ("y",)
+    assert len(seen) == 3

@@ -9,6 +9,7 @@ regression, in several (rows, columns).
 """
 
 import csv
+import functools
 import io
 import itertools
 import re
@@ -66,7 +67,27 @@ def read_table(
         ValueError: If there is no such file or column, or the target is not of that kind.
         DataError: If the content is malformed, incomplete or constant; all of it in one report.
     """
-    path = _existing(path)
+    path, lists = _existing(path), {"target": target, "drop": drop, "categorical": categorical}
+    rest = {"kind": kind, "separator": separator, "decimal": decimal, "encoding": encoding}
+    now = path.stat()
+    stamp = now.st_ino, now.st_size, now.st_mtime_ns
+    return _read_table(path, stamp, **{name: tuple(own) for name, own in lists.items()}, **rest)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_table(
+    path: Path,
+    stamp: tuple[int, ...],
+    *,
+    target: tuple[str, ...],
+    drop: tuple[str, ...],
+    categorical: tuple[str, ...],
+    kind: Kind | None,
+    separator: str | None,
+    decimal: str,
+    encoding: str | None,
+) -> Table:
+    """The table of a file as it is at a stamp: a plan and the training after it read it once."""
     if path.suffix.lower() == ".npz":
         arrays = _read_npz(path, ("inputs", "targets"))
         frame, targets = arrays["inputs"], arrays["targets"]
@@ -371,7 +392,7 @@ def _quick_numbers(cells: _Cells) -> np.ndarray | None:
         numbers = np.fromiter(map(float, cells), float, len(cells))
     except ValueError:
         return None
-    return None if any("_" in cell for cell in cells) else numbers
+    return None if "_" in "".join(cells) else numbers
 
 
 def _number(cell: str) -> float | None:

@@ -71,6 +71,8 @@ def run(
     started = time.perf_counter(), time.process_time()
     experiment = experiment.resolved()
     devices = find_devices(experiment.run.device)
+    if experiment.task.data is not None and not quiet:
+        note(f"reading {experiment.task.data}")
     block = runs_at_a_time(experiment, outline(experiment), devices)
     if experiment.run.log_dir is not None:
         check_log_dir(experiment.run.log_dir, experiment.run.arms)

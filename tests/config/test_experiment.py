@@ -320,6 +320,8 @@ def test_a_size_beyond_the_usual_capacity_is_refused_or_cut_when_resolved():
             lambda: of_text(separator=",", decimal=","),
             "`separator` and `decimal` must differ; got ',' for both",
         ),
+        (lambda: of_text(encoding="rot13"), "`encoding` must be known, such as latin-1; got 'rot13'"),
+        (lambda: of_text(encoding="hex"), "`encoding` must be known, such as latin-1; got 'hex'"),
         (lambda: of_text(encoding="latin-99"), "`encoding` must be known, such as latin-1; got 'latin-99'"),
         (lambda: TaskConfig(task="moons", data="a.npz"), r"`task` must be left out .* name, 'a'; got 'moons'"),
         (lambda: NetworkConfig(capacity=()), r"`capacity` must name one hidden layer or more\."),

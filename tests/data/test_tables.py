@@ -303,6 +303,18 @@ def test_random_tables_are_read_or_refused(tmp_path):
     fuzzed(hostile.TABLES, lambda content: hostile.check_table(tmp_path, content), examples=50)
 
 
+def test_a_decoder_that_names_no_byte_names_the_file(tmp_path):
+    path = write(tmp_path, "größe-ä,y\n1,2\n".encode())
+    with pytest.raises(DataError, match=r"own\.csv is not of `encoding` (idna|punycode): "):
+        read_table(path, target=("y",), encoding="punycode")
+
+
+def test_a_target_whose_every_row_is_a_class_of_its_own_is_refused(tmp_path):
+    path = write(tmp_path, b"x,y\n1,a\n2,b\n3,c\n")
+    with pytest.raises(DataError, match="`y` must hold a class twice or more; all 3 rows differ"):
+        read_table(path, target=("y",))
+
+
 def test_a_file_is_read_once_for_plan_and_training_and_anew_when_it_changes(tmp_path, monkeypatch):
     path, read, seen = tmp_path / "own.csv", tables._cells, []
     monkeypatch.setattr(tables, "_cells", lambda *own, **how: seen.append(own) or read(*own, **how))

@@ -1,6 +1,10 @@
 """Predict: raw rows through a stored run, against its networks by hand, and every refusal."""
 
+import importlib
 import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,8 @@ import pytest
 import n3
 from n3.config.experiment import TaskConfig
 from n3.experiments.predict import Predictions, outputs_of
+from n3.surgery.export import write_out
+from n3.training.checkpoint import read_manifest, write_manifest
 from trials import tiny
 
 ROWS = 30
@@ -145,3 +151,50 @@ def test_a_rows_outputs_do_not_depend_on_others(run):
 def test_predictions_of_numbers_are_written_with_their_names(tmp_path):
     Predictions(names=("a", "b"), values=np.array([[1.5, -2.0]]), labels=None).to_csv(tmp_path / "own.csv")
     assert (tmp_path / "own.csv").read_text() == "a,b\n1.5,-2.0\n"
+
+
+@pytest.mark.parametrize(
+    "value", [[], {}, {"arms": 1}, {"arms": {"static": []}}, {"arms": {"static": {"diverged_seeds": 5}}}]
+)
+def test_a_summary_of_another_form_is_refused(value, tmp_path):
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=r"summary.json must have `diverged_seeds` of arm static"):
+        importlib.import_module("n3.experiments.predict")._lost_of(path, "static")
+
+
+@pytest.mark.parametrize("places", [[], [0], [0, 5], [-1, 0], [0, 0, 0]])
+def test_places_that_name_no_preprocessing_are_refused(places, run, tmp_path):
+    folder, frame, _ = run
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    stored = json.loads((copy / "preprocessing.json").read_text())
+    (copy / "preprocessing.json").write_text(json.dumps(stored | {"places": places}))
+    facts = read_manifest(copy)
+    write_manifest(copy, facts, sorted(facts.pop("sha256")))
+    with pytest.raises(ValueError, match="`places` must name one of `each` for every seed"):
+        n3.predict(copy, frame, arm="static")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_what_is_asked_for_in_a_pipe_is_written_to_it(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(path.read_bytes)
+        write_out(path, b"rows")
+        assert read.result(timeout=10) == b"rows"
+    assert path.is_fifo()
+
+
+def test_a_link_keeps_leading_to_its_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    write_out(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("out", ["", ".", "a\0b"])
+def test_no_file_to_write_to_is_refused(out):
+    with pytest.raises(ValueError, match="`out` must name a file"):
+        write_out(out, b"rows")

@@ -1,6 +1,9 @@
 """Reliability: what is damaged is named, what only shows numbers costs none, and a killed run goes on."""
 
+import hashlib
 import importlib
+import json
+import os
 import random
 import shutil
 
@@ -11,9 +14,11 @@ import pytest
 import n3
 from interrupts import Cuts
 from n3.config.grid import Axis, product
+from n3.config.validation import inside
+from n3.experiments import arms
 from n3.experiments import study as studies
-from n3.experiments.directory import RunDirectory, optional, verify
-from n3.training.checkpoint import BusyError, CheckpointError, Interrupted
+from n3.experiments.directory import RunDirectory, differences, optional, verify
+from n3.training.checkpoint import BusyError, CheckpointError, Interrupted, owned
 from trials import tiny
 
 pipeline = importlib.import_module("n3.experiments.run")
@@ -54,6 +59,35 @@ def test_a_run_goes_on_where_it_was_stopped_and_arms_that_are_finished_stay(reco
 def of_steps(folder, steps, **how):
     own = {"training": {"steps": steps}} | how
     return n3.run(tiny(folder, **own), has_figures=False, quiet=True)
+
+
+@pytest.mark.parametrize("steps", [300, 400])
+def test_programs_do_not_depend_on_how_many_steps_follow(steps):
+    short, long = (tiny(training={"steps": own}).resolved() for own in (steps, 2 * steps))
+    data = pipeline.load_data(short)[0]
+    assert short.is_open_ended
+    for arm in short.run.arms:
+        assert arms.recipe_of(short, arm, data) == arms.recipe_of(long, arm, data)
+
+
+def test_what_shows_the_numbers_of_a_shorter_run_goes_with_them(tmp_path):
+    before = n3.run(tiny(tmp_path, training={"steps": 6}, arms=("static",)), quiet=True)
+    page, figure = (before.directory / name for name in ("report.html", "figures/loss.png"))
+    old = page.read_text(), figure.read_bytes()
+    n3.run(tiny(tmp_path, training={"steps": 12}, arms=("static",)), quiet=True)
+    assert "12 steps" in page.read_text()
+    assert "12 steps" not in old[0]
+    assert figure.read_bytes() != old[1]
+    assert n3.verify(before.directory) == []
+
+
+def test_more_steps_than_damaged_checkpoints_can_give_overwrite_nothing(tmp_path):
+    before = of_steps(tmp_path, 6)
+    for path in before.directory.rglob("checkpoints/**/state.safetensors"):
+        path.write_bytes(b"\0" + path.read_bytes()[1:])
+    with pytest.raises(CheckpointError, match="Nothing was overwritten"):
+        of_steps(tmp_path, 12)
+    assert of_steps(tmp_path, 6).results.identical(before.results)
 
 
 @pytest.mark.parametrize("first", [6, 12])
@@ -212,6 +246,72 @@ def test_more_steps_of_a_study_that_would_change_the_first_ones_are_refused(firs
     with pytest.raises(FileExistsError, match=r"holds something else: .*steps"):
         studies.run_study(more, tmp_path, quiet=True)
     assert studies.run_study(first, tmp_path, quiet=True).identical(before)
+
+
+def test_a_study_that_another_process_trains_is_let_be(tmp_path):
+    studies.run_study(rates(6), tmp_path, quiet=True)
+    before = (tmp_path / "study.json").read_bytes()
+    with owned(tmp_path):
+        for begin in (studies.run_study, studies.prepare_study):
+            with pytest.raises(BusyError, match="in use"):
+                begin(rates(12), tmp_path)
+    assert (tmp_path / "study.json").read_bytes() == before
+    assert n3.verify(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_pipe_in_a_run_directory_is_refused_and_not_waited_for(name, copy, record):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    read = {
+        "config.json": lambda: differences(copy / name, record.experiment.to_json()),
+        "manifest.json": lambda: n3.load(copy),
+    }[name]
+    with pytest.raises(ValueError, match=f"{name}.* must be a regular file"):
+        read()
+
+
+def test_a_link_to_itself_is_refused(copy):
+    (copy / "results.nc").unlink()
+    (copy / "results.nc").symlink_to("results.nc")
+    with pytest.raises(ValueError, match="link to itself"):
+        inside(copy, "results.nc")
+
+
+FORGED = {
+    "sha256": (None, [], {}, {"": "a"}, {"a" * 300: "b"}, {"../a": "b"}, {"a": 1}),
+    "seconds": ("x", {"wall": "x"}),
+    "precision": (1,),
+    "device": (["cpu"],),
+    "versions": ("x",),
+    "command": ("x",),
+    "git": ("x",),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, own) for name, every in FORGED.items() for own in every])
+def test_a_manifest_with_a_fact_of_another_kind_is_damaged(name, value, copy):
+    forge(copy, lambda facts: {**facts, name: value})
+    with pytest.raises(CheckpointError, match=r"manifest.json is damaged: (`|it has no|'|\")"):
+        n3.load(copy)
+    assert len(n3.verify(copy)) == 1
+
+
+@pytest.mark.parametrize("name", ["sha256", "precision"])
+def test_a_manifest_without_a_fact_is_damaged(name, copy):
+    forge(copy, lambda facts: {key: own for key, own in facts.items() if key != name})
+    with pytest.raises(CheckpointError, match=r"manifest.json is damaged: it has no"):
+        n3.load(copy)
+
+
+def forge(folder, change):
+    """A manifest whose own checksum fits, as whoever can write a file can write."""
+    found = json.loads((folder / "manifest.json").read_text())
+    facts = change({name: own for name, own in found.items() if name != "checksum"})
+    text = (json.dumps(facts, indent=2) + "\n").encode()
+    whole = json.dumps(facts | {"checksum": hashlib.sha256(text).hexdigest()}, indent=2) + "\n"
+    (folder / "manifest.json").write_text(whole)
 
 
 def test_a_study_killed_before_its_first_file_is_whole_begins_again(tmp_path):

@@ -140,6 +140,13 @@ def test_a_sweep_leaves_a_page_with_a_row_a_setting(sweep):
     assert write_report(sweep) == sweep / "report.html"
 
 
+def test_a_page_within_the_run_has_its_own_name(copy):
+    before = (copy / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="`out` must lie outside of"):
+        write_report(copy, copy / "config.json")
+    assert (copy / "config.json").read_bytes() == before
+
+
 def test_what_is_no_finished_run_is_refused(tmp_path, copy):
     with pytest.raises(FileNotFoundError, match="`run` must be the finished run directory"):
         write_report(tmp_path / "nowhere")

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 import n3
@@ -33,6 +35,7 @@ from n3.training.checkpoint import (
     read_manifest,
     write_manifest,
 )
+from n3.training.fit import in_words
 from n3.training.restructure import Rules, train_in_stages
 from n3.training.sweep import sweep
 from trials import tiny
@@ -141,8 +144,8 @@ def test_what_cannot_be_written_leaves_the_ones_before(saved, call, monkeypatch)
 
 def test_the_manifest_tells_of_every_byte_that_changes(tmp_path):
     (tmp_path / "a").write_bytes(b"content")
-    write_manifest(tmp_path, {"step": 3, "seconds": 0.1}, ["a"])
-    assert read_manifest(tmp_path)["seconds"] == 0.1
+    write_manifest(tmp_path, {"step": 3, "seconds": {"wall": 0.1}}, ["a"])
+    assert read_manifest(tmp_path)["seconds"] == {"wall": 0.1}
     content = (tmp_path / "manifest.json").read_bytes()
     for place in range(len(content)):
         flipped = bytes([content[place] ^ 1])
@@ -364,6 +367,57 @@ def test_a_fit_takes_more_steps_where_nothing_else_follows_from_them(tmp_path):
     assert history.step[-1] == 120
     with pytest.raises(CheckpointError, match="step 120: `steps` must be as many; got 50"):
         trained("plain", checkpoint=tmp_path, steps=50)
+
+
+def test_a_fit_of_another_model_of_the_same_arrays_is_refused(tmp_path):
+    models = [eqx.nn.MLP(2, 1, 8, 1, activation, key=jr.key(1)) for activation in (jnp.tanh, jnp.sin)]
+    how = {"steps": 25, "key": KEY, "batch": 20, "learning_rate": 0.01, "quiet": True, "checkpoint": tmp_path}
+    inputs = np.ones((40, 2), np.float32)
+    n3.fit(models[0], (inputs, inputs[:, :1]), **how)
+    n3.fit(models[0], (inputs, inputs[:, :1]), **how)
+    with pytest.raises(CheckpointError, match="of other parts of the model"):
+        n3.fit(models[1], (inputs, inputs[:, :1]), **how)
+
+
+class Scaled:
+    def __call__(self, output, target):
+        return jnp.sum((output - target) ** 2)
+
+
+def test_a_function_is_known_in_another_process_by_its_name_or_by_what_it_prints():
+    for one in (partial(jnp.sum, axis=0), Scaled(), jnp.tanh, optax.constant_schedule(0.1)):
+        assert "0x" not in in_words(one)
+    assert in_words(partial(jnp.sum, axis=0)) != in_words(partial(jnp.sum, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"checkpoint_every": -1.0}, "`checkpoint_every` must be seconds, zero or more; got -1.0"),
+        ({"checkpoint_every": np.nan}, "`checkpoint_every` must be seconds"),
+        ({"checkpoint": ""}, "`checkpoint` must name a folder"),
+        ({"checkpoint": "."}, "`checkpoint` must name a folder"),
+    ],
+)
+def test_where_and_how_often_checkpoints_are_written_is_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        trained("plain", **settings)
+
+
+@pytest.mark.parametrize("change", [{"sha256": {}}, {"step": "x"}, {"stops": "x"}, {"run_seconds": "x"}])
+def test_a_checkpoint_whose_manifest_is_of_another_kind_is_damaged(saved, change, capsys):
+    newest = sorted(saved.folder.iterdir())[-1]
+    facts = read_manifest(newest)
+    sums = facts.pop("sha256")
+    write_manifest(newest, {**facts, **change}, [] if "sha256" in change else list(sums))
+    assert saved.newest().folder != newest
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_what_else_lies_beside_checkpoints_is_passed_by(saved):
+    expected = saved.newest().folder
+    (saved.folder / "00000009").write_text("a file")
+    assert saved.newest().folder == expected
 
 
 @pytest.mark.parametrize(

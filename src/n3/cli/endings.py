@@ -101,7 +101,7 @@ def run_process(work: Callable[[], int]) -> NoReturn:
         code = end.code
     except BrokenPipeError:
         drop(sys.stdout)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except (OSError, ValueError):

@@ -1,6 +1,5 @@
 """Task: what is learnt, a named data set or the user's own file, and how that file is read."""
 
-import codecs
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -82,7 +81,7 @@ class TaskConfig:
             raise ValueError(f"`separator` and `decimal` must differ; got {self.decimal!r} for both.")
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding).decode(b"")
+                "a".encode(self.encoding)  # of text: others are a LookupError
             except (LookupError, ValueError) as error:
                 raise ValueError(
                     f"`encoding` must be known, such as latin-1; got {self.encoding!r}."

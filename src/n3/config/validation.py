@@ -86,7 +86,11 @@ def read_file(path: Path, *, most: int = 2**40) -> bytes:
 def inside(folder: str | Path, name: str) -> Path:
     """The path of what has a name in a folder; a ValueError if a link on the way leads out of the folder."""
     path = Path(folder) / name
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    try:
+        leads_out = not path.resolve().is_relative_to(Path(folder).resolve())
+    except RuntimeError as error:
+        raise ValueError(f"{path} must lie in its folder; it is a link to itself.") from error
+    if leads_out:
         raise ValueError(f"{path} must lie in its folder; it leads to {path.resolve()}.")
     return path
 

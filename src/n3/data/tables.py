@@ -121,6 +121,8 @@ def table_of(source: str, frame: Frame, targets: Frame, *, kind: Kind | None) ->
         if len(classes) > MOST_CATEGORIES:
             most = f"{MOST_CATEGORIES} classes at most"
             problems.append(f"`{names[0]}` must hold {most}; got {len(classes)}")
+        elif len(classes) == len(learnt) and len(classes) > 2:
+            problems.append(f"`{names[0]}` must hold a class twice or more; all {len(classes)} rows differ")
         are_whole = classes.dtype.kind == "f" and np.all(classes == np.round(classes))
         names = tuple(str(int(value)) if are_whole else str(value) for value in classes)
     _report(source, problems)
@@ -260,11 +262,10 @@ def _text(path: Path, encoding: str | None) -> str:
     content = path.read_bytes()
     try:
         return content.decode(encoding or "utf-8-sig")
-    except UnicodeDecodeError as error:
-        if encoding is not None:
-            raise DataError(
-                f"{path} is not of `encoding` {encoding}: byte {error.start} does not fit."
-            ) from error
+    except UnicodeError as error:
+        where = f"byte {error.start} does not fit" if isinstance(error, UnicodeDecodeError) else str(error)
+        if encoding is not None or not isinstance(error, UnicodeDecodeError):
+            raise DataError(f"{path} is not of `encoding` {encoding}: {where}.") from error
         likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1 or cp1252"
         rest = f"set `encoding`, such as {likely}, or save the file as UTF-8"
         raise DataError(f"{path} must be UTF-8 text; byte {error.start} is not: {rest}.") from error

@@ -36,7 +36,7 @@ def recipe_of(
     drive = InformationDrive.of(settings, steps=steps, **own)
     return Recipe(
         members=members,
-        keep_every=max(1, steps // KEPT),
+        keep_every=max(1, steps // KEPT) if members else 1,
         held=largest_fold(len(data.train_inputs), members) if members else 0,
         in_size=data.in_size,
         out_size=data.out_size,

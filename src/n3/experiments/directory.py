@@ -18,6 +18,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from n3.config.experiment import Experiment
+from n3.config.validation import inside, load_json, read_text
 from n3.experiments.arms import stops_of
 from n3.stats.summary import versions
 from n3.surgery.export import PART, write_file
@@ -37,6 +38,8 @@ from n3.training.history import note
 
 Resume = Literal["auto", "never", "must"]
 """Whether to go on with what a folder holds: where it is of the same configuration, never, or else refuse."""
+OF_NUMBERS = "figures", "report.html"
+"""What shows the numbers of a finished folder, and goes when they change."""
 _PLACES = ("out", "name", "log_dir", "device")
 """Fields of a run that change no number."""
 
@@ -85,13 +88,23 @@ class RunDirectory:
         if resume == "never":
             raise FileExistsError(f"{self.path} is not empty: give another `name` or `out`, or `resume` auto.")
         found = differences(written, text)
-        if len(found) == 1 and all(map(_follows, cells_of(written.read_text()), cells_of(text))):
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            return self.write(name, text.encode())
+        if len(found) == 1 and all(map(_follows, cells_of(read_text(written)), cells_of(text))):
+            return self._reopen(name, text)
         if found:
             rest = "Give the same fields, or another `name` or `out`."
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
         return None
+
+    def _reopen(self, name: str, text: str) -> None:
+        """Take the configuration of more steps, once what it goes on from is seen to be whole."""
+        for part in {path.parents[1] for path in self.path.rglob(f"checkpoints/**/{MANIFEST}")}:
+            Checkpoints(folder=part).newest(is_any=True)
+        for own in (MANIFEST, *OF_NUMBERS):
+            if (self.path / own).is_dir():
+                shutil.rmtree(self.path / own)
+            else:
+                (self.path / own).unlink(missing_ok=True)
+        self.write(name, text.encode())
 
     @property
     def is_sealed(self) -> bool:
@@ -149,7 +162,7 @@ def _follows(earlier: Experiment, own: Experiment) -> bool:
 
 def _is_passing(path: Path) -> bool:
     """Whether a file of a run directory says nothing of what was found."""
-    return path.name == LOCK or path.parts[0] in ("checkpoints", MANIFEST)
+    return path.name == LOCK or "checkpoints" in path.parts or path.parts[0] == MANIFEST
 
 
 def refuse_foreign(path: Path, name: str) -> bool:
@@ -194,9 +207,9 @@ def differences(written: Path, text: str) -> list[str]:
         ValueError: If the file is no JSON object; it is named.
     """
     try:
-        old = _fields(json.loads(written.read_text()))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{written} is damaged: {error}.") from error
+        old = _fields(load_json(inside(written.parent, written.name)))
+    except ValueError as error:
+        raise CheckpointError(f"{written} is damaged: {error}") from error
     new = _fields(json.loads(text))
     changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
     shown = lambda own: textwrap.shorten(str(own), 80)  # noqa: E731

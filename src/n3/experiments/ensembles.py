@@ -95,13 +95,13 @@ def finish_or_restart(
 
     What comes of it stays where it is better (`Outcome`). `settings` are those of `sweep_blocks`.
     """
-    swept, *found = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
+    swept, estimate, losses = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
     if _thrift(recipe, hypers) is None:
-        return swept, found[0]
-    capacity, outcome = np.array(recipe.capacity, np.float32), _outcome(recipe, swept, hypers, *found)
+        return swept, estimate
+    capacity, outcome = np.array(recipe.capacity, np.float32), _outcome(recipe, swept, hypers, estimate, losses)
     rows = np.flatnonzero(outcome.is_in_doubt & np.any(np.asarray(hypers.initial_size) < capacity, axis=-1))
     if not rows.size:
-        return swept, found[0]
+        return swept, estimate
     hypers, problem, keys = jax.tree.map(lambda leaf: leaf[rows], (hypers, problem, keys))
     hypers = dataclasses.replace(
         hypers, initial_size=jnp.broadcast_to(jnp.asarray(capacity), hypers.initial_size.shape)
@@ -114,7 +114,7 @@ def finish_or_restart(
     def merged(old: Any, new: Any) -> Any:
         return with_rows(old, rows[is_kept], new[is_kept])
 
-    estimate, newer = found[0], dataclasses.replace(other[0], restarted=np.ones(len(rows), bool))
+    newer = dataclasses.replace(other[0], restarted=np.ones(len(rows), bool))
     swept = Swept(
         state=jax.tree.map(merged, swept.state, again.state),
         records=jax.tree.map(merged, swept.records, again.records),

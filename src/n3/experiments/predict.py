@@ -24,7 +24,7 @@ from n3.data.tables import read_rows
 from n3.experiments.directory import RunDirectory
 from n3.experiments.results import load_arm, require
 from n3.surgery.compact import compact
-from n3.surgery.export import write_file
+from n3.surgery.export import write_out
 
 FILE = "preprocessing.json"
 """What of a run directory holds the preprocessing of every seed."""
@@ -89,7 +89,7 @@ class Predictions:
         writer.writerow([*first, *(f"probability of {name}" if first else name for name in self.names)])
         labels = [[]] * len(self.values) if self.labels is None else [[own] for own in self.labels]
         writer.writerows([*label, *row] for label, row in zip(labels, self.values.tolist(), strict=True))
-        write_file(Path(path), text.getvalue().encode())
+        write_out(path, text.getvalue().encode())
 
 
 def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | None = None) -> Predictions:
@@ -118,13 +118,15 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
     require(Path(run), "config.json", "summary.json", FILE)
     experiment = Experiment.load(inside(run, "config.json"))
     among("arm", [arm], known=experiment.run.arms)
-    lost = load_json(inside(run, "summary.json"))["arms"][arm]["diverged_seeds"]
+    lost = _lost_of(inside(run, "summary.json"), arm)
     seeds = [own for own in experiment.run.seeds if own not in lost] if seed is None else [seed]
     if not set(seeds) <= set(experiment.run.seeds) - set(lost) or not seeds:
         left = ", ".join(str(own) for own in experiment.run.seeds if own not in lost) or "none"
         raise ValueError(f"`seed` must be one of the run that did not diverge, {left}; got {seed}.")
     path = inside(run, FILE)
     stored = from_json(_Stored, read_text(path), source=str(path))
+    if len(stored.places) != len(experiment.run.seeds) or not set(stored.places) <= {*range(len(stored.each))}:
+        raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
     first, found = stored.each[0], []
     frame, nets = _frame_of(experiment, first, rows), load_arm(run, arm)
     for own in seeds:
@@ -134,6 +136,16 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
     values = np.mean(found, axis=0)
     labels = tuple(first.targets[place] for place in values.argmax(axis=1)) if first.is_classes else None
     return Predictions(names=first.targets, values=values, labels=labels)
+
+
+def _lost_of(path: Path, arm: str) -> list[int]:
+    """The seeds of an arm that diverged."""
+    own = load_json(path)
+    for name in ("arms", arm, "diverged_seeds"):
+        own = own.get(name) if isinstance(own, dict) else None
+    if not isinstance(own, list) or not all(isinstance(seed, int) for seed in own):
+        raise ValueError(f"{path} must have `diverged_seeds` of arm {arm}, whole numbers; got {str(own)[:80]}.")
+    return own
 
 
 def _frame_of(experiment: Experiment, own: Preprocessing, rows: Any) -> Frame:

@@ -14,12 +14,21 @@ import xarray as xr
 from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
-from n3.config.validation import inside, load_json, read_file
+from n3.config.validation import inside, read_file
 from n3.experiments import page
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
-from n3.stats.summary import QUANTILE, Results, RunRecord, final_values, find_warnings, has_diverged, table
-from n3.surgery.export import write_file
+from n3.stats.summary import (
+    QUANTILE,
+    Results,
+    RunRecord,
+    final_values,
+    find_warnings,
+    has_diverged,
+    summarise,
+    table,
+)
+from n3.surgery.export import write_file, write_out
 from n3.training.checkpoint import MANIFEST, CheckpointError, damages, read_manifest, write_manifest
 
 REPORT = "report.html"
@@ -53,6 +62,8 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         ValueError: If a file that the page shows is damaged.
     """
     folder = Path(directory)
+    if out is not None and "\0" not in str(out) and Path(out).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"`out` must lie outside of {folder}, which has its {REPORT} without it; got {out}.")
     if not (folder / MANIFEST).exists():
         due = "must be the finished run directory of `n3 train` or `n3 sweep`"
         raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")
@@ -68,7 +79,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         rest = f" Its parts are sweeps: {', '.join(parts)}." if parts else ""
         raise FileNotFoundError(f"`run` must hold config.json or study.json; {folder} has neither.{rest}")
     if out is not None:
-        write_file(Path(out), text.encode())
+        write_out(out, text.encode())
         return Path(out)
     write_file(folder / REPORT, text.encode())
     sums = dict(facts.pop("sha256")) | {REPORT: ""}
@@ -78,7 +89,8 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
 
 def run_report(record: RunRecord, folder: Path) -> str:
     """The page of one experiment, from its record and from the summary, manifest and figures in its folder."""
-    experiment, facts, summary = record.experiment, read_manifest(folder), load_json(folder / "summary.json")
+    experiment, facts, summary = record.experiment, read_manifest(folder), summarise(record)
+    whole, summary = summary, _without_nan(summary)
     title = f"{summary['task']}, method {summary['method']}"
     sections = [
         _header(title, folder, _run_sentences(record)),
@@ -87,7 +99,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
             _arm_table(summary),
             _recall_table(summary),
             _comparison_table(summary),
-            _as_text(summary),
+            _as_text(whole),
         ),
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
@@ -228,18 +240,16 @@ def _comparison_table(summary: _Facts) -> str:
 
 def _as_text(summary: _Facts) -> str:
     """The table of the terminal, which holds the price path, choices and ends of growth too."""
-    return page.html_details(
-        "The same as text, as the terminal shows it", page.html_code(table(_with_nan(summary)))
-    )
+    return page.html_details("The same as text, as the terminal shows it", page.html_code(table(summary)))
 
 
-def _with_nan(value: Any) -> Any:
-    """A summary read from JSON, whose null stands for NaN, as `summarise` makes it."""
+def _without_nan(value: Any) -> Any:
+    """A summary with None in place of NaN and of infinities, as in `summary.json`."""
     if isinstance(value, dict):
-        return {name: _with_nan(own) for name, own in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(own) for own in value]
-    return math.nan if value is None else value
+        return {name: _without_nan(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(own) for own in value]
+    return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
 def _study_table(study: Study, results: Results) -> str:

@@ -264,7 +264,7 @@ def load_arm(directory: str | Path, arm: str) -> list[Any]:
 def _load_arm(models: Path, arm: str, seeds: int) -> list[GrowingMLP] | list[Ensemble[GrowingMLP]]:
     source, path = (inside(models, f"{arm}.{kind}") for kind in ("safetensors", "json"))
     recipe, content = from_json(Recipe, read_text(path), source=str(path)), read_file(source)
-    if min(recipe.in_size, recipe.out_size, *recipe.capacity, recipe.members + 1) < 1:
+    if min(recipe.in_size, recipe.out_size, len(recipe.capacity), *recipe.capacity, recipe.members + 1) < 1:
         raise ValueError(
             f"{path}: `in_size`, `out_size` and `capacity` must be positive, `members` not below 0."
         )

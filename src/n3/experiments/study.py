@@ -18,7 +18,7 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
-from n3.experiments.directory import Resume, RunDirectory, optional
+from n3.experiments.directory import Resume, RunDirectory, optional, refuse_foreign
 from n3.experiments.memory import outline, runs_at_a_time
 from n3.experiments.report import cell_values, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold
@@ -167,12 +167,19 @@ def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> 
     Raises:
         FileExistsError: If the folder holds something else, or anything where `resume` is never.
         FileNotFoundError: If there is nothing to go on with where `resume` is must.
+        BusyError: If another process trains it.
         ValueError: If the study is not valid; nothing is written then.
     """
     count = len(plan_groups(study))
+    refuse_foreign(directory, "study.json")  # a lock is a file too
+    with owned(directory):
+        _begin(study, directory, resume)
+    return count
+
+
+def _begin(study: Study, directory: Path, resume: Resume) -> None:
     cells_of = lambda text: Study.from_json(text).experiments()  # noqa: E731
     RunDirectory(directory).begin("study.json", study.to_json(), resume=resume, cells_of=cells_of)
-    return count
 
 
 def train_group(
@@ -295,8 +302,10 @@ def run_study(
     """
     device = study.base.run.device
     find_devices(device)
-    number = prepare_study(study, directory, resume=resume)
+    number = len(plan_groups(study))
+    refuse_foreign(directory, "study.json")
     with owned(directory):
+        _begin(study, directory, resume)
         for index in range(number):
             train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
         return collect_study(directory)
@@ -330,7 +339,7 @@ def _ends(study: Study, results: Results) -> Ends:
         (
             {name: own[place // arms] for name, own in labels.items()},
             arm,
-            {k: v.values for k, v in ends.items()},
+            {str(k): v.values for k, v in ends.items()},
         )
         for place, (_, arm, ends) in enumerate(cell_values(results, study))
     ]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def write_file(path: Path, content: bytes) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_out(path: str | Path, content: bytes) -> None:
+    """As `write_file`, for where a user asks for a file: what is a pipe or a device there is written to.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the path is empty or holds a NUL.
+    """
+    if not str(path).strip() or "\0" in str(path) or Path(path).name == "":
+        raise ValueError(f"`out` must name a file; got {str(path)!r}.")
+    if Path(path).exists() and not stat.S_ISREG(os.stat(path).st_mode):
+        with open(path, "wb") as file:
+            file.write(content)
+    else:
+        write_file(Path(os.path.realpath(path)), content)
 
 
 def to_bytes(tree: Any) -> bytes:

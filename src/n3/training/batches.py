@@ -198,11 +198,11 @@ class IterableSource:
             if is_complete and not known.issuperset(sums[is_out].tolist()):
                 text = "must yield the same samples in every pass where a part is held out; got others"
                 raise ValueError(f"`train_data` {text}. Pass arrays, or augment samples in the model.")
-            own = [side[~is_out] for side in pair]
+            own = pair[0][~is_out], pair[1][~is_out]
             left = own if left is None else _joined([left, own])
             while len(left[0]) >= size:
                 yield left[0][:size], left[1][:size]
-                left = [side[size:] for side in left]
+                left = left[0][size:], left[1][size:]
 
     @cached_property
     def _survey(self) -> "Survey":
@@ -305,8 +305,8 @@ def _joined(pairs: Iterable[Sequence[Any]]) -> Pair:
 
 
 def _concatenated(pairs: list[Pair], most: int) -> Pair:
-    inputs, targets = (side[:most] for side in _joined(pairs))
-    return inputs, targets
+    inputs, targets = _joined(pairs)
+    return inputs[:most], targets[:most]
 
 
 def source_of(
@@ -380,16 +380,15 @@ def is_arrays(data: Data) -> bool:
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], ArrayLike):
         return False
-    inputs = data[0]
+    inputs: Any = data[0]
     each = inputs.values() if isinstance(inputs, dict) else inputs
     if isinstance(inputs, (dict, list)) and each and all(isinstance(own, ArrayLike) for own in each):
         raise ValueError(
             "`train_data` must have an array of inputs, or a tuple of arrays for a model of several arguments; "
             f"got a {type(inputs).__name__} of {len(inputs)}."
         )
-    return isinstance(inputs, ArrayLike) or (
-        isinstance(inputs, tuple) and len(inputs) > 0 and all(isinstance(own, ArrayLike) for own in inputs)
-    )
+    several = inputs if isinstance(inputs, tuple) else (inputs,)
+    return len(several) > 0 and all(isinstance(own, ArrayLike) for own in several)
 
 
 def epoch_rows(

@@ -25,8 +25,11 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 import safetensors.numpy
+from beartype import BeartypeConf
+from beartype.door import is_bearable
 from jaxtyping import PyTree
 
+from n3.config.validation import read_file
 from n3.surgery.export import PART, arrays_in, from_bytes, to_bytes, write_file
 from n3.training.history import note
 
@@ -69,16 +72,58 @@ def write_manifest(folder: Path, facts: Mapping[str, Any], names: list[str]) -> 
     write_file(folder / MANIFEST, _rendered(json.loads(text) | {"checksum": _sha256(text)}))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+class Facts(dict[str, Any]):
+    """The facts of a manifest, by name; a CheckpointError where one that is asked for is not there."""
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]):
+        super().__init__(facts)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise CheckpointError(f"{self.path} is damaged: it has no `{name}`.")
+
+
+_KINDS = {
+    "sha256": dict[str, str],
+    "seconds": dict[str, float],
+    "sources": dict[str, str],
+    "versions": dict[str, str],
+    "command": list[str],
+    "git": dict[str, Any],
+    "stops": list[int],
+    "step": int,
+    **dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), float),
+    **dict.fromkeys(("device", "precision", "samples"), str),
+}
+"""What the facts of a manifest are."""
+_MOST_MANIFEST = 2**26
+"""Bytes of a manifest."""
+
+
+def _fault_of(facts: Mapping[str, Any]) -> str | None:
+    """The first fact that is of another kind than the manifests of this package have."""
+    for name, kind in _KINDS.items():
+        if name in facts and not is_bearable(facts[name], kind, conf=BeartypeConf(is_pep484_tower=True)):
+            return f"`{name}` must be {kind}; got {str(facts[name])[:80]}"
+    names = facts.get("sha256") or ()
+    if not names:
+        return "it has no checksum"
+    is_name = lambda own: 0 < len(own) < 1000 and all(0 < len(part) < 256 for part in own.split("/"))  # noqa: E731
+    odd = next((own for own in names if not is_name(own) or "\0" in own or ".." in own.split("/")), None)
+    return None if odd is None else f"{odd[:80]!r} is no name of a file in its folder"
+
+
+def read_manifest(folder: Path) -> Facts:
     """The facts of a folder's manifest, and under `sha256` the sums of its files.
 
     Raises:
         FileNotFoundError: If there is none.
-        CheckpointError: If it is damaged: not as it was written, to the byte.
+        CheckpointError: If it is damaged: not as it was written, to the byte, or not what manifests are.
     """
     path = folder / MANIFEST
-    content, fault = path.read_bytes(), f"{path} is damaged"
+    fault = f"{path} is damaged"
     try:
+        content = read_file(path, most=_MOST_MANIFEST)
         found = json.loads(content)
         rest = {name: own for name, own in found.items() if name != "checksum"}
         is_whole = _rendered(found) == content and found["checksum"] == _sha256(_rendered(rest))
@@ -86,7 +131,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{fault}: {error}.") from error
     if not is_whole:
         raise CheckpointError(f"{fault}: its own checksum differs.")
-    return rest
+    if told := _fault_of(rest):
+        raise CheckpointError(f"{fault}: {told}.")
+    return Facts(path, rest)
 
 
 def damages(folder: Path, *names: str) -> list[str]:
@@ -109,12 +156,16 @@ def digest(tree: PyTree, text: str = "") -> str:
     return _sha256(to_bytes(tree) + text.encode())
 
 
+_FILES = "state.safetensors", "records.safetensors"
+"""What a checkpoint holds beside its manifest."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saved:
     """A checkpoint that was read and verified."""
 
     folder: Path
-    facts: Mapping[str, Any]
+    facts: Facts
     records: Records
 
     def state(self, like: PyTree) -> PyTree:
@@ -144,29 +195,30 @@ class Checkpoints:
         own = {"every": self.every, "identity": self.identity, "_signals": self._signals}
         return Checkpoints(folder=self.folder / name, **own)
 
-    def newest(self) -> Saved | None:
+    def newest(self, *, is_any: bool = False) -> Saved | None:
         """The newest checkpoint that is whole; None where there is none. A damaged one is named and passed by.
 
         Raises:
-            CheckpointError: If all are damaged, or it has another `identity`.
+            CheckpointError: If all are damaged, or unless `is_any` it has another `identity`.
         """
-        found, faults = sorted(self.folder.glob("*[0-9]"), reverse=True), []
+        every = (path for path in self.folder.glob("*[0-9]") if path.is_dir())
+        found, faults = sorted(every, reverse=True), []
         for path in found:
             try:
-                faults += (new := damages(path))
+                faults += (new := damages(path, *_FILES))
             except FileNotFoundError as error:
                 faults += (new := [f"{error.filename} is missing."])
             if not new:
-                return self._read(path)
+                return self._read(path, {} if is_any else self._fixed())
             note(f"warning: {new[0]}")
         if found:
             rest = "Nothing was overwritten; remove the folder to begin again."
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: {faults[0]} {rest}")
         return None
 
-    def _read(self, path: Path) -> Saved:
+    def _read(self, path: Path, fixed: Mapping[str, Any]) -> Saved:
         facts = read_manifest(path)
-        for name, value in self._fixed().items():
+        for name, value in fixed.items():
             if facts.get(name) != value:
                 both = f"{str(facts.get(name))[:80]} there, {str(value)[:80]} here"
                 raise CheckpointError(f"{path} is of other {name} ({both}): take the same, or another folder.")
@@ -195,11 +247,11 @@ class Checkpoints:
 
     def write(self, state: PyTree, records: Records, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint, read it back, then remove all but the newest two; errors as `reached`."""
-        before = sorted(self.folder.glob("*[0-9]"))
+        before = sorted(path for path in self.folder.glob("*[0-9]") if path.name.isdecimal())
         path = self.folder / f"{1 + int(before[-1].name) if before else 0:08d}"
         scratch = path.with_suffix(PART)
         plain = safetensors.numpy.save({name: np.asarray(own, order="C") for name, own in records.items()})
-        files = {"state.safetensors": to_bytes(state), "records.safetensors": plain}
+        files = dict(zip(_FILES, (to_bytes(state), plain), strict=True))
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             for name, content in files.items():
@@ -211,7 +263,7 @@ class Checkpoints:
             shutil.rmtree(scratch, ignore_errors=True)
         if faults := damages(path):
             raise OSError(f"the disk does not keep what is written: {faults[0]}")
-        for old in before[: 1 - _KEPT]:
+        for old in (path for path in before[: 1 - _KEPT] if path.is_dir()):
             shutil.rmtree(old)
 
     @contextmanager

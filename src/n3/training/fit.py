@@ -1,5 +1,6 @@
 """Fit: training of a sized model, or any Equinox model, on arrays or on batches from anywhere."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -135,7 +136,8 @@ def fit(
         checkpoint: A folder for checkpoints: the same call goes on from there, and a finished one is not
             trained again. It has the result of a call that was never ended, to the bit; an iterable must yield
             the same batches in every process. More `steps` are allowed where nothing else follows from their
-            number: without method information, choices, structure and members.
+            number: without method information, choices, structure and members. The history has then the
+            records of both calls, each at its own steps.
         checkpoint_every: Seconds between two checkpoints.
 
     Returns:
@@ -220,6 +222,7 @@ def _checked_call(call: dict[str, Any]) -> SimpleNamespace:
     """The arguments of `fit`, once they are seen to fit each other, with usual values for those at None."""
     own = SimpleNamespace(**call)
     _check_numbers(own.steps, own.batch, own.learning_rate, own.size_cost, own.annealing, own.kind)
+    _check_checkpoint(own.checkpoint, own.checkpoint_every)
     own.monitor = _names_of(own.monitor)
     own.is_informed = isinstance(own.model, AbstractSized) and isinstance(own.model.controller, Information)
     given = own.information, own.target_size, own.monitor, own.importance, own.structure
@@ -259,10 +262,20 @@ _UNSAID = {"model", "train_data", "validation_data", "key", "quiet", "checkpoint
 """Arguments that a checkpoint knows by their arrays, or not at all."""
 
 
+def in_words(value: Any) -> str:
+    """A value by the name that it has, or as it prints, in every process alike."""
+    own = getattr(value, "__qualname__", None)
+    return own if isinstance(own, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
 def _identity(call: dict[str, Any], plan: Plan, source) -> dict[str, str]:
     """What a checkpoint must agree in with a call: settings in words, and sums of model, keys and samples."""
-    said = {name: getattr(call[name], "__qualname__", repr(call[name])) for name in set(call) - _UNSAID}
-    arrays = is_arrays(call["validation_data"]) and jax.tree.map(np.asarray, tuple(call["validation_data"]))
+    said = {name: in_words(call[name]) for name in set(call) - _UNSAID}
+    rest = jax.tree_util.tree_flatten_with_path(eqx.filter(call["model"], eqx.is_array, inverse=True))
+    parts = [(jax.tree_util.keystr(path), in_words(leaf)) for path, leaf in rest[0]]
+    said["parts of the model"] = digest((), f"{parts} {in_words(rest[1])}")
+    given = () if call["validation_data"] is None else call["validation_data"]
+    arrays = is_arrays(given) and jax.tree.map(np.asarray, tuple(given))
     said |= {"model": digest((call["model"], call["key"])), "samples": digest(*source.identity())}
     said["validation_data"] = digest(arrays or ())
     is_bound = plan.drive or plan.annealing or call["structure"] or plan.members
@@ -338,6 +351,13 @@ def _names_of(monitor: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(monitor, Sequence):
         raise ValueError(f"`monitor` must be a name or several; got {monitor!r}.")
     return (monitor,) if isinstance(monitor, str) else tuple(monitor)
+
+
+def _check_checkpoint(checkpoint: Any, every: Any) -> None:
+    if checkpoint is not None and not (isinstance(checkpoint, str | Path) and str(checkpoint).strip(".")):
+        raise ValueError(f"`checkpoint` must name a folder for checkpoints alone; got {checkpoint!r}.")
+    if isinstance(every, bool) or not isinstance(every, int | float) or not 0 <= every < LARGEST_FLOAT:
+        raise ValueError(f"`checkpoint_every` must be seconds, zero or more; got {every!r}.")
 
 
 def _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind) -> None:

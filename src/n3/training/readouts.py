@@ -17,7 +17,7 @@ from n3.nn.losses import sample_losses
 from n3.nn.masks import PRESENT
 from n3.nn.members import MEMBERS
 from n3.nn.mlp import GrowingMLP
-from n3.nn.sized import AbstractSized, Inputs, run_of
+from n3.nn.sized import AbstractSized, Inputs, Several, run_of
 from n3.tracing.trace import layers_in
 from n3.training.batches import Selection
 from n3.training.history import EVALUATED, Plan
@@ -41,7 +41,7 @@ class Readout:
 
     def features(self, model: AbstractSized, inputs: Inputs) -> Float[Array, "_units samples"]:
         """What the read-out sees of many samples, one a column, without dropout."""
-        if isinstance(model, GrowingMLP):
+        if isinstance(model, GrowingMLP) and not isinstance(inputs, Several):
             return model.features(inputs.T)
         mask = model.participation()[-1]
         return model.activations(inputs)[-1] * jnp.where(mask < PRESENT, 0.0, mask)[:, None]

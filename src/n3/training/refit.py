@@ -217,7 +217,8 @@ def refitted(
 
 def began_lower(model: AbstractSized) -> Bool[np.ndarray, " runs"]:
     """Of each run whether its model begins with fewer than all units in some group."""
-    return np.any(np.atleast_2d(model.controller.weight) < np.array(model.controller.capacity), axis=-1)
+    controller: Any = model.controller
+    return np.any(np.atleast_2d(controller.weight) < np.array(controller.capacity), axis=-1)
 
 
 def with_all_units(model: AbstractSized, rows: Int[np.ndarray, " rows"]) -> AbstractSized:

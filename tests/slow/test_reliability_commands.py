@@ -240,8 +240,9 @@ def test_two_hundred_damaged_bytes_are_all_found(whole, tmp_path):
 
 @pytest.mark.parametrize("script", ["train_growing.py", "sweep.py"])
 def test_where_all_diverged_the_code_is_4(script, tmp_path):
-    own = "--steps 20 --seeds 0:2 --samples 12 --arms static --learning-rate 1e30 --out"
-    code, _, err = ended(words(script, *own.split(), tmp_path))
+    own = ["--steps", "20", "--seeds", "0:2", "--samples", "12", "--arms", "static", "--out"]
+    rate = {"train_growing.py": ["--learning-rate", "1e30"], "sweep.py": ["--grid", "learning_rate=1e30,1e31"]}
+    code, _, err = ended(words(script, *own, tmp_path, *rate[script]))
     assert code == 4, err
 
 

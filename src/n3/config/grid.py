@@ -165,6 +165,8 @@ def _range(low: Any, high: Any, kind: str, by: Any, *, name: str) -> list[Settin
     are_numbers = all(isinstance(each, (int, float)) for each in (low, high, by))
     if not (are_numbers and least <= low < high < most and by > (kind == "x")):
         got = f"{low}:{high}:{kind}{by}"
+        if are_numbers and not high < most:
+            raise ValueError(f"`{name}` must end below {most:.2g}; got {got}.")
         raise ValueError(f"`{name}` must rise from LOW to HIGH by a {wanted}; got {got}.")
     count = 1 + ((high - low) / by if kind == "+" else (math.log(high) - math.log(low)) / math.log(by))
     if count > validation.MOST_VALUES:

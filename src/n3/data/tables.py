@@ -180,7 +180,10 @@ def read_rows(
 
 def _existing(path: str | Path) -> Path:
     if not Path(path).is_file():
-        raise ValueError(f"`data` must name a file; there is none at {str(path)!r}.")
+        is_other = Path(path).exists()
+        raise ValueError(
+            f"`data` must name a file; there is {'something else' if is_other else 'none'} at {str(path)!r}."
+        )
     return Path(path)
 
 

@@ -125,11 +125,13 @@ def read_manifest(folder: Path) -> Facts:
     try:
         content = read_file(path, most=_MOST_MANIFEST)
         found = json.loads(content)
-        rest = {name: own for name, own in found.items() if name != "checksum"}
-        is_whole = _rendered(found) == content and found["checksum"] == _sha256(_rendered(rest))
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        text = _rendered(found)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{fault}: {error}.") from error
-    if not is_whole:
+    if not isinstance(found, dict) or "checksum" not in found:
+        raise CheckpointError(f"{fault}: it has no `checksum`.")
+    rest = {name: own for name, own in found.items() if name != "checksum"}
+    if text != content or found["checksum"] != _sha256(_rendered(rest)):
         raise CheckpointError(f"{fault}: its own checksum differs.")
     if told := _fault_of(rest):
         raise CheckpointError(f"{fault}: {told}.")

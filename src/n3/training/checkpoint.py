@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> Facts:
     try:
         content = read_file(path, most=_MOST_MANIFEST)
         found = json.loads(content)
-        text = _rendered(found)
+        text = _rendered(found) if isinstance(found, dict) else b""
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{fault}: {error}.") from error
     if not isinstance(found, dict) or "checksum" not in found:

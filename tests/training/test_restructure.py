@@ -235,7 +235,7 @@ def test_every_run_follows_its_own_losses(log):
     assert "100.0% above" in undone["reason"]
 
 
-def test_what_is_undone_is_there_again_bit_for_bit(seen):
+def test_what_is_undone_is_there_again_bit_for_bit(record, seen):
     before, after = row(seen["ends"][1], 0), row(seen["starts"][3], 0)
     pruned = row(seen["starts"][2], 0)
     assert not np.array_equal(pruned[0].controller.weight, before[0].controller.weight)

@@ -22,7 +22,7 @@ from n3.nn.mlp import GrowingMLP
 from n3.nn.sized import with_rows
 from n3.training.checkpoint import Checkpoints
 from n3.training.history import HeldOutLosses, Progress, best_of_kept
-from n3.training.readouts import ERRORS, Thrift, with_solved_readouts
+from n3.training.readouts import Thrift, with_solved_readouts
 from n3.training.refit import Outcome
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, observe, of_member
 from n3.training.sweep import Swept
@@ -46,11 +46,6 @@ class HeldOutEstimate:
     """Strength of the penalty of the solved read-outs; NaN where they stay as trained."""
     restarted: Bool[np.ndarray, " runs"]
     """Whether this is what a second start from all units gave, whose size had been in doubt (`Outcome`)."""
-
-    @property
-    def is_better_than_constant(self) -> Bool[np.ndarray, " runs"]:
-        """By `ERRORS` standard errors."""
-        return self.held_out_gain > ERRORS * self.held_out_gain_error
 
 
 def finish_members(

@@ -88,9 +88,9 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
 
 
 def run_report(record: RunRecord, folder: Path) -> str:
-    """The page of one experiment, from its record and from the summary, manifest and figures in its folder."""
-    experiment, facts, summary = record.experiment, read_manifest(folder), summarise(record)
-    whole, summary = summary, _without_nan(summary)
+    """The page of one experiment, from its record and from the manifest and figures in its folder."""
+    experiment, facts, whole = record.experiment, read_manifest(folder), summarise(record)
+    summary = _without_nan(whole)
     title = f"{summary['task']}, method {summary['method']}"
     sections = [
         _header(title, folder, _run_sentences(record)),

@@ -104,7 +104,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "method": record.experiment.network.method,
         "steps": steps,
         "seeds": results["seed"].values.tolist(),
-        "loss_unit": "squared scaled units" if facts["kind"] == "regression" else "nats",
+        "loss_unit": LOSS_UNITS[facts["kind"]],
         "arms": {arm: _summarise_arm(record.experiment, results.sel(arm=arm)) for arm in arms},
         "comparisons": pairs,
         "seconds": {"wall": float(facts["wall_seconds"]), "compile": compiling, "run": running},
@@ -420,10 +420,8 @@ def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm
         what = "no hidden unit" if own.sizes["layer"] == 1 else "a layer without a unit"
         remedy = f"while {other} has a lower held-out loss; raise `steps` or lower `errors`"
         yield warning("no-units", none & better, f"{what}, {remedy}")
-        again = (
-            "this is a second start, from all units: the first had none, overfitted, or came close to a target"
-        )
-        again += " without noise"
+        why = "the first had none, overfitted, or came close to a target without noise"
+        again = f"this is a second start, from all units: {why}"
         yield warning("restarted", own["restarted"].values.astype(bool), again)
     if network.method == "information" and arm in SIZED:
         full = np.any(own["size"].values >= _capacity(experiment) - HALF_UNIT, axis=-1)

@@ -414,6 +414,15 @@ def test_a_checkpoint_whose_manifest_is_of_another_kind_is_damaged(saved, change
     assert "is damaged" in capsys.readouterr().err
 
 
+def test_a_checkpoint_whose_manifest_leaves_a_file_out_is_damaged(saved):
+    newest = sorted(saved.folder.iterdir())[-1]
+    facts = read_manifest(newest)
+    write_manifest(
+        newest, {name: own for name, own in facts.items() if name != "sha256"}, ["records.safetensors"]
+    )
+    assert saved.newest().folder != newest
+
+
 def test_what_else_lies_beside_checkpoints_is_passed_by(saved):
     expected = saved.newest().folder
     (saved.folder / "00000009").write_text("a file")

@@ -81,3 +81,22 @@ def test_runs_in_blocks_are_the_same_runs(tmp_path):
         values = (own.results[name].values for own in (whole, blocks))
         np.testing.assert_allclose(*values, rtol=1e-4)
     assert len(n3.load(blocks.directory)["static"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "capacity", "method"), [("moons", 64, "information"), ("quadratic", 9, "auxiliary")]
+)
+def test_a_run_is_the_same_to_the_bit_beside_any_number_of_others(tmp_path, task, capacity, method):
+    settings = {
+        "task": {"task": task, "samples": 64},
+        "network": {"method": method, "capacity": (capacity,)},
+        "training": {"steps": 60, "learning_rate": 1e-2},
+    }
+    alone, among = (  # one run a device, and three
+        n3.run(
+            tiny(tmp_path, **settings, name=f"n{runs}", seeds=tuple(range(runs))), quiet=True, has_figures=False
+        )
+        for runs in (1, 2 * len(DEVICES) + 1)
+    )
+    for name in ("train_loss", "test_loss", "size"):
+        np.testing.assert_array_equal(*(own.results[name].sel(seed=0) for own in (alone, among)))

@@ -47,6 +47,14 @@ def test_a_configuration_keeps_its_list_of_seeds(tmp_path):
     assert parsed("--config", tmp_path / "c.json").run.seeds == (7,)
 
 
+def test_a_table_has_its_size_found_from_held_out_samples_unless_a_method_is_named():
+    own = parsed("--data", "a.csv", "--target", "y")
+    assert (own.network.method, own.information.criterion) == ("information", "held-out")
+    assert own.run.arms == ("growing", "static", "equal-size")
+    assert own.run.seeds == tuple(range(5))
+    assert parsed("--data", "a.csv", "--target", "y", "--method", "controller").run == Experiment().run
+
+
 @pytest.mark.parametrize(
     ("seeds", "line"),
     [

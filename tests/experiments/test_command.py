@@ -158,7 +158,7 @@ def test_random_flags_end_in_a_plan_or_a_sentence():
 def test_inputs_that_are_all_the_same_have_no_figure_over_them(command, tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("x,y\n" + "".join(f"5,{n}.5\n" for n in range(18)))
-    code, said = command("--data", path, "--target", "y", *SMALL.split(), "--quiet")
+    code, said = command("--data", path, "--target", "y", "--method", "controller", *SMALL.split(), "--quiet")
     assert (code, said.err) == (0, "")
 
 

@@ -51,7 +51,7 @@ def test_a_table_has_its_size_found_from_held_out_samples_unless_a_method_is_nam
     own = parsed("--data", "a.csv", "--target", "y")
     assert (own.network.method, own.information.criterion) == ("information", "held-out")
     assert own.run.arms == ("growing", "static", "equal-size")
-    assert own.run.seeds == tuple(range(5))
+    assert own.run.seeds == tuple(range(6))
     assert parsed("--data", "a.csv", "--target", "y", "--method", "controller").run == Experiment().run
 
 

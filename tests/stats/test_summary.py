@@ -10,6 +10,7 @@ import xarray as xr
 
 from n3.config.experiment import Experiment, RunConfig
 from n3.stats.summary import (
+    FEWEST_SEEDS,
     RunRecord,
     _choice_lines,
     _price_lines,
@@ -17,6 +18,7 @@ from n3.stats.summary import (
     align_columns,
     bands,
     decision_classes,
+    few_seeds,
     final_distribution,
     final_values,
     fit_curves,
@@ -53,9 +55,10 @@ def results_of(losses=FINAL_LOSSES):
     )
 
 
-def record_of():
+def record_of(results=None):
     experiment = Experiment(run=RunConfig(arms=ARMS, seeds=SEEDS))
-    return RunRecord(experiment=experiment.resolved(), results=results_of(), directory=None)
+    found = results_of() if results is None else results
+    return RunRecord(experiment=experiment.resolved(), results=found, directory=None)
 
 
 def test_summary_has_the_promised_layout():
@@ -126,6 +129,19 @@ def test_table_is_aligned_and_narrow():
     assert "growing / static" in pairs
     assert "0.5 [0.5, 0.5]" in pairs.split("\n")[1]
     assert arms.split("\n")[2].endswith("1/4")
+
+
+def test_a_table_tells_how_far_sizes_differ_and_where_seeds_are_too_few():
+    results = results_of()
+    results["size"] = results["size"] * xr.DataArray([1.2, 0.4, 2.0, 1.6], dims="seed")
+    title, arms = table(summarise(record_of(results))).split("\n\n")[:2]
+    assert "3.5 [1, 5]" in arms.split("\n")[1]
+    assert (
+        "Of 4 seeds no interval reaches 95 %, even from the least to the most only 87.5%: take 6"
+        in " ".join(title.split())
+    )
+    assert few_seeds(6) == few_seeds(1) == ""
+    assert 1 - 2.0 ** (1 - FEWEST_SEEDS) >= 0.95 > 1 - 2.0 ** (2 - FEWEST_SEEDS)
 
 
 def test_bands_are_quartiles_of_the_finite_runs():

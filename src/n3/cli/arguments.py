@@ -26,7 +26,7 @@ from n3.config import (
 FOR_TABLES = Experiment(
     network=NetworkConfig(method="information"),
     information=InformationConfig(criterion="held-out"),
-    run=RunConfig(arms=("growing", "static", "equal-size"), seeds=tuple(range(5))),
+    run=RunConfig(arms=("growing", "static", "equal-size"), seeds=tuple(range(6))),
 )
 """Where the flags of `--data` start: a size from held-out samples, as the estimators find it."""
 MOST_SEEDS = 10**6
@@ -35,10 +35,10 @@ REGISTRY = ConstructorRegistry()
 """How the words of flags become values."""
 FLAG_HELP = {
     "task": "Data set, by its name; `n3 data` lists them. Leave it out with `--data`.",
-    "data": """The user's own samples: a .csv or .tsv with a header (text is taken for categories), or an .npz of
-    arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for every seed. Without `--method`
-    the size is found from held-out samples (method `information`, criterion `held-out`, arms growing, static and
-    equal-size, five seeds).""",
+    "data": """The user's own samples: a .csv or .tsv with a header (text is taken for categories), or an .npz
+    of arrays `inputs` and `targets`. A fifth of the rows is test data, drawn anew for every seed. Without
+    `--method` the size is found from held-out samples (method `information`, criterion `held-out`, arms
+    growing, static and equal-size, six seeds).""",
     "target": "Columns of the .csv file to be learnt: one, or several for regression.",
     "method": """What decides the size. `auxiliary`: the size is a weight. `controller`: a bounded controller,
     which the gradient of the task reaches. `released`: one gain on the whole layer, blind to the task.

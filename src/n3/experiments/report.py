@@ -22,6 +22,7 @@ from n3.stats.summary import (
     QUANTILE,
     Results,
     RunRecord,
+    few_seeds,
     final_values,
     find_warnings,
     has_diverged,
@@ -195,7 +196,7 @@ def _arm_table(summary: _Facts) -> str:
     metric, has_held_out = first["test_metric"]["name"], "held_out_loss" in first
     head = ["arm", "test loss [95 % interval]", *["held-out loss ± 95 %"] * has_held_out]
     head += [f"{metric} ({'unit of the target' if metric == 'rmse' else 'share'})"]
-    head += ["size (units)", "parameters", "diverged"]
+    head += ["size (units) [least, most]", "parameters", "diverged"]
     rows = []
     for arm, own in summary["arms"].items():
         row = [arm, _interval(own["test_loss"]["median"], own["test_loss"]["ci95"], ".3e")]
@@ -204,11 +205,13 @@ def _arm_table(summary: _Facts) -> str:
             errors = [error for error in held["standard_errors"] if error is not None]
             error = QUANTILE * float(np.median(errors)) if errors else None
             row.append(f"{_number(held['median'], '.2e')} ± {_number(error, '.0e')}")
-        row += [_number(own["test_metric"]["median"], ".4g"), _number(own["final_size"]["median"], ".2f")]
+        sizes = [size for size in own["final_size"]["values"] if size is not None and math.isfinite(size)]
+        ends = (min(sizes), max(sizes)) if sizes else None
+        row += [_number(own["test_metric"]["median"], ".4g"), _interval(own["final_size"]["median"], ends)]
         row += [_number(own["active_parameters"]["median"], "g"), f"{len(own['diverged_seeds'])} of {count}"]
         rows.append(row)
     caption = f"Medians over {count} seeds after {summary['steps']:,} steps; loss in {summary['loss_unit']}."
-    return page.html_table(head, rows, caption=caption)
+    return page.html_table(head, rows, caption=f"{caption} {few_seeds(count)}".strip())
 
 
 def _recall_table(summary: _Facts) -> str:

@@ -22,6 +22,8 @@ from n3.stats.comparison import FLOOR, compare, interquartile_mean, point_and_in
 
 QUANTILE = float(stats.norm.ppf(0.975))
 """Standard errors on each side of a 95 % interval."""
+FEWEST_SEEDS = 6
+"""Seeds from which on the least and the most enclose the median of all in 95 % of cases."""
 HIDDEN = 0.1
 """Accuracy less the mean recall of the classes, from which a run warns."""
 HALF_UNIT = 0.5
@@ -126,10 +128,23 @@ def table(summary: dict[str, Any]) -> str:
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"
         ]
     title = f"Medians over {seeds} seeds after {summary['steps']} steps; test loss in {summary['loss_unit']}."
+    title += " Brackets are 95 % intervals of the median; of sizes the least and the most."
     if "held_out_loss" in next(iter(summary["arms"].values())):
-        title += " Brackets and ± are 95 %\nintervals: of the median test loss, and of one run's held-out loss."
+        title += " ± is the 95 % interval of one run's held-out loss."
+    title = textwrap.fill(f"{title} {few_seeds(seeds)}", 100, break_on_hyphens=False)
     aligned = (align_columns(part) for part in (rows, pairs) if len(part) > 1)
     return "\n\n".join([title, *aligned, *_choice_lines(summary), *_price_lines(summary), *_end_lines(summary)])
+
+
+def few_seeds(seeds: int) -> str:
+    """A sentence where so few seeds have no 95 % interval of their median, else nothing.
+
+    The median lies between the least and the most of `n` values with probability `1 - 2^(1 - n)`.
+    """
+    if not 1 < seeds < FEWEST_SEEDS:
+        return ""
+    reach = f"even from the least to the most only {1 - 2.0 ** (1 - seeds):.1%}"
+    return f"Of {seeds} seeds no interval reaches 95 %, {reach}: take {FEWEST_SEEDS} or more."
 
 
 def _arm_rows(summary):
@@ -143,13 +158,16 @@ def _arm_rows(summary):
     rows = [f"arm|{names}|diverged"]
     for name, arm in summary["arms"].items():
         loss, medians = arm["test_loss"], {key: arm[key]["median"] for key in FINAL}
-        cells = [name, with_interval(loss["median"], *loss["ci95"], form=".2e" if is_narrow else ".3e")]
+        cells = [name, with_interval(loss["median"], *loss["ci95"], form=".3g" if is_narrow else ".3e")]
         if is_narrow:
             own = arm["held_out_loss"]
             errors = np.array(own["standard_errors"])
             error = value_or_nan(np.median, errors[np.isfinite(errors)])
-            cells += [f"{own['median']:.2e} ± {QUANTILE * error:.0e}"]
-        cells += [f"{medians['test_metric']:.4g}", f"{medians['final_size']:.2f}"]
+            cells += [f"{own['median']:.3g} ± {QUANTILE * error:.1g}"]
+        sizes = np.array(arm["final_size"]["values"], float)
+        least, most = (value_or_nan(end, sizes[np.isfinite(sizes)]) for end in (np.min, np.max))
+        size = with_interval(medians["final_size"], least, most, form=".3g") if most > least else ""
+        cells += [f"{medians['test_metric']:.4g}", size or f"{medians['final_size']:.2f}"]
         rows += [
             "|".join([*cells, f"{medians['active_parameters']:g}", f"{len(arm['diverged_seeds'])}/{seeds}"])
         ]

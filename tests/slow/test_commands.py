@@ -75,6 +75,21 @@ def test_the_command_trains_and_a_quiet_one_says_nothing_meanwhile(tmp_path):
     assert {p.stem for p in (tmp_path / "b" / "figures").iterdir()} == {"loss", "size", "final-loss", "fit"}
 
 
+def test_the_second_command_compiles_nothing_and_ends_with_the_same_numbers(tmp_path):
+    runs = []
+    for name in ("first", "second"):
+        environment = {name: value for name, value in os.environ.items() if "CACHE" not in name}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        words = [sys.executable, ROOT / "scripts/train_growing.py", *SMALL.split(), "--out", tmp_path]
+        subprocess.run([*map(str, words), "--name", name], check=True, env=environment, timeout=600)
+        kept = sorted(path.name for path in (tmp_path / "n3").rglob("*-cache"))
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["compilation_cache"]
+        runs.append((kept, (tmp_path / name / "models/static.safetensors").read_bytes()))
+    assert runs[0] == runs[1]
+    assert runs[0][0]
+
+
 def test_a_command_without_the_extra_it_needs_ends_with_code_2(tmp_path):
     (tmp_path / "tensorboardX.py").write_text("raise ModuleNotFoundError('absent')")
     done = started(

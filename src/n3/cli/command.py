@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from n3.cli.endings import OK, USAGE, complain, run_process, show
+from n3.cli.programs import keep_programs
 from n3.config import suggestion
 
 VERBS: Mapping[str, str] = MappingProxyType(
@@ -71,5 +72,6 @@ def command_help() -> str:
 
 
 def _run_verb(verb: str, words: Sequence[str], *, program: str) -> int:
+    keep_programs()
     module = importlib.import_module(f"n3.cli.{verb}")
     return getattr(module, f"{verb}_command")(list(words), program=program)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import xarray as xr
 
 from n3.config.experiment import Experiment
@@ -148,6 +149,7 @@ class RunDirectory:
         own = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         names = [path.as_posix() for path in sorted(own) if not _is_passing(path)]
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
+        ours["compilation_cache"] = bool(jax.config.values["jax_compilation_cache_dir"])
         write_manifest(self.path, {**ours, **facts}, names)
         if not keeps_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)

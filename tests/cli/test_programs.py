@@ -26,7 +26,7 @@ def test_programs_are_kept_in_a_folder_that_is_the_users_alone(home):
     (folder,) = (home / "n3").iterdir()
     assert os.environ[VARIABLE] == str(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert int(os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"]) == programs.MOST_BYTES
+    assert int(os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"]) == programs.MOST_CACHE_BYTES
 
 
 def test_each_processor_has_a_folder_of_its_own(home, monkeypatch):

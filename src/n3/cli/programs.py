@@ -6,7 +6,7 @@ from pathlib import Path
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 """JAX's own setting: a folder of the user's choice, or nothing for no cache."""
-MOST_BYTES = 256 * 2**20
+MOST_CACHE_BYTES = 256 * 2**20
 """Programs that the folder holds at most; those that were not used for longest go first."""
 LEAST_SECONDS = 0.1
 """Seconds of compiling from which a program is kept."""
@@ -34,7 +34,7 @@ def keep_programs() -> None:
     if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o022):
         return
     os.environ[VARIABLE] = str(folder)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_BYTES))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_CACHE_BYTES))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_SECONDS))
 
 

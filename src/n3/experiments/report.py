@@ -16,6 +16,7 @@ from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.config.validation import inside, read_file
 from n3.experiments import page
+from n3.experiments.directory import REMEDY
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
 from n3.stats.summary import (
@@ -69,7 +70,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")
     facts = read_manifest(folder)
     for fault in damages(folder, *(name for name in facts["sha256"] if name != REPORT)):
-        raise CheckpointError(f"{fault} `n3 verify` says what else is.")
+        raise CheckpointError(f"{fault} {REMEDY}")
     if (folder / "study.json").exists():
         text = study_report(Study.load(inside(folder, "study.json")), read_results(folder), folder)
     elif (folder / "config.json").exists():

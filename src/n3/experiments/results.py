@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
 from n3.config.validation import among, from_json, inside, read_file, read_text
-from n3.experiments.directory import RunDirectory
+from n3.experiments.directory import REMEDY, RunDirectory
 from n3.experiments.ensembles import HeldOutEstimate
 from n3.nn import losses, metrics
 from n3.nn.losses import LossWeights, Samples
@@ -219,7 +219,7 @@ def require(directory: Path, *names: str) -> None:
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: it is not finished, or not a run directory.")
     for fault in damages(directory, *names):
-        raise CheckpointError(f"{fault} `n3.verify` says what else is.")
+        raise CheckpointError(f"{fault} {REMEDY}")
 
 
 def device_name() -> str:

@@ -35,6 +35,7 @@ from n3.training.checkpoint import (
     precision,
     read_manifest,
 )
+from n3.training.history import note
 from n3.training.sweep import Swept
 
 MOST_RUNS = 5_000
@@ -198,13 +199,18 @@ def train_group(
     folder = _folder(Path(directory), index)
     with owned(folder.path):
         study = Study.load(inside(directory, "study.json"))
+        folder.mend()
         if is_finished(Path(directory), index):
             return
         (folder.path / MANIFEST).unlink(missing_ok=True)  # of fewer steps
         sources = sources_of(study)
+        group = plan_groups(study)[index]
+        steps = study.experiments()[group.cells[0]].training.steps or 0
+        if not quiet and (line := folder.describe_progress(steps)):
+            note(line)
         checkpoint, how = folder.checkpoints(checkpoint_every), {"device": device, "quiet": quiet}
         with checkpoint.deferring():
-            results = train_group_cells(study, plan_groups(study)[index], checkpoint=checkpoint, **how)
+            results = train_group_cells(study, group, checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
         results = results.assign(seconds)
         folder.write_results(results)
@@ -215,14 +221,17 @@ def is_finished(directory: Path, index: int) -> bool:
     """Whether the results of a group are there, of the steps, data and precision that the study has now.
 
     Raises:
-        CheckpointError: If they are, and differ from what was written, or are of other data or precision.
+        CheckpointError: If they are of other data or precision, or differ from what was written, and there are
+            no checkpoints to rebuild them from.
     """
     folder = _folder(directory, index)
     if not folder.is_sealed:
         return False
     rest = f"remove {folder.path} to train its group again."
     for fault in damages(folder.path):
-        raise CheckpointError(f"{fault} Remove its folder to train its group again.")
+        if folder.has_checkpoints:
+            return False
+        raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
     facts = read_manifest(folder.path)
     study = Study.load(inside(directory, "study.json"))
     now = {"precision": precision(), "sources": sources_of(study), "steps": _last_step(study)}
@@ -306,6 +315,9 @@ def run_study(
     refuse_foreign(directory, "study.json")
     with owned(directory):
         _begin(study, directory, resume)
+        done = sum(is_finished(directory, index) for index in range(number))
+        if done and not quiet:
+            note(f"takes {done} of {number} groups, which are finished, from {directory}")
         for index in range(number):
             train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
         return collect_study(directory)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
 from n3.experiments.directory import Resume, RunDirectory, optional, refuse_foreign
-from n3.experiments.memory import outline, runs_at_a_time
+from n3.experiments.memory import describe_memory, outline, runs_at_a_time
 from n3.experiments.report import cell_values, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
@@ -81,20 +82,37 @@ def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
     find_devices(study.base.run.device)
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
-    cells, experiments, programs, lines = len(study.cells), study.experiments(), set(), []
-    draw = functools.cache(outline_task)
-    for index, group in enumerate(groups):
+    cells, experiments, programs = len(study.cells), study.experiments(), set()
+    draw, plans = functools.cache(outline_task), []
+    for group in groups:
         first, size = experiments[group.cells[0]], (len(group.cells), len(group.seeds))
         shapes, own, *_ = _program_of(first, draw)
         programs |= {(shapes, arm, math.prod(size)) for arm in own}
-        parts = [f"group {index:04d}  {size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
+        parts = [f"{size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
         for name in study.cells[0]:
             values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
             parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
-        lines.append("; ".join(parts))
+        most = math.prod(size)
+        plans.append("; ".join([*parts, describe_memory(outline(first, draw), most, most * len(arms))]))
     runs = cells * len(arms) * len(seeds)
     plan = f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"
-    return "\n".join([plan, *lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+    lines, index = [plan], 0
+    for text, alike in itertools.groupby(plans):
+        last = index + len(list(alike)) - 1
+        which = f"group {index:04d}  " if index == last else f"groups {index:04d} to {last:04d}, each "
+        lines.append(which + text)
+        index = last + 1
+    return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+
+
+def check_memory(study: Study) -> None:
+    """See that every group of a study fits into memory; a ValueError says what would, as `run` does."""
+    devices, experiments = find_devices(study.base.run.device), study.experiments()
+    draw = functools.cache(outline_task)
+    for group in plan_groups(study):
+        first = experiments[group.cells[0]]
+        first = replace(first, run=replace(first.run, seeds=group.seeds))
+        runs_at_a_time(first, outline(first, draw), devices, cells=len(group.cells))
 
 
 def train_group_cells(

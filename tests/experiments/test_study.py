@@ -160,6 +160,14 @@ def test_the_plan_is_told_without_compiling():
     assert told[-1] == "2 groups, 4 programs to compile"
 
 
+def test_a_sweep_over_tasks_is_titled_by_all_of_them(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("n3.plotting.plot_settings", lambda title, *_, **__: titles.append(title))
+    study = product(STATIC, [Axis("task", ("bessel", "cubic"))])
+    studies.run_study(study, tmp_path, quiet=True)
+    assert titles == ["bessel, cubic: sweep"]
+
+
 def test_groups_of_one_description_share_a_line(monkeypatch):
     monkeypatch.setattr(studies, "MOST_RUNS", 2)
     told = describe_study(product(BASE, [Axis("learning_rate", (1e-3, 1e-2)), Axis("steps", (4, 6))]))

@@ -1,5 +1,6 @@
 """The command that sweeps: its plan, its groups on disk, its jobs, and what it refuses."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -51,7 +52,25 @@ def test_a_sweep_ends_in_labelled_results_and_the_same_command_finds_them(comman
     assert np.isfinite(results["test_loss"]).sum() == 4 * 2 * 2  # NaN where a run of other steps was recorded
     assert "step 5/5" in said.err
     assert f"results: {folder}" in said.out
+    assert "group 1 of 2\n" in said.err
+    assert said.out.startswith(
+        "\nMedians over 2 seeds at the last step; test loss in squared scaled units.\n\n"
+    )
     rows = said.out.split("\n\n")[1].splitlines()
+    assert "rmse (unit of the target)" in rows[0]
+    assert {own: results[own].attrs.get("units") for own in ("test_loss", "size", "step", "run_seconds")} == {
+        "test_loss": "squared scaled units",
+        "size": "effective units",
+        "step": "optimiser steps",
+        "run_seconds": "s",
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    own = summary["cells"][1]
+    assert (own["settings"], list(own["arms"])) == ({"learning_rate": 0.001, "steps": 5}, ["static"])
+    values = own["arms"]["static"]["test_loss"]
+    final = results["test_loss"].sel(arm="static", learning_rate=0.001, steps=5, step=5).values
+    assert values == {"median": np.median(final), "values": final.tolist()}
+    assert (summary["steps"], summary["loss_unit"]) == (5, "squared scaled units")
     assert [row.split()[:3] for row in rows[1:3]] == [["0.001", "4", "static"], ["0.001", "5", "static"]]
 
     monkeypatch.setattr("n3.experiments.study.train_group_cells", lambda *_, **__: pytest.fail("trained again"))

@@ -111,7 +111,14 @@ def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
 
 def _sweep(study: Study, arguments: SweepArguments) -> int:
     """Describe, submit or train the sweep, then print its table."""
-    from n3.experiments import check_memory, describe_study, plan_groups, run_study, study_table
+    from n3.experiments import (
+        check_memory,
+        describe_medians,
+        describe_study,
+        plan_groups,
+        run_study,
+        study_table,
+    )
 
     if arguments.dry_run:
         lines = [describe_study(study), f"folder {folder_of(study)}"]
@@ -130,7 +137,7 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
     how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
     results = run_study(study, folder, **how)
     table = study_table(results, study)
-    show(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table}\n\nresults: {folder}")
+    show(f"\n{describe_medians(results, study)}\n\n{table}\n\nresults: {folder}")
     has_diverged = results["diverged_at"] >= 0
     return DIVERGED if bool(has_diverged.any() if arguments.strict else has_diverged.all()) else OK
 

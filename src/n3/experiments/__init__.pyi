@@ -22,6 +22,7 @@ from .run import load_data as load_data
 from .run import run as run
 from .study import check_memory as check_memory
 from .study import collect_study as collect_study
+from .study import describe_medians as describe_medians
 from .study import describe_study as describe_study
 from .study import is_finished as is_finished
 from .study import plan_groups as plan_groups

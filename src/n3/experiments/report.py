@@ -20,6 +20,7 @@ from n3.experiments.directory import REMEDY
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
 from n3.stats.summary import (
+    METRICS,
     QUANTILE,
     Results,
     RunRecord,
@@ -104,7 +105,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
         ),
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
-        page.html_section("Settings", *_settings(experiment)),
+        page.html_section("Settings", *_settings([experiment])),
         *_end(facts, folder, [f"n3 train --config {shlex.quote(str(folder / 'config.json'))}"]),
     ]
     return page.html_page(f"n3: {title}", sections)
@@ -122,7 +123,7 @@ def study_report(study: Study, results: Results, folder: Path) -> str:
         page.html_section("Results", _study_table(study, results)),
         page.html_section("Warnings", page.html_warnings(warnings)),
         page.html_section("Figures", _figures(folder, facts)),
-        page.html_section("Settings that all share", *_settings(study.base)),
+        page.html_section("Settings that all share", *_settings(study.experiments())),
         *_end(facts, folder, []),
     ]
     return page.html_page(f"n3: {title}", sections)
@@ -253,12 +254,18 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
+def metric_heading(results: Results) -> str:
+    """The heading of the metric of a sweep, by its name; `metric` where the tasks are of both kinds."""
+    name, unit = METRICS.get(results.attrs.get("kind"), ("metric", "unit of the task"))
+    return f"{name} ({unit})"
+
+
 def _study_table(study: Study, results: Results) -> str:
     head = [
         *study.cells[0],
         "arm",
         "test loss [95 % interval]",
-        "metric",
+        metric_heading(results),
         "size (units)",
         "parameters",
         "diverged",
@@ -285,11 +292,13 @@ def _figures(folder: Path, facts: _Facts) -> str:
     return f'<div class="figures">{"".join(page.html_figure(*own) for own in pictures)}</div>' if stems else ""
 
 
-def _settings(experiment: Experiment) -> Iterator[str]:
-    for part, fields in asdict(experiment).items():
-        yield page.html_details(
-            part.capitalize(), page.html_facts({n: _value(own) for n, own in fields.items()})
-        )
+def _settings(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """The settings that resolved experiments share, part by part; those without a value are left out."""
+    for part in map(str, asdict(experiments[0])):
+        every = [vars(getattr(own, part)) for own in experiments]
+        shared = {n: own for n, own in every[0].items() if all(other[n] == own for other in every)}
+        facts = {n: _value(own) for n, own in shared.items() if own not in (None, ())}
+        yield page.html_details(part.capitalize(), page.html_facts(facts))
 
 
 def _value(value: Any) -> str:
@@ -299,7 +308,7 @@ def _value(value: Any) -> str:
             len(value) > 3 and isinstance(first, int) and value == tuple(range(first, first + len(value)))
         )
         return f"{first} to {first + len(value) - 1}" if is_range else ", ".join(map(str, value))
-    return "none" if value in (None, ()) else str(value)
+    return str(value)
 
 
 def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:

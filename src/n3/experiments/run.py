@@ -27,7 +27,7 @@ from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.nn import metrics
-from n3.stats.summary import Results, RunRecord, summarise
+from n3.stats.summary import METRICS, Results, RunRecord, summarise
 from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
 from n3.training.history import Progress, note
@@ -309,7 +309,7 @@ def _labelled(
     found = found.assign_attrs(
         task=experiment.task.task,
         kind=one.kind,
-        metric="rmse" if one.kind == "regression" else "accuracy",
+        metric=METRICS[one.kind][0],
         num_classes=one.num_classes or 0,
         target_name=one.target_names[0],
         device=results.device_name(),
@@ -319,7 +319,8 @@ def _labelled(
     )
     if trained.path is not None:
         found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
-    return results.with_structure(found, trained.staged, experiment.network.capacity or ())
+    found = results.with_structure(found, trained.staged, experiment.network.capacity or ())
+    return results.with_units(found, one.kind)
 
 
 def _confusions(swept: Mapping[str, Swept], data: Sequence[Dataset]) -> dict[str, xr.DataArray]:

@@ -19,13 +19,13 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
-from n3.experiments.directory import Resume, RunDirectory, optional, refuse_foreign
+from n3.experiments.directory import SUMMARY, Resume, RunDirectory, optional, refuse_foreign
 from n3.experiments.memory import describe_memory, outline, runs_at_a_time
-from n3.experiments.report import cell_values, write_report
-from n3.experiments.results import device_name, join, label, read_results, unfold
+from n3.experiments.report import cell_values, metric_heading, write_report
+from n3.experiments.results import device_name, join, label, read_results, unfold, with_units
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
 from n3.stats.distributions import Ends, setting_curves
-from n3.stats.summary import FINAL, LOSS_UNITS, Results, align_columns
+from n3.stats.summary import FINAL, LOSS_UNITS, METRICS, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
     MANIFEST,
@@ -144,7 +144,8 @@ def train_group_cells(
     if study.points:
         results["confusion"] = _confusions(cells, data, trained.swept, study.points)
     results["cpu_seconds"] = ("arm", [trained.cpu_seconds[arm] for arm in recipes])
-    return results.assign_attrs(device=device_name(), kind=data[0][0].kind)
+    kind = data[0][0].kind
+    return with_units(results, kind).assign_attrs(device=device_name(), kind=kind, metric=METRICS[kind][0])
 
 
 def _program_of(cell: Experiment, draw: Callable[..., Any]) -> tuple[Any, ...]:
@@ -294,15 +295,13 @@ def collect_study(directory: Path) -> Results:
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
     folder, sources = RunDirectory(directory), sources_of(study)
     folder.write_results(results)
+    folder.write_json(SUMMARY, summarise_study(results, study))
     _seal(folder, results, study, sources)
     with optional("figures"):
         from n3.plotting import plot_settings  # Matplotlib is slow to import
 
-        title, unit = (
-            f"{study.base.task.named().task}: sweep",
-            LOSS_UNITS.get(results.attrs.get("kind"), "the task's"),
-        )
-        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=unit)
+        title = f"{', '.join(_tasks(study))}: sweep"
+        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
         folder.write_figures({"settings": figure}, study.base.run.figure_format)
         _seal(folder, results, study, sources)
     with optional("report"):
@@ -337,13 +336,49 @@ def run_study(
         if done and not quiet:
             note(f"takes {done} of {number} groups, which are finished, from {directory}")
         for index in range(number):
+            if number > 1 and not quiet and not is_finished(directory, index):
+                note(f"group {index + 1} of {number}")
             train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
         return collect_study(directory)
 
 
+def summarise_study(results: Results, study: Study) -> dict[str, Any]:
+    """The contents of a sweep's `summary.json`: of every cell its settings and, by arm, its final values."""
+    cells: list[dict[str, Any]] = []
+    arms = len(study.base.run.arms)
+    for place, (cell, arm, own) in enumerate(cell_values(results, study)):
+        if place % arms == 0:
+            labels = {name: grid.setting_label(value) for name, value in cell.items()}
+            cells.append({"settings": labels, "arms": {}})
+        known = own.isel(seed=np.isfinite(own["test_loss"].values))
+        facts = {
+            name: {"median": float(known[name].median()), "values": own[name].values.tolist()} for name in FINAL
+        }
+        lost = sorted(set(own["seed"].values.tolist()) - set(known["seed"].values.tolist()))
+        cells[-1]["arms"][arm] = {**facts, "diverged_seeds": lost}
+    told = {"tasks": _tasks(study), "steps": _last_step(study), "seeds": results["seed"].values.tolist()}
+    units = {"loss_unit": _loss_unit(results), "metric": results.attrs.get("metric")}
+    return {**told, **units, "settings": list(study.cells[0]), "cells": cells}
+
+
+def describe_medians(results: Results, study: Study) -> str:
+    """What the numbers of `study_table` are, in a sentence."""
+    steps = {cell.training.steps for cell in study.experiments()}
+    after = f"after {steps.pop()} steps" if len(steps) == 1 else "at the last step"
+    return f"Medians over {results.sizes['seed']} seeds {after}; test loss in {_loss_unit(results)}."
+
+
+def _tasks(study: Study) -> list[str]:
+    return list(dict.fromkeys(cell.task.named().task for cell in study.experiments()))
+
+
+def _loss_unit(results: Results) -> str:
+    return LOSS_UNITS.get(results.attrs.get("kind"), "the unit of the task")
+
+
 def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
-    rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
+    rows = ["|".join([*study.cells[0], "arm", "test loss", metric_heading(results), *_REST])]
     for cell, arm, own in cell_values(results, study):
         known = own.isel(seed=np.isfinite(own["test_loss"].values))
         lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
@@ -351,6 +386,9 @@ def study_table(results: Results, study: Study) -> str:
         settings = (str(grid.setting_label(value)) for value in cell.values())
         rows.append("|".join([*settings, arm, *medians, lost]))
     return align_columns(rows)
+
+
+_REST = ("size (units)", "parameters", "diverged")
 
 
 def _folder(directory: Path, index: int) -> RunDirectory:

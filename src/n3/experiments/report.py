@@ -38,11 +38,13 @@ MOST_INTERVALS = 500
 """Rows of a sweep's table that have intervals at most: each takes some milliseconds."""
 CAPTIONS = {
     "loss": "Task loss over optimiser steps, by arm: median and quartiles over the seeds.",
-    "size": "Size of each hidden layer over optimiser steps, in effective units; the capacity is dotted.",
+    "size": "Size of each hidden layer over optimiser steps, in effective units: median and quartiles over the "
+    "seeds. The capacity is dotted.",
     "final-loss": "Share of runs up to each final test loss, by arm. The dotted lines mark the medians.",
-    "fit": "Samples of the first seed, predictions of each arm, and residuals at the test samples.",
+    "fit": "Samples of the first seed; predictions and residuals by arm: median and quartiles over the seeds.",
     "regions": "Predicted classes over the two inputs for the first seed, with its training samples.",
-    "information": "Monitored information of each layer over optimiser steps, in nats, beside the size.",
+    "information": "Monitored information of each layer over optimiser steps, in nats, beside the size: "
+    "median and quartiles over the seeds.",
     "price-path": "The growing arm at every price: test loss over size, size over price. A circle: the pick.",
     "choices": "Share of each activation over optimiser steps, by arm and layer.",
     "settings": "Final test loss and size over each setting: medians and quartiles of all runs with it.",

@@ -154,7 +154,7 @@ def _of_reference(reference: Reference | None) -> str:
 
 
 def _word(verdict: Verdict, control: Estimate) -> str:
-    if math.isnan(control.low):
+    if math.isnan(control.low) or verdict.word == "cut short":
         return "-"
     return {1: "growing ahead", 0: "no difference", -1: "growing behind"}[side(verdict.claim, control)]
 

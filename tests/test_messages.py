@@ -10,9 +10,7 @@ import jax.random as jr
 import pytest
 
 import n3
-from n3.cli.arguments import PARTS
-from n3.cli.sweep import Launch, SweepArguments, submit
-from n3.config.grid import Study
+from n3.cli.sweep import require_launcher
 from n3.data.tables import read_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "questions.md"
@@ -45,13 +43,6 @@ def grown(tmp_path):
     return n3.grow(model, lambda own: own.first, example=jnp.zeros(3), key=jr.key(2))
 
 
-def to_slurm(tmp_path):
-    usual = n3.Experiment()
-    parts = {name: getattr(usual, name) for name in (*PARTS, "run")}
-    study = Study(base=usual)
-    return submit(study, tmp_path, SweepArguments(**parts, launch=Launch(launcher="slurm")))
-
-
 INFORMATION = n3.NetworkConfig(method="information")
 TRIGGERS = {
     "task` must": lambda _: n3.describe(n3.Experiment(task=n3.TaskConfig(task="monns"))),
@@ -61,7 +52,7 @@ TRIGGERS = {
     "arms`": lambda _: n3.RunConfig(arms=("equal-size",)),
     "members`": lambda _: resolved(network=INFORMATION, training=n3.TrainingConfig(members=3)),
     "where`": grown,
-    "launcher`": to_slurm,
+    "launcher`": lambda _: require_launcher("slurm"),
 }
 """What ends with each message, by its first words."""
 

@@ -1,6 +1,7 @@
 """Exit codes: how each foreseen end of a command is told."""
 
 import errno
+import io
 import sys
 
 import jax
@@ -44,6 +45,29 @@ def test_every_foreseen_end_is_a_code_and_a_sentence(error, code, text, monkeypa
     assert said.startswith("error: ")
     assert text in said
     assert said.count("\n") == 1
+
+
+class Closed(io.StringIO):
+    """A stream whose reader has left."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def write(self, text):
+        raise BrokenPipeError
+
+    def fileno(self):
+        return self.file.fileno()
+
+
+def test_a_text_that_nobody_takes_speaks_of_no_folder(tmp_path, monkeypatch, capsys):
+    """The command may have none, as `n3 data`."""
+    with (tmp_path / "closed").open("w") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Closed(file))
+        endings.show("a table")
+    said = capsys.readouterr().err
+    assert said == "warning: standard output takes no more; files that were written stay.\n"
 
 
 @pytest.mark.parametrize("error", [RUNTIME("INTERNAL: a fault"), RuntimeError("a fault of n3")])

@@ -57,8 +57,11 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
     with pytest.raises(ValueError, match="`block` must be at most 3, the runs at a time that fit"):
         runs_at_a_time(tiny(seeds=(1, 2, 3, 4), block=4).resolved(), own, DEVICES)
     monkeypatch.setattr(memory, "free_bytes", lambda _: kept + each - 1)
-    with pytest.raises(ValueError, match=r"`seeds`, `samples` or `capacity` must be less: .* GiB are free"):
+    with pytest.raises(ValueError, match=r"`seeds`, .* must be less: 0.0 MiB are free, .*; 3 seeds fit\."):
         runs_at_a_time(small, own, DEVICES)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**40)
+    assert "about 0.0 MiB for" in memory.describe_memory(own, 1, 1)
+    assert f"about {2**40 * own.state_bytes / 2**30:.3g} GiB for" in memory.describe_memory(own, 0, 2**40)
 
 
 def test_a_run_that_cannot_fit_leaves_no_folder(tmp_path):

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import signal
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -41,7 +43,9 @@ def copy(record, tmp_path):
     return shutil.copytree(record.directory, tmp_path / "copy")
 
 
-def test_a_run_goes_on_where_it_was_stopped_and_arms_that_are_finished_stay(record, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_was_stopped_and_arms_that_are_finished_stay(
+    record, tmp_path, monkeypatch, capsys
+):
     cuts = Cuts(monkeypatch)
     cuts.left = 3
     with pytest.raises(Interrupted, match="checkpoints"):
@@ -49,7 +53,11 @@ def test_a_run_goes_on_where_it_was_stopped_and_arms_that_are_finished_stay(reco
     assert not (tmp_path / "a" / "manifest.json").exists()
     assert n3.verify(tmp_path / "a") == []
     begun = cuts.written
-    again = run(tmp_path, checkpoint_every=0.0)
+    capsys.readouterr()
+    again = run(tmp_path, checkpoint_every=0.0, quiet=False)
+    assert f"takes 1 finished arm in {tmp_path / 'a'}\n" in capsys.readouterr().err
+    line = RunDirectory(record.directory).describe_progress(9)
+    assert line == f"continues from step 6 of static, step 6 of growing in {record.directory}"
     assert cuts.written - begun == 3  # chunks of the second arm: those of the first are not trained again
     assert again.results.drop_vars(TIMED).equals(record.results.drop_vars(TIMED))
     for path in (record.directory / "models").iterdir():
@@ -121,7 +129,21 @@ def test_more_steps_that_would_change_the_first_ones_are_refused(steps, how, tmp
     assert n3.verify(before.directory) == []
 
 
-def test_an_unnamed_run_goes_on_in_its_own_folder(tmp_path, monkeypatch):
+def test_a_signal_after_the_last_step_waits_for_the_results(tmp_path, monkeypatch):
+    train = pipeline.train_cells
+
+    def signalled(*own, **how):
+        trained = train(*own, **how)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return trained
+
+    monkeypatch.setattr(pipeline, "train_cells", signalled)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after the last step, which is written"):
+        run(tmp_path)
+    assert n3.read(tmp_path / "a").results.sizes["seed"] == 2
+
+
+def test_an_unnamed_run_goes_on_in_its_own_folder(tmp_path, monkeypatch, capsys):
     cuts = Cuts(monkeypatch)
     cuts.left = 2
     with pytest.raises(Interrupted):
@@ -129,7 +151,9 @@ def test_an_unnamed_run_goes_on_in_its_own_folder(tmp_path, monkeypatch):
     (folder,) = tmp_path.iterdir()
     with pytest.raises(FileNotFoundError, match="not finished"):
         n3.run(tiny(tmp_path, name=None, seeds=(5, 3, 8)), quiet=True, resume="must")
+    capsys.readouterr()
     assert run(tmp_path, name=None, resume="must").directory == folder
+    assert f"{folder} is of the same settings and not finished" in capsys.readouterr().err
     assert run(tmp_path, name=None).directory != folder  # a finished one is let be
 
 
@@ -163,6 +187,64 @@ def test_what_is_read_is_verified(copy, name):
     (copy / name).write_bytes(content.replace(b"1", b"2", 1))
     with pytest.raises(CheckpointError, match=name):
         n3.load(copy) if name.startswith("models") else n3.read(copy)
+
+
+DERIVED = "results.nc", "summary.json", "models/static.safetensors", "manifest.json", "figures/loss.png"
+
+
+@pytest.mark.parametrize("names", [DERIVED[:2], *((name,) for name in DERIVED)])
+def test_the_same_command_rebuilds_what_is_damaged_from_checkpoints(names, copy, record, monkeypatch, capsys):
+    n3.run(replaced(record, copy), quiet=True)
+    for name in names:
+        (copy / name).write_bytes((copy / name).read_bytes()[:-1] + b"?")
+    if names == ("results.nc",):
+        (copy / "results.nc").unlink()
+    capsys.readouterr()
+    cuts = Cuts(monkeypatch)
+    again = n3.run(replaced(record, copy), quiet=True)
+    assert cuts.written == 0
+    assert f"{copy} is rebuilt from its checkpoints" in capsys.readouterr().err
+    assert again.results.drop_vars(TIMED).equals(record.results.drop_vars(TIMED))
+    assert n3.verify(copy) == []
+    assert (copy / "figures" / "loss.png").exists()
+
+
+def replaced(record, folder):
+    own = replace(record.experiment.run, out=str(folder.parent), name=folder.name)
+    return replace(record.experiment, run=own)
+
+
+def test_without_checkpoints_what_shows_the_results_is_rebuilt_and_the_rest_named(tmp_path, capsys):
+    closed = tiny(tmp_path, training={"steps": 6, "schedule": "cosine"}, arms=("static",))
+    folder = n3.run(closed, quiet=True).directory
+    before = {name: (folder / name).read_bytes() for name in ("summary.json", "figures/loss.png")}
+    for name in before:
+        (folder / name).write_text("{")
+    (folder / "report.html").unlink()
+    capsys.readouterr()
+    n3.run(closed, quiet=True)
+    assert f"{folder}: what shows results.nc is written anew" in capsys.readouterr().err
+    assert n3.verify(folder) == []
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "report.html").exists()
+    (folder / "results.nc").unlink()
+    with pytest.raises(CheckpointError, match=f"results.nc is missing. .*: remove {folder} to train it again"):
+        n3.run(closed, quiet=True)
+
+
+def test_whole_results_are_given_whatever_became_of_the_checkpoints(copy, record, capsys):
+    for path in copy.rglob("checkpoints/**/state.safetensors"):
+        path.write_bytes(b"?")
+    assert n3.run(replaced(record, copy), quiet=True, has_figures=False).results.identical(record.results)
+    said = capsys.readouterr().err
+    assert "state.safetensors is damaged" in said
+    assert "The results are whole." in said
+    (copy / "results.nc").unlink()
+    with pytest.raises(CheckpointError, match=f"remove {copy / 'checkpoints'}/.* to train it from its first"):
+        n3.run(replaced(record, copy), quiet=True)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(CheckpointError, match=f"results.nc is missing.*remove {copy} to train it again"):
+        n3.run(replaced(record, copy), quiet=True)
 
 
 def test_results_of_another_run_are_refused(copy, record, tmp_path):
@@ -210,6 +292,26 @@ def test_a_study_goes_on_within_a_group(tmp_path, monkeypatch):
     assert n3.verify(tmp_path / "cut") == []
     assert not list(tmp_path.rglob("*.part"))
     assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_group_whose_results_are_damaged_is_rebuilt_from_its_checkpoints(tmp_path, monkeypatch, capsys):
+    whole = studies.run_study(rates(6), tmp_path / "a", quiet=True)
+    (tmp_path / "a" / "groups" / "0000" / "results.nc").unlink()
+    cuts = Cuts(monkeypatch)
+    again = studies.run_study(rates(6), tmp_path / "a", quiet=False)
+    assert cuts.written == 0
+    said = capsys.readouterr().err
+    assert "groups/0000 is rebuilt from its checkpoints" in said
+    assert "takes 1 finished arm in" in said
+    assert again.drop_vars(TAKEN).equals(whole.drop_vars(TAKEN))
+    studies.run_study(rates(6), tmp_path / "a")
+    assert f"takes 1 of 1 groups, which are finished, from {tmp_path / 'a'}" in capsys.readouterr().err
+    closed = rates(6, schedule="cosine")
+    studies.run_study(closed, tmp_path / "b", quiet=True)
+    lost = tmp_path / "b" / "groups" / "0000"
+    (lost / "results.nc").unlink()
+    with pytest.raises(CheckpointError, match=f"It has no checkpoints: remove {lost} to train it"):
+        studies.run_study(closed, tmp_path / "b", quiet=True)
 
 
 def rates(steps, *axes, **training):

@@ -136,6 +136,11 @@ def test_a_sweep_leaves_a_page_with_a_row_a_setting(sweep):
     rows = re.findall(r"0\.0\d+static[\d.e+-]+ \[", found.text)
     assert len(rows) == 2
     assert "2 settings, arms static, 2 seeds (5, 3) each" in found.text
+    shared = found.text.split("Settings that all share")[1].split("Computed with")[0]
+    assert "size_cost" in shared
+    assert "learning_rate" not in shared
+    assert "None" not in shared
+    assert "none" not in shared
     assert n3.verify(sweep) == []
     assert write_report(sweep) == sweep / "report.html"
 

@@ -1,5 +1,7 @@
 """The command that sweeps: its plan, its groups on disk, its jobs, and what it refuses."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(command, tmp_path):
     lines = said.out.splitlines()
     assert lines[0] == "4 cells x 1 arms (static) x 2 seeds = 8 runs"
     assert lines[1].startswith("group 0000  2 cells x 2 seeds x 4 steps; 2 of learning_rate; steps 4")
+    assert lines[1].endswith(" MiB for samples and states, besides the program")
     assert lines[3] == "2 groups, 1 programs to compile"
     assert not list(tmp_path.iterdir())
 
@@ -49,7 +52,25 @@ def test_a_sweep_ends_in_labelled_results_and_the_same_command_finds_them(comman
     assert np.isfinite(results["test_loss"]).sum() == 4 * 2 * 2  # NaN where a run of other steps was recorded
     assert "step 5/5" in said.err
     assert f"results: {folder}" in said.out
+    assert "group 1 of 2\n" in said.err
+    assert said.out.startswith(
+        "\nMedians over 2 seeds at the last step; test loss in squared scaled units.\n\n"
+    )
     rows = said.out.split("\n\n")[1].splitlines()
+    assert "rmse (unit of the target)" in rows[0]
+    assert {own: results[own].attrs.get("units") for own in ("test_loss", "size", "step", "run_seconds")} == {
+        "test_loss": "squared scaled units",
+        "size": "effective units",
+        "step": "optimiser steps",
+        "run_seconds": "s",
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    own = summary["cells"][1]
+    assert (own["settings"], list(own["arms"])) == ({"learning_rate": 0.001, "steps": 5}, ["static"])
+    values = own["arms"]["static"]["test_loss"]
+    final = results["test_loss"].sel(arm="static", learning_rate=0.001, steps=5, step=5).values
+    assert values == {"median": np.median(final), "values": final.tolist()}
+    assert (summary["steps"], summary["loss_unit"]) == (5, "squared scaled units")
     assert [row.split()[:3] for row in rows[1:3]] == [["0.001", "4", "static"], ["0.001", "5", "static"]]
 
     monkeypatch.setattr("n3.experiments.study.train_group_cells", lambda *_, **__: pytest.fail("trained again"))
@@ -58,7 +79,8 @@ def test_a_sweep_ends_in_labelled_results_and_the_same_command_finds_them(comman
 
 @pytest.fixture
 def submitit(monkeypatch):
-    """The package, without its hold on the logging of pytest."""
+    """The package, without its hold on the logging of pytest, as on a cluster."""
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setenv("SUBMITIT_LOG_LEVEL", "NOCONFIG")
     return pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
@@ -124,12 +146,43 @@ def test_a_cluster_gets_one_job_a_group_with_its_settings(command, submitit, tmp
     assert not (folder / "results.nc").exists()
 
 
-def test_a_launcher_without_its_extra_ends_with_code_2(command, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    code, said = command(*SMALL.split(), *GRID, "--out", tmp_path, "--launcher", "slurm")
+@pytest.mark.parametrize(
+    ("launcher", "is_there", "message"),
+    [
+        ("slurm", False, "`uv sync --extra slurm`"),
+        ("local", False, "`uv sync --extra slurm`"),
+        ("slurm", True, "needs Slurm, and there is no `srun` here"),
+    ],
+)
+def test_a_launcher_that_cannot_start_jobs_ends_with_code_2(
+    launcher, is_there, message, command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("n3.cli.sweep.importlib.util.find_spec", lambda _: is_there or None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("n3.cli.sweep.ended", lambda _: pytest.fail("not seen with the flags"))
+    code, said = command(*SMALL.split(), *GRID, "--out", tmp_path, "--launcher", launcher)
     assert code == 2
-    assert "`uv sync --extra slurm`" in said.err
+    assert message in said.err
+    assert said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_a_cluster_would_be_asked_for(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    launch = ("--launcher", "slurm", "--partition", "gpu", "--minutes", 30, "--gpus", 1, "--most-jobs", 2)
+    code, said = command(*SMALL.split(), *GRID, "--out", tmp_path, "--dry-run", *launch)
+    assert code == 0
+    assert said.out.splitlines()[-1] == (
+        "slurm: an array of 2 jobs, at most 2 at once, in partition gpu; 30 minutes, 4 cores and 1 GPUs each"
+    )
+
+
+def test_a_dry_run_of_too_much_tells_the_plan_and_what_would_fit(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("n3.experiments.memory.free_bytes", lambda _: 10_000)
+    code, said = command(*SMALL.replace("0:2", "0:500").split(), *GRID, "--out", tmp_path, "--dry-run")
+    assert code == 2
+    assert said.out.startswith("4 cells x 1 arms (static) x 500 seeds = 2000 runs")
+    assert re.search(r"`seeds`.* must be less: .*; \d seeds fit\.", said.err)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from functools import cache
 
 import pytest
@@ -140,6 +141,12 @@ def test_capacities_and_rates_of_scaling():
 def test_cut_short_little_is_left_and_the_title_says_so(name):
     made = reproduction(name, quick=True)
     assert "CUT SHORT" in made.title
+    assert made.is_cut_short
+    told = [
+        int(own.replace(",", ""))
+        for own in re.findall(r"([\d,]+) (?:steps|training samples|fresh)", made.title)
+    ]
+    assert set(told) <= {200, 256, 100, 32}
     runs = sum(
         len(p.study.cells) * len(p.study.base.run.seeds) * len(p.study.base.run.arms) for p in made.parts
     )

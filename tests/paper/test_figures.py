@@ -57,7 +57,7 @@ def test_histories_show_size_loss_ratio_and_fit():
     assert [line.get_color() for line in loss.lines] == [VARIANT_COLOURS[arm] for arm in ("growing", "grown")]
     assert len(loss.collections) == 2
     assert len(fit.lines) == len(residual.lines) == 4
-    assert legend(figure) == ["growing", "grown", "quartiles", "training samples"]
+    assert legend(figure) == ["growing", "grown", "quartiles about\nthe median", "training samples"]
     assert no_text_outside(figure)
 
 
@@ -70,7 +70,7 @@ def test_bands_have_a_panel_for_accuracy_where_there_are_classes(unit, count):
     assert figure.axes[-1].get_xlabel() == "optimiser step"
     assert all(len(axes.lines) == len(axes.collections) == 3 for axes in figure.axes)
     np.testing.assert_allclose(figure.axes[1].lines[2].get_ydata(), STEPS / 20 + STEPS / 50)
-    assert legend(figure) == ["growing", "released", "information", "quartiles"]
+    assert legend(figure) == ["growing", "released", "information", "quartiles about\nthe median"]
     assert no_text_outside(figure)
 
 

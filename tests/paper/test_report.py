@@ -137,9 +137,18 @@ def test_the_text_says_what_controls_mean():
     assert lines[10].split() == ["growing", "in", "the", "baseline's", "place", "2", "-"]
 
 
+def test_controls_of_what_was_cut_short_say_nothing():
+    ours = Estimate(2.0, 1.5, 3.0)
+    found = [Verdict(claim=MADE.claims[0], ours=ours, controls={"rescaled": ours}, word="cut short")]
+    content = {"name": "n", "title": "t", "loss_unit": "nats", "variants": [], "cost": COST}
+    assert "growing ahead" not in report_text(content, found).split("rescaled")[1]
+
+
 def test_the_cost_says_that_the_loop_is_extrapolated(parts):
     lines = report_text(reproduction_report(MADE, parts, [], cost=COST), judge_claims(MADE, parts)).splitlines()
-    assert lines[-2].startswith("1,234,567 trainings, 5e+03 steps in all (cpu): 10 s of CPU, 6 s of wall time")
+    assert lines[-2].startswith("1,234,567 trainings, 5e+03 steps in all (cpu): ")
+    assert lines[-2].endswith(" 7 s of wall time, of which 1 s to compile; 10 s of CPU time.")
+    assert "reference: what the paper states" in lines[-4]
     assert lines[-1].startswith(
         "The same in a Python loop over one compiled step: 2.5e+03 s of CPU, 250.0 times as"
     )

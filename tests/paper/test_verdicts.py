@@ -113,6 +113,14 @@ def test_what_was_not_run_is_left_out():
     assert list(found[0].controls) == ["rescaled"]
 
 
+def test_nothing_is_judged_where_the_experiment_was_cut_short():
+    made = Reproduction(
+        name="n", title="t", parts=(), claims=(claim(reference=Reference()),), figure="bands", is_cut_short=True
+    )
+    (found,) = judge_claims(made, [trained(PAIRS)])
+    assert found.word == "cut short"
+
+
 AHEAD, LEVEL, BEHIND = Estimate(2.0, 1.5, 3.0), Estimate(1.0, 0.8, 1.2), Estimate(0.5, 0.3, 0.7)
 
 

@@ -10,7 +10,14 @@ from matplotlib.colors import to_hex
 from numpy.random import default_rng
 
 from drawing import legend, no_text_outside, texts
-from n3.config.experiment import Experiment, NetworkConfig, RunConfig, TaskConfig
+from n3.config.experiment import (
+    Experiment,
+    InformationConfig,
+    NetworkConfig,
+    RunConfig,
+    TaskConfig,
+    TrainingConfig,
+)
 from n3.plotting.runs import (
     MARKS,
     figures,
@@ -130,6 +137,43 @@ def test_figures_are_those_of_the_task_and_save_without_warning(kind, names, tmp
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
 
 
+def test_figures_say_that_lines_are_medians_over_the_seeds():
+    for plot in (plot_losses, plot_sizes):
+        assert plot(record_of()).axes[0].get_title() == "made-up: median over 6 seeds"
+        assert plot(record_of(seeds=1)).axes[0].get_title() == "made-up: 1 seed"
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        ({}, "optimiser step"),
+        ({"members": 3}, "optimiser step (the last point is after the read-outs are solved)"),
+        ({"members": 3, "refit": True}, "optimiser step (the last point is of the refitted networks)"),
+    ],
+)
+def test_the_losses_explain_a_last_point_that_is_no_further_step(training, told):
+    record = record_of()
+    own = Experiment(
+        network=NetworkConfig(method="information", capacity=(10,)),
+        information=InformationConfig(criterion="held-out") if training else InformationConfig(),
+        training=TrainingConfig(**training),
+        run=record.experiment.run,
+    )
+    assert plot_losses(replace(record, experiment=own.resolved())).axes[0].get_xlabel() == told
+
+
+def test_the_share_of_runs_rises_from_zero():
+    (line, *_) = plot_final_losses(record_of()).axes[0].lines
+    assert line.get_ydata()[:2].tolist() == pytest.approx([0.0, 1 / 6])
+    assert line.get_xdata()[0] == line.get_xdata()[1]
+
+
+def test_residuals_are_points_with_quartiles():
+    lower = plot_fit(record_of()).axes[1]
+    assert {line.get_linestyle() for line in lower.lines if len(line.get_xdata()) == 60} == {"None"}
+    assert len(lower.containers) == 2
+
+
 def test_figures_survive_an_experiment_in_which_every_run_diverged(tmp_path):
     record = with_diverged(with_diverged(record_of(), "static", None), "growing", None)
     record.results["test_loss"][:] = record.results["train_loss"][:] = np.nan
@@ -210,7 +254,7 @@ def test_final_losses_rise_to_one(seeds):
     assert axes.get_xlabel() == "final test loss (squared scaled units)"
     steps = axes.lines[0]
     final = record.results["test_loss"].sel(arm="growing").isel(step=-1)
-    np.testing.assert_allclose(steps.get_xdata(), np.sort(final), rtol=1e-12)
+    np.testing.assert_allclose(steps.get_xdata()[1:], np.sort(final), rtol=1e-12)
     assert steps.get_ydata()[-1] == 1
     assert axes.lines[2].get_xdata()[0] == pytest.approx(float(final.median()))
 

@@ -38,7 +38,7 @@ def test_histograms_have_a_panel_a_task_with_unit_bars_and_medians():
     np.testing.assert_allclose(filled[1].get_data().values, panels["bessel"].shares["grown"])
     assert [line.get_xdata()[0] for line in first.lines] == list(panels["cubic"].medians.values())
     assert [line.get_color() for line in first.lines] == [COLOURS["growing"], COLOURS["grown"]]
-    assert legend(figure) == ["growing", "grown", "median"]
+    assert legend(figure) == ["growing", "grown", "both (bars overlap)", "median"]
     assert no_text_outside(figure)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from drawing import legend, no_text_outside
@@ -15,6 +16,7 @@ from n3.plotting.style import (
     band_key,
     draw_band,
     line_key,
+    overlap_key,
     titled,
 )
 from n3.stats.summary import RunRecord
@@ -24,6 +26,26 @@ def test_every_arm_has_a_colour_of_its_own():
     assert set(COLOURS) == set(ARMS)
     assert len(set(COLOURS.values())) == len(COLOURS)
     assert len(set(CLASS_COLOURS)) == len(CLASS_COLOURS) == 10
+
+
+def test_no_arm_has_the_grey_of_the_key_of_bands():
+    greys = [name for name, own in COLOURS.items() if np.ptp(to_rgb(own)) < 0.1]
+    assert greys == []
+
+
+def test_a_long_title_is_broken_into_lines_of_nearly_one_length():
+    title = (
+        "figure-3: final test losses after 200 steps, grown against growing; CUT SHORT, so no verdict counts"
+    )
+    first, second = titled(title, 9.0, 3.0).get_suptitle().splitlines()
+    assert f"{first} {second}" == title
+    assert abs(len(first) - len(second)) < 15
+    assert titled("short", 9.0, 3.0).get_suptitle() == "short"
+
+
+def test_the_key_of_an_overlap_has_the_colour_of_both():
+    key = overlap_key("both", ["#0000FF", "#FF0000"], alpha=0.5)
+    assert key.get_facecolor()[:3] == pytest.approx((0.75, 0.25, 0.5))
 
 
 def test_a_band_lies_between_the_quartiles_about_the_median():

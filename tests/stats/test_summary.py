@@ -109,6 +109,8 @@ def test_summary_counts_diverged_runs():
     assert warmup["diverged_seeds"] == list(SEEDS)
     assert np.isnan([warmup["test_loss"]["median"], *warmup["test_loss"]["ci95"]]).all()
     first = summary["comparisons"][0]
+    assert first["median_ratio"] == pytest.approx(math.exp(first["median_log_ratio"]))
+    assert first["median_ratio_ci95"] == pytest.approx(np.exp(first["ci95"]))
     assert (first["wins"], first["pairs"], first["excluded"]) == (3, 3, 1)
     assert first["median_log_ratio"] == pytest.approx(np.log(0.5))
 

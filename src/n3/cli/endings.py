@@ -76,7 +76,7 @@ def show(text: str, to: io.TextIOBase | None = None) -> None:
     except (OSError, ValueError):
         drop(stream)
         if stream is not sys.stderr:
-            show("warning: standard output takes no more; all numbers are in the folder.", sys.stderr)
+            show("warning: standard output takes no more; files that were written stay.", sys.stderr)
 
 
 def drop(stream: io.TextIOBase) -> None:

@@ -1,6 +1,8 @@
 """Sweep: `n3 sweep`, a grid of settings in few programs, on this machine or as jobs of a cluster."""
 
 import hashlib
+import importlib.util
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,7 +52,26 @@ class SweepArguments(Arguments):
         if not self.grid:
             rest = "`--grid learning_rate=1e-4,1e-3`; `n3 train` trains a single setting"
             raise ValueError(f"`grid` must name one setting or more with its values, such as {rest}.")
+        if not self.dry_run:
+            require_launcher(self.launch.launcher)
         return study
+
+
+def require_launcher(launcher: str) -> None:
+    """See that the jobs of a launcher can be started here; a ValueError that says what is missing."""
+    if launcher != "here" and importlib.util.find_spec("submitit") is None:
+        advice = f"install it with {install_advice('slurm', 'submitit')}"
+        raise ValueError(f"`launcher` {launcher} needs submitit: {advice}.")
+    if launcher == "slurm" and shutil.which("srun") is None:
+        rest = "call the command on a machine of the cluster, or choose `local` or `here`"
+        raise ValueError(f"`launcher` slurm needs Slurm, and there is no `srun` here: {rest}.")
+
+
+def describe_launch(launch: Launch, groups: int) -> str:
+    """What Slurm would be asked for, in a line."""
+    where = f"partition {launch.partition}" if launch.partition else "the usual partition"
+    each = f"{launch.minutes} minutes, {launch.cpus} cores and {launch.gpus} GPUs each"
+    return f"slurm: an array of {groups} jobs, at most {launch.most_jobs} at once, in {where}; {each}"
 
 
 def folder_of(study: Study) -> Path:
@@ -62,11 +83,8 @@ def folder_of(study: Study) -> Path:
 def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
     """Hand the unfinished groups to submitit; whether they are finished on return."""
     launch = arguments.launch
-    try:
-        import submitit
-    except ModuleNotFoundError as error:
-        advice = f"install it with {install_advice('slurm', 'submitit')}"
-        raise ModuleNotFoundError(f"`launcher` {launch.launcher} needs submitit: {advice}.") from error
+    import submitit
+
     from n3.experiments import is_finished, prepare_study, train_group
 
     left = [
@@ -93,10 +111,21 @@ def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
 
 def _sweep(study: Study, arguments: SweepArguments) -> int:
     """Describe, submit or train the sweep, then print its table."""
-    from n3.experiments import describe_study, run_study, study_table
+    from n3.experiments import (
+        check_memory,
+        describe_medians,
+        describe_study,
+        plan_groups,
+        run_study,
+        study_table,
+    )
 
     if arguments.dry_run:
-        show(f"{describe_study(study)}\nfolder {folder_of(study)}")
+        lines = [describe_study(study), f"folder {folder_of(study)}"]
+        if arguments.launch.launcher == "slurm":
+            lines.append(describe_launch(arguments.launch, len(plan_groups(study))))
+        show("\n".join(lines))
+        check_memory(study)
         return OK
     if not arguments.quiet:
         show_seeds(study.base.run.seeds)
@@ -108,7 +137,7 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
     how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
     results = run_study(study, folder, **how)
     table = study_table(results, study)
-    show(f"\nMedians over {results.sizes['seed']} seeds:\n\n{table}\n\nresults: {folder}")
+    show(f"\n{describe_medians(results, study)}\n\n{table}\n\nresults: {folder}")
     has_diverged = results["diverged_at"] >= 0
     return DIVERGED if bool(has_diverged.any() if arguments.strict else has_diverged.all()) else OK
 

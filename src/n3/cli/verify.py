@@ -27,11 +27,12 @@ def verify_command(words: Sequence[str], *, program: str) -> int:
 
     def work() -> int:
         import n3
+        from n3.experiments.directory import REMEDY
 
         if not arguments.folders:
             raise ValueError("`folders` must name one run directory or more.")
         found = [fault for folder in arguments.folders for fault in n3.verify(folder)]
-        show("\n".join(found) or "all files are as they were written")
+        show("\n".join([*found, REMEDY] if found else ["all files are as they were written"]))
         return CORRUPT if found else OK
 
     return ended(work)

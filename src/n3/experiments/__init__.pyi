@@ -20,9 +20,12 @@ from .results import record_fits as record_fits
 from .run import grid_of as grid_of
 from .run import load_data as load_data
 from .run import run as run
+from .study import check_memory as check_memory
 from .study import collect_study as collect_study
+from .study import describe_medians as describe_medians
 from .study import describe_study as describe_study
 from .study import is_finished as is_finished
+from .study import plan_groups as plan_groups
 from .study import prepare_study as prepare_study
 from .study import run_study as run_study
 from .study import study_table as study_table

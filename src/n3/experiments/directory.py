@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import xarray as xr
 
-from n3.config.experiment import Experiment
+from n3.config.experiment import ARMS, Experiment
 from n3.config.validation import inside, load_json, read_text
 from n3.experiments.arms import stops_of
 from n3.stats.summary import versions
@@ -41,6 +41,9 @@ Resume = Literal["auto", "never", "must"]
 """Whether to go on with what a folder holds: where it is of the same configuration, never, or else refuse."""
 OF_NUMBERS = "figures", "report.html"
 """What shows the numbers of a finished folder, and goes when they change."""
+SUMMARY = "summary.json"
+REMEDY = "Repeat the command that made it: it rebuilds what it can, or names the folder to remove."
+"""What to do where a file is damaged."""
 _PLACES = ("out", "name", "log_dir", "device")
 """Fields of a run that change no number."""
 
@@ -98,23 +101,67 @@ class RunDirectory:
 
     def _reopen(self, name: str, text: str) -> None:
         """Take the configuration of more steps, once what it goes on from is seen to be whole."""
+        self._open_again()
+        self.write(name, text.encode())
+
+    def _open_again(self) -> None:
+        """Let a finished folder count as not finished, once its checkpoints are seen to be whole."""
         for part in {path.parents[1] for path in self.path.rglob(f"checkpoints/**/{MANIFEST}")}:
             Checkpoints(folder=part).newest(is_any=True)
-        for own in (MANIFEST, *OF_NUMBERS):
-            if (self.path / own).is_dir():
-                shutil.rmtree(self.path / own)
-            else:
-                (self.path / own).unlink(missing_ok=True)
-        self.write(name, text.encode())
+        self._drop(MANIFEST, *OF_NUMBERS)
+
+    def _drop(self, *names: str) -> None:
+        for path in (self.path / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def mend(self) -> bool:
+        """Name what is damaged in a finished folder; whether what shows `results.nc` is to be written anew.
+
+        A folder with checkpoints then counts as not finished, and all is written anew from them. Damaged
+        checkpoints beside whole results are named alone.
+
+        Raises:
+            CheckpointError: If a file is damaged that nothing in the folder gives; the remedy is named.
+        """
+        faults = damages(self.path) if self.is_sealed else []
+        for fault in verify(self.path) if self.is_sealed else ():
+            note(f"warning: {fault}{' The results are whole.' * (not faults)}")
+        if not faults:
+            return False
+        if self.has_checkpoints:
+            self._open_again()
+            note(f"{self.path} is rebuilt from its checkpoints")
+            return False
+        shown = tuple(str(self.path / name) for name in (SUMMARY, *OF_NUMBERS))
+        if gone := [fault for fault in faults if not fault.startswith(shown)]:
+            raise CheckpointError(f"{gone[0]} It has no checkpoints: remove {self.path} to train it again.")
+        self._drop(SUMMARY, *OF_NUMBERS)
+        note(f"{self.path}: what shows results.nc is written anew")
+        return True
 
     @property
     def is_sealed(self) -> bool:
         """Whether all numbers are there."""
         return (self.path / MANIFEST).exists()
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether a finished folder kept what more steps go on from."""
+        return (self.path / "checkpoints").is_dir()
+
     def checkpoints(self, every: float = EVERY) -> Checkpoints:
         """Where training leaves how far it has come, until the folder is sealed."""
         return Checkpoints(folder=self.path / "checkpoints", every=every)
+
+    def describe_progress(self, steps: int) -> str:
+        """Which parts are trained to their last step, and from where the others go on; empty where none is."""
+        reached = self.checkpoints().progress()
+        done = [name for name, step in reached.items() if step >= steps]
+        left = [f"step {step} of {name}" for name, step in reached.items() if step < steps]
+        kind = "arm" if set(reached) <= set(ARMS) else "part"
+        told = [f"takes {len(done)} finished {kind}{'s' * (len(done) > 1)}"] if done else []
+        told += [f"continues from {', '.join(left)}"] if left else []
+        return f"{'; '.join(told)} in {self.path}" if told else ""
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file under its final name only once it is complete."""
@@ -189,6 +236,7 @@ def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> P
         with contextlib.suppress(BusyError, CheckpointError):
             if is_open and not differences(config, experiment.to_json()):
                 stack.enter_context(owned(path))
+                note(f"{path} is of the same settings and not finished: it is taken")
                 return path
     if resume == "must":
         raise FileNotFoundError(f"`resume` must: {out} holds no such run that is not finished.")
@@ -211,7 +259,8 @@ def differences(written: Path, text: str) -> list[str]:
     try:
         old = _fields(load_json(inside(written.parent, written.name)))
     except ValueError as error:
-        raise CheckpointError(f"{written} is damaged: {error}") from error
+        again = f"remove {written.parent} to train it again"
+        raise CheckpointError(f"{written} is damaged: {error}; {again}.") from error
     new = _fields(json.loads(text))
     changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
     shown = lambda own: textwrap.shorten(str(own), 80)  # noqa: E731

@@ -121,12 +121,14 @@ def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Devic
     Raises:
         ValueError: If these do not fit, or none does; nothing has been drawn then.
     """
-    runs, block = cells * len(experiment.run.seeds) * len(over_prices(experiment)), experiment.run.block
-    free, kept = free_bytes(devices), runs * (HELD_AT_ONCE * own.sample_bytes + own.state_bytes)
-    most = min(runs, int((free - kept) // (HELD_AT_ONCE * own.state_bytes)))
-    told = f"{_gib(free)} are free, and {runs} runs of an arm leave {_gib(kept)} behind"
+    a_seed, block = cells * len(over_prices(experiment)), experiment.run.block
+    runs, each = a_seed * len(experiment.run.seeds), HELD_AT_ONCE * own.sample_bytes + own.state_bytes
+    free, kept, training = free_bytes(devices), runs * each, HELD_AT_ONCE * own.state_bytes
+    most = min(runs, int((free - kept) // training))
+    told = f"{_size(free)} are free, and {runs} runs of an arm leave {_size(kept)} behind"
     if most < (runs if experiment.structure.structure_every is not None else 1):
-        rest = f"a run in training takes {_gib(HELD_AT_ONCE * own.state_bytes)} more"
+        fitting = int((free - training) // each) // a_seed
+        rest = f"a run in training takes {_size(training)} more; {max(fitting, 0)} seeds fit"
         raise ValueError(f"`seeds`, `samples` or `capacity` must be less: {told}, while {rest}.")
     if block is not None and min(block, runs) > most:
         raise ValueError(f"`block` must be at most {most}, the runs at a time that fit into memory: {told}.")
@@ -163,14 +165,15 @@ def describe(experiment: Experiment) -> str:
     if experiment.structure.structure_every is not None:
         plan = steps or 0, experiment.network.capacity or (), experiment.run.arms
         lines.append(describe_structure(experiment.structure, *plan))
-    most = max(runs.values())
-    total = own.sample_bytes * most + own.state_bytes * sum(runs.values())
     block = runs_at_a_time(experiment, own, devices)
-    lines.append(
-        f"memory      about {total / 2**20:.1f} MiB for samples and states, besides the program; "
-        f"{block} runs at a time"
-    )
-    return "\n".join(lines)
+    taken = describe_memory(own, max(runs.values()), sum(runs.values()))
+    return "\n".join([*lines, f"memory      {taken}; {block} runs at a time"])
+
+
+def describe_memory(own: Outline, most: int, total: int) -> str:
+    """What runs take, `most` of an arm and so many in `total`, in words."""
+    taken = own.sample_bytes * most + own.state_bytes * total
+    return f"about {_size(taken)} for samples and states, besides the program"
 
 
 def find_devices(name: str) -> Sequence[Device]:
@@ -207,8 +210,8 @@ def _bytes(tree: Any) -> int:
     return sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def sweep_blocks(

@@ -16,9 +16,11 @@ from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.config.validation import inside, read_file
 from n3.experiments import page
+from n3.experiments.directory import REMEDY
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
 from n3.stats.summary import (
+    METRICS,
     QUANTILE,
     Results,
     RunRecord,
@@ -37,11 +39,13 @@ MOST_INTERVALS = 500
 """Rows of a sweep's table that have intervals at most: each takes some milliseconds."""
 CAPTIONS = {
     "loss": "Task loss over optimiser steps, by arm: median and quartiles over the seeds.",
-    "size": "Size of each hidden layer over optimiser steps, in effective units; the capacity is dotted.",
+    "size": "Size of each hidden layer over optimiser steps, in effective units: median and quartiles over the "
+    "seeds. The capacity is dotted.",
     "final-loss": "Share of runs up to each final test loss, by arm. The dotted lines mark the medians.",
-    "fit": "Samples of the first seed, predictions of each arm, and residuals at the test samples.",
+    "fit": "Samples of the first seed; predictions and residuals by arm: median and quartiles over the seeds.",
     "regions": "Predicted classes over the two inputs for the first seed, with its training samples.",
-    "information": "Monitored information of each layer over optimiser steps, in nats, beside the size.",
+    "information": "Monitored information of each layer over optimiser steps, in nats, beside the size: "
+    "median and quartiles over the seeds.",
     "price-path": "The growing arm at every price: test loss over size, size over price. A circle: the pick.",
     "choices": "Share of each activation over optimiser steps, by arm and layer.",
     "settings": "Final test loss and size over each setting: medians and quartiles of all runs with it.",
@@ -70,7 +74,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
         raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")
     facts = read_manifest(folder)
     for fault in damages(folder, *(name for name in facts["sha256"] if name != REPORT)):
-        raise CheckpointError(f"{fault} `n3 verify` says what else is.")
+        raise CheckpointError(f"{fault} {REMEDY}")
     if (folder / "study.json").exists():
         text = study_report(Study.load(inside(folder, "study.json")), read_results(folder), folder)
     elif (folder / "config.json").exists():
@@ -104,7 +108,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
         ),
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
-        page.html_section("Settings", *_settings(experiment)),
+        page.html_section("Settings", *_settings([experiment])),
         *_end(facts, folder, [f"n3 train --config {shlex.quote(str(folder / 'config.json'))}"]),
     ]
     return page.html_page(f"n3: {title}", sections)
@@ -122,7 +126,7 @@ def study_report(study: Study, results: Results, folder: Path) -> str:
         page.html_section("Results", _study_table(study, results)),
         page.html_section("Warnings", page.html_warnings(warnings)),
         page.html_section("Figures", _figures(folder, facts)),
-        page.html_section("Settings that all share", *_settings(study.base)),
+        page.html_section("Settings that all share", *_settings(study.experiments())),
         *_end(facts, folder, []),
     ]
     return page.html_page(f"n3: {title}", sections)
@@ -255,12 +259,18 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
+def metric_heading(results: Results) -> str:
+    """The heading of the metric of a sweep, by its name; `metric` where the tasks are of both kinds."""
+    name, unit = METRICS.get(results.attrs.get("kind"), ("metric", "unit of the task"))
+    return f"{name} ({unit})"
+
+
 def _study_table(study: Study, results: Results) -> str:
     head = [
         *study.cells[0],
         "arm",
         "test loss [95 % interval]",
-        "metric",
+        metric_heading(results),
         "size (units)",
         "parameters",
         "diverged",
@@ -287,11 +297,13 @@ def _figures(folder: Path, facts: _Facts) -> str:
     return f'<div class="figures">{"".join(page.html_figure(*own) for own in pictures)}</div>' if stems else ""
 
 
-def _settings(experiment: Experiment) -> Iterator[str]:
-    for part, fields in asdict(experiment).items():
-        yield page.html_details(
-            part.capitalize(), page.html_facts({n: _value(own) for n, own in fields.items()})
-        )
+def _settings(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """The settings that resolved experiments share, part by part; those without a value are left out."""
+    for part in map(str, asdict(experiments[0])):
+        every = [vars(getattr(own, part)) for own in experiments]
+        shared = {n: own for n, own in every[0].items() if all(other[n] == own for other in every)}
+        facts = {n: _value(own) for n, own in shared.items() if own not in (None, ())}
+        yield page.html_details(part.capitalize(), page.html_facts(facts))
 
 
 def _value(value: Any) -> str:
@@ -301,7 +313,7 @@ def _value(value: Any) -> str:
             len(value) > 3 and isinstance(first, int) and value == tuple(range(first, first + len(value)))
         )
         return f"{first} to {first + len(value) - 1}" if is_range else ", ".join(map(str, value))
-    return "none" if value in (None, ()) else str(value)
+    return str(value)
 
 
 def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:

@@ -18,14 +18,15 @@ from jaxtyping import Int
 
 from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
 from n3.config.validation import among, from_json, inside, read_file, read_text
-from n3.experiments.directory import RunDirectory
+from n3.experiments.directory import REMEDY, RunDirectory
 from n3.experiments.ensembles import HeldOutEstimate
+from n3.information.measures import LayerMonitor
 from n3.nn import losses, metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.masks import MASKS
 from n3.nn.members import Ensemble
 from n3.nn.mlp import GrowingMLP
-from n3.stats.summary import Results, RunRecord
+from n3.stats.summary import LOSS_UNITS, METRICS, Results, RunRecord
 from n3.surgery.compact import compact as compact_network
 from n3.surgery.export import from_bytes, to_bytes
 from n3.training import decisions
@@ -127,6 +128,31 @@ def record_fits(histories: Mapping[str, History], *, task: str, capacity: Sequen
     return RunRecord(experiment=experiment, results=results, directory=None)
 
 
+_UNITS = {
+    "step": "optimiser steps",
+    "diverged_at": "optimiser steps",
+    "size": "effective units",
+    "path_size": "effective units",
+    "depth": "effective layers",
+    "active_parameters": "parameters",
+    **dict.fromkeys(LayerMonitor.__annotations__, "nats"),
+}
+_OF_LOSS = ("_loss", "_penalty", "_error", "_gain")
+"""Ends of the names of variables in the unit of the loss."""
+
+
+def with_units(results: Results, kind: str) -> Results:
+    """The results with `units` as an attribute of every variable that has some; `kind` decides the loss's."""
+    ends = {**dict.fromkeys(_OF_LOSS, LOSS_UNITS[kind]), "_seconds": "s", "_term": "nats"}
+    own = _UNITS | {"test_metric": METRICS[kind][1]}
+    results = results.copy()
+    for name in map(str, results.variables):
+        found = own.get(name) or next((unit for end, unit in ends.items() if name.endswith(end)), None)
+        if found is not None:
+            results[name].attrs["units"] = found
+    return results
+
+
 def unfold(results: Results, dimension: str, axes: Mapping[str, Sequence[Any]]) -> Results:
     """Take a dimension apart into several: its items are all combinations of labels, the last moves fastest."""
     sizes, variables = {name: len(labels) for name, labels in axes.items()}, {}
@@ -219,7 +245,7 @@ def require(directory: Path, *names: str) -> None:
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: it is not finished, or not a run directory.")
     for fault in damages(directory, *names):
-        raise CheckpointError(f"{fault} `n3.verify` says what else is.")
+        raise CheckpointError(f"{fault} {REMEDY}")
 
 
 def device_name() -> str:

@@ -19,7 +19,7 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
-from n3.experiments.directory import Resume, RunDirectory, optional
+from n3.experiments.directory import SUMMARY, Resume, RunDirectory, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
 from n3.experiments.predict import write_preprocessing
@@ -27,7 +27,7 @@ from n3.experiments.report import REPORT, run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.nn import metrics
-from n3.stats.summary import Results, RunRecord, summarise
+from n3.stats.summary import METRICS, Results, RunRecord, summarise
 from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
 from n3.training.decisions import Staged
 from n3.training.history import Progress, note
@@ -82,9 +82,15 @@ def run(
     names = experiment.run.arms
     recipes = {arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in names}
     with RunDirectory.of(experiment, resume=resume) as directory:
+        is_shown_anew = directory.mend()
         if directory.is_sealed:
             record = results.read(directory.path)
+            if is_shown_anew:
+                directory.write_json(SUMMARY, summarise(record))
+                _seal_again(record, directory)
         else:
+            if not quiet and (line := directory.describe_progress(experiment.training.steps or 0)):
+                note(line)
             rules = _rules_of(experiment, data[0], held, importance)
             if experiment.task.data is not None and not quiet:
                 note(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}")
@@ -92,7 +98,7 @@ def run(
             how = {"held": held, "devices": devices, "block": block, "quiet": quiet, "rules": rules}
             with checkpoint.deferring():
                 trained = train_cells([experiment], recipes, [data], checkpoint=checkpoint, **how)
-            record = _written(experiment, trained, data, directory, started)
+                record = _written(experiment, trained, data, directory, started)
         _show(record, directory, has_figures=has_figures)
     return record
 
@@ -125,7 +131,7 @@ def _written(
     if trained.staged:
         directory.write_json("structure.json", results.structure_log(trained.staged))
     summary = summarise(record)
-    directory.write_json("summary.json", summary)
+    directory.write_json(SUMMARY, summary)
     for warning in summary["warnings"]:
         note(f"warning: {warning['text']}")
     gaps = {arm: own.records.monitor.get("gap") for arm, own in trained.swept.items()}
@@ -141,18 +147,23 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
     """Draw figures and write events, where they are missing: what fails costs itself and a line."""
     log_dir = record.experiment.run.log_dir
     if has_figures and not {REPORT, "figures/loss.png"} <= set(read_manifest(directory.path)["sha256"]):
-        own = {name: read_manifest(directory.path)[name] for name in ("device", "seconds", "samples")}
         with optional("figures"):
             from n3 import figures  # the room beside this one, by its public name; Matplotlib is slow to import
 
             directory.write_figures(figures(record), record.experiment.run.figure_format)
-            directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
+            _seal_again(record, directory)
         with optional("report"):
             directory.write(REPORT, run_report(record, directory.path).encode())
-            directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
+            _seal_again(record, directory)
     if log_dir is not None:
         with optional("log_dir"):
             write_events(record, log_dir)
+
+
+def _seal_again(record: RunRecord, directory: RunDirectory) -> None:
+    """Seal the files that are there now, with the facts of the training that was sealed."""
+    own = {name: read_manifest(directory.path)[name] for name in ("device", "seconds", "samples")}
+    directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
 
 
 def load_data(experiment: Experiment) -> list[Dataset]:
@@ -298,7 +309,7 @@ def _labelled(
     found = found.assign_attrs(
         task=experiment.task.task,
         kind=one.kind,
-        metric="rmse" if one.kind == "regression" else "accuracy",
+        metric=METRICS[one.kind][0],
         num_classes=one.num_classes or 0,
         target_name=one.target_names[0],
         device=results.device_name(),
@@ -308,7 +319,8 @@ def _labelled(
     )
     if trained.path is not None:
         found = found.assign(trained.path.variables()).assign_attrs(trained.path.attributes())
-    return results.with_structure(found, trained.staged, experiment.network.capacity or ())
+    found = results.with_structure(found, trained.staged, experiment.network.capacity or ())
+    return results.with_units(found, one.kind)
 
 
 def _confusions(swept: Mapping[str, Swept], data: Sequence[Dataset]) -> dict[str, xr.DataArray]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +19,13 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
-from n3.experiments.directory import Resume, RunDirectory, optional, refuse_foreign
-from n3.experiments.memory import outline, runs_at_a_time
-from n3.experiments.report import cell_values, write_report
-from n3.experiments.results import device_name, join, label, read_results, unfold
+from n3.experiments.directory import SUMMARY, Resume, RunDirectory, optional, refuse_foreign
+from n3.experiments.memory import describe_memory, outline, runs_at_a_time
+from n3.experiments.report import cell_values, metric_heading, write_report
+from n3.experiments.results import device_name, join, label, read_results, unfold, with_units
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
 from n3.stats.distributions import Ends, setting_curves
-from n3.stats.summary import FINAL, LOSS_UNITS, Results, align_columns
+from n3.stats.summary import FINAL, LOSS_UNITS, METRICS, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
     MANIFEST,
@@ -35,6 +36,7 @@ from n3.training.checkpoint import (
     precision,
     read_manifest,
 )
+from n3.training.history import note
 from n3.training.sweep import Swept
 
 MOST_RUNS = 5_000
@@ -80,20 +82,37 @@ def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
     find_devices(study.base.run.device)
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
-    cells, experiments, programs, lines = len(study.cells), study.experiments(), set(), []
-    draw = functools.cache(outline_task)
-    for index, group in enumerate(groups):
+    cells, experiments, programs = len(study.cells), study.experiments(), set()
+    draw, plans = functools.cache(outline_task), []
+    for group in groups:
         first, size = experiments[group.cells[0]], (len(group.cells), len(group.seeds))
         shapes, own, *_ = _program_of(first, draw)
         programs |= {(shapes, arm, math.prod(size)) for arm in own}
-        parts = [f"group {index:04d}  {size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
+        parts = [f"{size[0]} cells x {size[1]} seeds x {first.training.steps} steps"]
         for name in study.cells[0]:
             values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
             parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
-        lines.append("; ".join(parts))
+        most = math.prod(size)
+        plans.append("; ".join([*parts, describe_memory(outline(first, draw), most, most * len(arms))]))
     runs = cells * len(arms) * len(seeds)
     plan = f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"
-    return "\n".join([plan, *lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+    lines, index = [plan], 0
+    for text, alike in itertools.groupby(plans):
+        last = index + len(list(alike)) - 1
+        which = f"group {index:04d}  " if index == last else f"groups {index:04d} to {last:04d}, each "
+        lines.append(which + text)
+        index = last + 1
+    return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
+
+
+def check_memory(study: Study) -> None:
+    """See that every group of a study fits into memory; a ValueError says what would, as `run` does."""
+    devices, experiments = find_devices(study.base.run.device), study.experiments()
+    draw = functools.cache(outline_task)
+    for group in plan_groups(study):
+        first = experiments[group.cells[0]]
+        first = replace(first, run=replace(first.run, seeds=group.seeds))
+        runs_at_a_time(first, outline(first, draw), devices, cells=len(group.cells))
 
 
 def train_group_cells(
@@ -125,7 +144,8 @@ def train_group_cells(
     if study.points:
         results["confusion"] = _confusions(cells, data, trained.swept, study.points)
     results["cpu_seconds"] = ("arm", [trained.cpu_seconds[arm] for arm in recipes])
-    return results.assign_attrs(device=device_name(), kind=data[0][0].kind)
+    kind = data[0][0].kind
+    return with_units(results, kind).assign_attrs(device=device_name(), kind=kind, metric=METRICS[kind][0])
 
 
 def _program_of(cell: Experiment, draw: Callable[..., Any]) -> tuple[Any, ...]:
@@ -198,13 +218,18 @@ def train_group(
     folder = _folder(Path(directory), index)
     with owned(folder.path):
         study = Study.load(inside(directory, "study.json"))
+        folder.mend()
         if is_finished(Path(directory), index):
             return
         (folder.path / MANIFEST).unlink(missing_ok=True)  # of fewer steps
         sources = sources_of(study)
+        group = plan_groups(study)[index]
+        steps = study.experiments()[group.cells[0]].training.steps or 0
+        if not quiet and (line := folder.describe_progress(steps)):
+            note(line)
         checkpoint, how = folder.checkpoints(checkpoint_every), {"device": device, "quiet": quiet}
         with checkpoint.deferring():
-            results = train_group_cells(study, plan_groups(study)[index], checkpoint=checkpoint, **how)
+            results = train_group_cells(study, group, checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
         results = results.assign(seconds)
         folder.write_results(results)
@@ -215,14 +240,17 @@ def is_finished(directory: Path, index: int) -> bool:
     """Whether the results of a group are there, of the steps, data and precision that the study has now.
 
     Raises:
-        CheckpointError: If they are, and differ from what was written, or are of other data or precision.
+        CheckpointError: If they are of other data or precision, or differ from what was written, and there are
+            no checkpoints to rebuild them from.
     """
     folder = _folder(directory, index)
     if not folder.is_sealed:
         return False
     rest = f"remove {folder.path} to train its group again."
     for fault in damages(folder.path):
-        raise CheckpointError(f"{fault} Remove its folder to train its group again.")
+        if folder.has_checkpoints:
+            return False
+        raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
     facts = read_manifest(folder.path)
     study = Study.load(inside(directory, "study.json"))
     now = {"precision": precision(), "sources": sources_of(study), "steps": _last_step(study)}
@@ -267,15 +295,13 @@ def collect_study(directory: Path) -> Results:
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
     folder, sources = RunDirectory(directory), sources_of(study)
     folder.write_results(results)
+    folder.write_json(SUMMARY, summarise_study(results, study))
     _seal(folder, results, study, sources)
     with optional("figures"):
         from n3.plotting import plot_settings  # Matplotlib is slow to import
 
-        title, unit = (
-            f"{study.base.task.named().task}: sweep",
-            LOSS_UNITS.get(results.attrs.get("kind"), "the task's"),
-        )
-        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=unit)
+        title = f"{', '.join(_tasks(study))}: sweep"
+        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
         folder.write_figures({"settings": figure}, study.base.run.figure_format)
         _seal(folder, results, study, sources)
     with optional("report"):
@@ -306,14 +332,53 @@ def run_study(
     refuse_foreign(directory, "study.json")
     with owned(directory):
         _begin(study, directory, resume)
+        done = sum(is_finished(directory, index) for index in range(number))
+        if done and not quiet:
+            note(f"takes {done} of {number} groups, which are finished, from {directory}")
         for index in range(number):
+            if number > 1 and not quiet and not is_finished(directory, index):
+                note(f"group {index + 1} of {number}")
             train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
         return collect_study(directory)
 
 
+def summarise_study(results: Results, study: Study) -> dict[str, Any]:
+    """The contents of a sweep's `summary.json`: of every cell its settings and, by arm, its final values."""
+    cells: list[dict[str, Any]] = []
+    arms = len(study.base.run.arms)
+    for place, (cell, arm, own) in enumerate(cell_values(results, study)):
+        if place % arms == 0:
+            labels = {name: grid.setting_label(value) for name, value in cell.items()}
+            cells.append({"settings": labels, "arms": {}})
+        known = own.isel(seed=np.isfinite(own["test_loss"].values))
+        facts = {
+            name: {"median": float(known[name].median()), "values": own[name].values.tolist()} for name in FINAL
+        }
+        lost = sorted(set(own["seed"].values.tolist()) - set(known["seed"].values.tolist()))
+        cells[-1]["arms"][arm] = {**facts, "diverged_seeds": lost}
+    told = {"tasks": _tasks(study), "steps": _last_step(study), "seeds": results["seed"].values.tolist()}
+    units = {"loss_unit": _loss_unit(results), "metric": results.attrs.get("metric")}
+    return {**told, **units, "settings": list(study.cells[0]), "cells": cells}
+
+
+def describe_medians(results: Results, study: Study) -> str:
+    """What the numbers of `study_table` are, in a sentence."""
+    steps = {cell.training.steps for cell in study.experiments()}
+    after = f"after {steps.pop()} steps" if len(steps) == 1 else "at the last step"
+    return f"Medians over {results.sizes['seed']} seeds {after}; test loss in {_loss_unit(results)}."
+
+
+def _tasks(study: Study) -> list[str]:
+    return list(dict.fromkeys(cell.task.named().task for cell in study.experiments()))
+
+
+def _loss_unit(results: Results) -> str:
+    return LOSS_UNITS.get(results.attrs.get("kind"), "the unit of the task")
+
+
 def study_table(results: Results, study: Study) -> str:
     """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
-    rows = ["|".join([*study.cells[0], "arm", "test loss", "metric", "size", "parameters", "diverged"])]
+    rows = ["|".join([*study.cells[0], "arm", "test loss", metric_heading(results), *_REST])]
     for cell, arm, own in cell_values(results, study):
         known = own.isel(seed=np.isfinite(own["test_loss"].values))
         lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
@@ -321,6 +386,9 @@ def study_table(results: Results, study: Study) -> str:
         settings = (str(grid.setting_label(value)) for value in cell.values())
         rows.append("|".join([*settings, arm, *medians, lost]))
     return align_columns(rows)
+
+
+_REST = ("size (units)", "parameters", "diverged")
 
 
 def _folder(directory: Path, index: int) -> RunDirectory:

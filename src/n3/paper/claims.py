@@ -89,10 +89,13 @@ class Reproduction:
 
     name: str
     title: str
+    """With `{steps}`, `{samples}`, `{points}` and `{units}` for the most of any part, until these are known."""
     parts: tuple[Part, ...]
     claims: tuple[Claim, ...]
     figure: Figure
     loss_unit: str = "squared scaled units"
+    is_cut_short: bool = False
+    """Whether nothing is learnt, so that claims have no verdict."""
 
 
 BOTH = ("growing", "grown")

@@ -64,13 +64,27 @@ def reproduction(
     full = 1 + max(part.study.base.run.seeds[-1] for part in made.parts)
     if trials is not None and not 1 <= trials <= full:
         raise ValueError(f"`trials` must lie in [1, {full}]; got {trials}.")
-    kept, title, parts = trials or (min(QUICK_TRIALS, full) if quick else full), made.title, made.parts
+    kept, parts = trials or (min(QUICK_TRIALS, full) if quick else full), made.parts
     if quick:
-        title, parts = f"{title}; CUT SHORT, so no verdict counts", map(_shortened, parts)
+        parts = [_shortened(own) for own in parts]
     if samples is not None:
-        title, parts = f"{title}; cut to {samples:,} samples", [_with_samples(own, samples) for own in parts]
+        parts = [_with_samples(own, samples) for own in parts]
     few = (_with_trials(part, kept) for part in parts)
-    return replace(made, title=title, parts=tuple(part for part in few if part is not None))
+    title = made.title.format(**_most(parts)) + "; CUT SHORT, so no verdict counts" * quick
+    title += f"; cut to {samples:,} samples" if samples is not None else ""
+    own = tuple(part for part in few if part is not None)
+    return replace(made, title=title, parts=own, is_cut_short=quick)
+
+
+def _most(parts: Sequence[Part]) -> dict[str, int]:
+    """The most steps, training samples, fresh points and units of any part."""
+    resolved = [part.study.base.resolved() for part in parts]
+    return {
+        "steps": max(own.training.steps or 0 for own in resolved),
+        "samples": max(own.task.samples or 0 for own in resolved),
+        "units": max(max(own.network.capacity or (0,)) for own in resolved),
+        "points": max(part.study.points for part in parts),
+    }
 
 
 def _auxiliary(task: str, *, steps: int, **run: Any) -> Experiment:
@@ -96,7 +110,7 @@ def _controller(task: str, **run: Any) -> Experiment:
 def _histories(name: str) -> Reproduction:
     base = _auxiliary("narrow-bessel", steps=40_000, seeds=tuple(range(200)), records=200)
     base = replace(base, task=replace(base.task, data_seed=0))
-    title = "narrow-bessel, one data set: size, losses, mean ratio and fit over 40,000 steps"
+    title = "narrow-bessel, one data set: size, losses, mean ratio and fit over {steps:,} steps"
     parts = (_part("main", base, arms=(*BOTH, *CONTROLS)), _sized(base, SIZED))
     claims = ratios() + references.sized("grown")
     return Reproduction(name=name, title=title, parts=parts, claims=claims, figure="histories")
@@ -110,7 +124,7 @@ def _histograms(name: str) -> Reproduction:
     claims += tuple(claim for task in tasks for claim in references.sized("grown", task))
     return Reproduction(
         name=name,
-        title=f"final test losses after {steps:,} steps, grown against growing",
+        title="final test losses after {steps:,} steps, grown against growing",
         parts=_trials(_auxiliary(tasks[0], steps=steps), [{"task": task} for task in tasks]),
         claims=claims + ((*rescaled(), *stuck()) if is_third else ()),
         figure="histograms",
@@ -127,7 +141,7 @@ def _classes(name: str) -> Reproduction:
     accuracies = tuple(accuracy_claim(arm) for arm in BOTH)
     return Reproduction(
         name=name,
-        title="sine-classes: final test losses, and classes on 1,000 fresh points",
+        title="sine-classes: final test losses, and classes on {points:,} fresh points",
         parts=_trials(base, [{"task": "sine-classes"}], points=1_000),
         claims=ratios(name, "sine-classes") + accuracies + references.sized("grown", "sine-classes"),
         figure="classes",
@@ -159,7 +173,8 @@ def _bands(name: str) -> Reproduction:
     )
     return Reproduction(
         name=name,
-        title=f"{task}: 26,214 training samples, 5,000 steps, capacity 10 (information: up to 64 units)",
+        title=f"{task}: {{samples:,}} training samples, {{steps:,}} steps, capacity 10 "
+        "(information: up to {units} units)",
         parts=parts,
         claims=(
             *means(name),

@@ -183,7 +183,7 @@ def plot_histories(title: str, results: Any, trajectories: Sequence[Trajectory],
     fit.tick_params(labelbottom=False)
     lines = [line_key(name, VARIANT_COLOURS[name]) for name in BOTH]
     samples = line_key("training samples", "#888888", marker=".")
-    return add_legend(figure, [*lines, band_key("quartiles"), samples], place="center")
+    return add_legend(figure, [*lines, band_key("quartiles about\nthe median"), samples], place="center")
 
 
 def plot_bands(title: str, histories: Mapping[str, Any], *, unit: str) -> Figure:
@@ -203,7 +203,7 @@ def plot_bands(title: str, histories: Mapping[str, Any], *, unit: str) -> Figure
     for axes in figure.axes:
         axes.label_outer()
     lines = [line_key(name, VARIANT_COLOURS[name]) for name in histories]
-    return add_legend(figure, [*lines, band_key("quartiles")], place="center")
+    return add_legend(figure, [*lines, band_key("quartiles about\nthe median")], place="center")
 
 
 def _draw_over_steps(axes, histories, name, *, width=1.5, thinner=0.0, **labels: Any):

@@ -91,7 +91,11 @@ def report_text(content: Mapping[str, Any], found: Sequence[Verdict]) -> str:
         )
     title = f"{content['name']}: {content['title']} (losses in {content['loss_unit']})"
     tables = [align_columns(part) for part in (lines, rows) if len(part) > 1]
-    return "\n\n".join([title, *tables, _of_cost(content["cost"])]) + "\n"
+    explained = [_REFERENCE] if found else []
+    return "\n\n".join([title, *tables, *explained, _of_cost(content["cost"])]) + "\n"
+
+
+_REFERENCE = "reference: what the paper states, or its code or a replication gave (`source` in verdict.json)."
 
 
 def _plain(verdict):
@@ -150,7 +154,7 @@ def _of_reference(reference: Reference | None) -> str:
 
 
 def _word(verdict: Verdict, control: Estimate) -> str:
-    if math.isnan(control.low):
+    if math.isnan(control.low) or verdict.word == "cut short":
         return "-"
     return {1: "growing ahead", 0: "no difference", -1: "growing behind"}[side(verdict.claim, control)]
 
@@ -158,8 +162,8 @@ def _word(verdict: Verdict, control: Estimate) -> str:
 def _of_cost(cost):
     told = [
         f"{cost['trainings']:,} trainings, {cost['steps']:.3g} steps in all ({cost['device']}): "
-        f"{cost['cpu_seconds']:.0f} s of CPU, {cost['run_seconds']:.0f} s of wall time and "
-        f"{cost['compile_seconds']:.0f} s for compiling."
+        f"{cost['run_seconds'] + cost['compile_seconds']:.3g} s of wall time, of which "
+        f"{cost['compile_seconds']:.3g} s to compile; {cost['cpu_seconds']:.3g} s of CPU time."
     ]
     if cost["loop"]:
         told += [

@@ -20,7 +20,7 @@ from n3.stats import (
     stuck_threshold,
 )
 
-Word = Literal["reproduced", "not reproduced", "cannot tell", "reversed by control", "-"]
+Word = Literal["reproduced", "not reproduced", "cannot tell", "reversed by control", "cut short", "-"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ def judge_claims(reproduction: Reproduction, trained: Sequence[Trained]) -> list
     growing must be significantly ahead. Where ours meets the reference, and only shows neither side ahead, the
     runs are too few and `cannot tell`. A claim is reversed by a control where it is reproduced, growing is
     ahead of the baseline, and a control is significantly ahead of growing. One trial alone has no
-    interval and decides nothing, but for shares of trials, whose intervals are binomial.
+    interval and decides nothing, but for shares of trials, whose intervals are binomial. Nothing is judged
+    where the experiment was cut short.
 
     Args:
         reproduction: The experiment.
@@ -56,7 +57,8 @@ def judge_claims(reproduction: Reproduction, trained: Sequence[Trained]) -> list
             continue
         controls = {name: measured_value(claim, trained, claim.with_baseline(name)) for name in claim.controls}
         known = {name: estimate for name, estimate in controls.items() if estimate is not None}
-        found.append(Verdict(claim=claim, ours=ours, controls=known, word=judge(claim, ours, known)))
+        word = "cut short" if reproduction.is_cut_short else judge(claim, ours, known)
+        found.append(Verdict(claim=claim, ours=ours, controls=known, word=word))
     return found
 
 

@@ -113,13 +113,13 @@ def draw_fit(fit: Axes, residual: Axes, trajectory: Trajectory, frame: int, *, c
     The residual's axis holds this frame and all later ones, so that it narrows with the error.
     """
     inputs, targets = trajectory.inputs[:SAMPLES, 0], trajectory.targets[:SAMPLES, 0]
-    order, misses = np.argsort(trajectory.test_inputs[:, 0]), trajectory.residuals[frame:]
+    misses = trajectory.residuals[frame:]
     fit.plot(inputs, targets, ".", color="#888888", markersize=4)
     fit.plot(trajectory.grid[:, 0], trajectory.predictions[frame, :, 0], color=colour)
     fit.set(ylabel=trajectory.target_name, ylim=_room(trajectory.targets))
     fit.set_title("training samples and prediction")
     residual.axhline(0, color="black", linewidth=0.8)
-    residual.plot(trajectory.test_inputs[order, 0], misses[0, order, 0], ".-", color=colour, markersize=4)
+    residual.plot(trajectory.test_inputs[:, 0], misses[0, :, 0], ".", color=colour, markersize=4)
     residual.set(xlabel=trajectory.input_names[0], ylabel="prediction\n- target", ylim=_room(misses))
 
 

@@ -5,9 +5,9 @@ import math
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy import array, ndarray, ndenumerate
+from numpy import array, concatenate, ndarray, ndenumerate
 
-from n3.config.experiment import SIZED
+from n3.config.experiment import SIZED, Experiment
 from n3.plotting import style
 from n3.plotting.style import COLOURS, add_legend, arms_of, band_key, draw_band, line_key, titled
 from n3.stats import summary
@@ -25,9 +25,11 @@ def plot_losses(record: RunRecord) -> Figure:
     Of runs with members the median loss on held-out samples too, at the end with the median of the runs' 95 %
     intervals.
     """
-    axes = _one_panel(record)
+    axes = _one_panel(record, _medians(record))
     _draw_over_steps(axes, record, "train_loss", "--")
     quartiles = _draw_over_steps(axes, record, "test_loss", "-")
+    if (last := _last_point(record.experiment)) is not None:
+        axes.set_xlabel(f"optimiser step ({last})")
     axes.set(ylabel=f"loss ({_loss_unit(record)})", yscale=_scale(quartiles["high"]))
     keys = [line_key("test", linestyle="-"), line_key("training", linestyle="--")]
     if has_members(record.results):
@@ -53,7 +55,7 @@ def _draw_held_out(axes, record):
 
 def plot_sizes(record: RunRecord) -> Figure:
     """Effective units of each layer over optimiser steps: median and quartiles over the seeds of each arm."""
-    axes, capacity = _one_panel(record), record.experiment.network.capacity
+    axes, capacity = _one_panel(record, _medians(record)), record.experiment.network.capacity
     _draw_over_steps(axes, record, "size", width=3.4, thinner=0.9)  # arms of equal size show under one another
     for units in set(capacity):
         axes.axhline(units, color="black", linestyle=":", zorder=3)
@@ -65,7 +67,7 @@ def plot_sizes(record: RunRecord) -> Figure:
 def plot_information(record: RunRecord) -> Figure:
     """Monitored information of each layer over optimiser steps, with the size beside it; bands as elsewhere."""
     names = [*record.experiment.run.monitor, "size"]
-    title = f"{record.results.attrs['task']}: what the layers say of the target and of each other"
+    title = f"{record.results.attrs['task']}: information in each layer, {_medians(record)}"
     figure = titled(title, 0.8 + 3.2 * len(names), 4.0)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         _draw_over_steps(axes, record, name)
@@ -74,12 +76,16 @@ def plot_information(record: RunRecord) -> Figure:
 
 
 def plot_final_losses(record: RunRecord) -> Figure:
-    """Share of runs up to each final test loss, by arm, dotted at the median; below 1 where runs diverged."""
-    axes = _one_panel(record)
+    """Share of runs up to each final test loss, by arm, from 0 on; dotted at the median.
+
+    It ends below 1 where runs diverged.
+    """
+    axes = _one_panel(record, _seeds(record))
     distribution = summary.final_distribution(record.results)
     for arm in arms_of(record):
         own, colour = distribution.sel(arm=arm), COLOURS[arm]
-        axes.step(own["loss"], own["share"], where="post", color=colour)
+        ends = concatenate([own["loss"].values[:1], own["loss"]]), concatenate([[0.0], own["share"]])
+        axes.step(*ends, where="post", color=colour)
         axes.plot(own["loss"], own["share"], ".", color=colour, markersize=5)
         axes.axvline(float(own["median"]), color=colour, linestyle=":")
     axes.set(xlabel=f"final test loss ({_loss_unit(record)})", ylabel="share of runs", ylim=(0, 1.03))
@@ -132,7 +138,8 @@ def plot_fit(record: RunRecord) -> Figure:
     for arm in arms_of(record):
         own = curves.sel(arm=arm)
         draw_band(upper, own["input"], own, COLOURS[arm])
-        draw_band(lower, own["test_input"], own, COLOURS[arm], prefix="residual_")
+        residuals = [own[f"residual_{name}"].values for name in ("low", "median", "high")]
+        style.draw_bars(lower, own["test_input"].values, residuals, COLOURS[arm], fmt=".", markersize=4)
     upper.set(ylabel=names["target_name"], title=f"{names['task']}: fit")
     lower.set(xlabel=results["inputs_feature"].item(), ylabel="prediction - target")
     return _with_legend(upper, record, *points, band_key("quartiles"))
@@ -162,7 +169,7 @@ def plot_choices(record: RunRecord) -> Figure:
     """Share of each activation over optimiser steps, a column an arm, a row a layer: median and quartiles."""
     results, arms, layers = record.results, arms_of(record), record.results.sizes["layer"]
     colours = dict(zip(results["choice"].values.tolist(), style.CLASS_COLOURS, strict=False))
-    title = f"{results.attrs['task']}: activation of each layer, {_seeds(record)}"
+    title = f"{results.attrs['task']}: activation of each layer, {_medians(record)}"
     figure = titled(title, 1.4 + 3 * len(arms), 0.9 + 2.4 * layers)
     panels = figure.subplots(layers, len(arms), sharex=True, sharey=True, squeeze=False)
     quartiles, last = summary.bands(results, "choice_share"), float(results["step"][-1])
@@ -284,9 +291,17 @@ def figures(record: RunRecord) -> dict[str, Figure]:
     return {name: plot(record) for name, (plot, fits) in drawn.items() if fits}
 
 
-def _one_panel(record):
+def _one_panel(record, what):
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    return figure.subplots(subplot_kw={"title": f"{record.results.attrs['task']}: {_seeds(record)}"})
+    return figure.subplots(subplot_kw={"title": f"{record.results.attrs['task']}: {what}"})
+
+
+def _last_point(experiment: Experiment) -> str | None:
+    """What the last record is of, where it is no further step; None where it is one."""
+    if experiment.training.refit:
+        return "the last point is of the refitted networks"
+    solved = experiment.training.readout == "solved"
+    return "the last point is after the read-outs are solved" if solved else None
 
 
 def _draw_over_steps(axes, record, name, line=None, *, width=1.5, thinner=0.0):
@@ -314,6 +329,10 @@ def _with_legend(axes, record, *keys) -> Figure:
 def _layer_keys(record):
     layers = record.results.sizes["layer"]
     return [line_key(f"layer {n + 1}", linestyle=_LAYER_STYLES[n % 4]) for n in range(layers) if layers > 1]
+
+
+def _medians(record):
+    return f"median over {_seeds(record)}" if record.results.sizes["seed"] > 1 else _seeds(record)
 
 
 def _seeds(record):

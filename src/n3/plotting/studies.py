@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy import ndarray
 
-from n3.plotting.style import COLOURS, add_legend, band_key, draw_bars, line_key, titled
+from n3.plotting.style import COLOURS, add_legend, band_key, draw_bars, line_key, overlap_key, titled
 from n3.stats.distributions import Histogram, Profile, SettingCurve
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
 from n3.stats.summary import with_interval
+
+_FILL = 0.5
+"""Opacity of the bars of a histogram."""
 
 
 def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -> Figure:
@@ -29,7 +32,7 @@ def plot_histograms(title: str, panels: Mapping[str, Histogram], *, unit: str) -
 def draw_histogram(axes: Axes, histogram: Histogram) -> None:
     """Draw the shares of all variants over one another."""
     for name, shares in histogram.shares.items():
-        axes.stairs(shares, histogram.edges, fill=True, color=COLOURS[name], alpha=0.5)
+        axes.stairs(shares, histogram.edges, fill=True, color=COLOURS[name], alpha=_FILL)
         axes.stairs(shares, histogram.edges, color=COLOURS[name])
         if name in histogram.medians:
             axes.axvline(histogram.medians[name], color=COLOURS[name], linestyle=":")
@@ -70,9 +73,11 @@ def draw_confusion(axes: Axes, counts: Int[ndarray, "classes classes"], *, title
 
 
 def histogram_keys(histogram: Histogram) -> list[Any]:
-    """The entries of a legend for a histogram: a patch an arm, and the line of the medians."""
-    bars = [Patch(color=COLOURS[name], alpha=0.6, linewidth=0, label=name) for name in histogram.shares]
-    return [*bars, line_key("median", linestyle=":")]
+    """The entries of a legend for a histogram: a patch an arm, one where bars overlap, the line of medians."""
+    colours = [COLOURS[name] for name in histogram.shares]
+    bars = [Patch(color=COLOURS[name], alpha=_FILL, linewidth=0, label=name) for name in histogram.shares]
+    both = [overlap_key("both (bars overlap)", colours, alpha=_FILL)] if len(colours) == 2 else []
+    return [*bars, *both, line_key("median", linestyle=":")]
 
 
 VARIANT_COLOURS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -21,12 +21,12 @@ COLOURS = {
     "grown": "#E69F00",
     "shrinking": "#56B4E9",
     "rescaled": "#CC79A7",
-    "equal-size": "#555555",
+    "equal-size": "#882255",
 }
-"""Colour of each arm in every figure, told apart by colour-blind readers too.
+"""Colour of each arm in every figure, told apart by colour-blind readers too; none is the grey of a band's key.
 
 References:
-    Okabe and Ito, "Color universal design", 2008.
+    Okabe and Ito, "Color universal design", 2008; the last by Tol, "Colour schemes", 2021.
 """
 CLASS_COLOURS = (
     "#88CCEE", "#CC6677", "#117733", "#DDCC77", "#332288",
@@ -82,6 +82,14 @@ def band_key(label: str) -> Patch:
     return Patch(color="#999999", alpha=0.4, linewidth=0, label=label)
 
 
+def overlap_key(label: str, colours: Sequence[str], *, alpha: float) -> Patch:
+    """A legend's entry for the place where areas of several colours lie over one another, the last on top."""
+    mixed = np.ones(3)
+    for colour in colours:
+        mixed = (1 - alpha) * mixed + alpha * np.array(to_rgb(colour))
+    return Patch(facecolor=mixed, linewidth=0, label=label)
+
+
 def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") -> Figure:
     """Put a legend to the right of all panels, `upper`, or `center` where a long title is above; the figure."""
     figure.legend(handles=handles, loc=f"outside right {place}", frameon=False)
@@ -89,9 +97,14 @@ def add_legend(figure: Figure, handles: Sequence[Any], *, place: str = "upper") 
 
 
 def titled(title: str, width: float, height: float) -> Figure:
-    """An empty figure, in inches, under a title in as many lines as its width asks for."""
+    """An empty figure (inches) under a title in as many lines as its width asks for, nearly equal in length."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=11)
+    most = int(10 * width)
+    lines = len(textwrap.wrap(title, most))
+    even = next(
+        own for own in range(-(-len(title) // lines), most + 1) if len(textwrap.wrap(title, own)) == lines
+    )
+    figure.suptitle(textwrap.fill(title, even), fontsize=11)
     return figure
 
 

@@ -70,6 +70,8 @@ def with_interval(value: float, low: float, high: float, *, form: str = ".3g") -
 
 LOSS_UNITS = {"regression": "squared scaled units", "classification": "nats"}
 """Unit of the task's loss, by kind."""
+METRICS = {"regression": ("rmse", "unit of the target"), "classification": ("accuracy", "share")}
+"""Name of the metric and its unit, by kind."""
 FINAL = ("test_loss", "test_metric", "final_size", "active_parameters")
 """What is known of every run at its last step; the size is in effective units, summed over layers."""
 
@@ -100,7 +102,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     compiling, running = (float(results[f"{name}_seconds"].sum()) for name in ("compile", "run"))
     runs = len(losses["seed"]) * (len(arms) + results.sizes.get("price", 1) - 1)  # growing once for each price
     by_arm = zip(arms, losses.transpose("arm", ...).values, strict=True)
-    pairs = [{"a": a, "b": b} | asdict(compare(own, other)) for (a, own), (b, other) in combinations(by_arm, 2)]
+    pairs = [{"a": a, "b": b} | _compared(own, other) for (a, own), (b, other) in combinations(by_arm, 2)]
     return {
         "task": facts["task"],
         "method": record.experiment.network.method,
@@ -115,6 +117,13 @@ def summarise(record: RunRecord) -> dict[str, Any]:
         "versions": versions(),
         "warnings": [asdict(own) for own in find_warnings(record.experiment, results, lost)],
     } | (summarise_path(results) | _summarise_choices(results, lost))
+
+
+def _compared(own, other):
+    """A comparison as plain data, with the median ratio too: `median_log_ratio` and `ci95` are logarithms."""
+    found = compare(own, other)
+    low, median, high = np.exp([found.ci95[0], found.median_log_ratio, found.ci95[1]]).tolist()
+    return {"median_ratio": median, "median_ratio_ci95": (low, high)} | asdict(found)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -60,8 +60,8 @@ class BusyError(RuntimeError):
 class Interrupted(KeyboardInterrupt):
     """Training that a signal ended, after a checkpoint; `number` is the signal's."""
 
-    def __init__(self, number: int, folder: Path):
-        super().__init__(f"stopped by {signal.Signals(number).name}; all steps so far are in {folder}")
+    def __init__(self, number: int, what: str):
+        super().__init__(f"stopped by {signal.Signals(number).name}{what}")
         self.number = number
 
 
@@ -214,9 +214,17 @@ class Checkpoints:
                 return self._read(path, {} if is_any else self._fixed())
             note(f"warning: {new[0]}")
         if found:
-            rest = "Nothing was overwritten; remove the folder to begin again."
+            rest = f"Nothing was overwritten; remove {self.folder} to train it from its first step."
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: {faults[0]} {rest}")
         return None
+
+    def progress(self) -> dict[str, int]:
+        """The last step of each part that is whole, by its name, in the order of training."""
+        found: dict[str, int] = {}
+        for path in sorted(self.folder.rglob(MANIFEST), key=lambda own: (own.stat().st_mtime_ns, str(own))):
+            if not damages(path.parent, *_FILES):
+                found[path.parents[1].relative_to(self.folder).as_posix()] = read_manifest(path.parent)["step"]
+        return found
 
     def _read(self, path: Path, fixed: Mapping[str, Any]) -> Saved:
         facts = read_manifest(path)
@@ -242,7 +250,7 @@ class Checkpoints:
             self.write(*made())
             self._since = time.monotonic()
         if self._signals:
-            raise Interrupted(self._signals[0], self.folder)
+            raise Interrupted(self._signals[0], f"; all steps so far are in {self.folder}")
 
     def _fixed(self) -> dict[str, Any]:
         return {"format": _FORMAT, "precision": precision(), **self.identity}
@@ -293,7 +301,7 @@ class Checkpoints:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signals:
-            raise Interrupted(self._signals[0], self.folder)
+            raise Interrupted(self._signals[0], " after the last step, which is written")
 
 
 @contextmanager

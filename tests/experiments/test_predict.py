@@ -87,7 +87,7 @@ def test_columns_are_missing_left_out_or_unseen(run):
     directory, frame, _ = run
     with pytest.raises(ValueError, match=r"must have the columns 'colour': not there\. Did you mean 'Colour'"):
         n3.predict(directory, frame.rename(columns={"colour": "Colour"}), arm="static")
-    with pytest.warns(UserWarning, match="columns 'z' are no inputs"):
+    with pytest.warns(UserWarning, match="column `z` is not an input; ignored"):
         n3.predict(directory, frame.assign(z=1, y=2, id=3), arm="static")
     green = n3.predict(directory, frame.assign(colour="green"), arm="static").values
     assert np.all(np.isfinite(green))

@@ -16,12 +16,11 @@ from jaxtyping import Float
 from scipy import special
 
 from n3.config.validation import from_json
+from n3.data.cells import MOST_CATEGORIES, number_of, text_in
 from n3.data.frames import Frame, frame_of, listed, select, text_of
 
 RARE = 0.01
 """Share of the rows below which categories share a column."""
-MOST_CATEGORIES = 256
-"""Columns that a column of text becomes at most."""
 MISSING_NAME, RARE_NAME = "(missing)", "(rare)"
 """What the names of columns say of a value that is missing, and of rare categories."""
 
@@ -61,7 +60,10 @@ class Column:
         places = {each: self.categories.index(each) for each in seen}
         other = len(self.categories) if self.rare else -1
         is_number = values.dtype.kind == "f"
-        texts = [(None if cell != cell else text_of(cell)) if is_number else cell for cell in values.tolist()]
+        texts = [
+            (None if cell != cell else text_of(cell)) if is_number else text_in(cell)
+            for cell in values.tolist()
+        ]
         codes = np.array([places.get(cell, other) for cell in texts], int)
         return (codes[:, None] == np.arange(len(self.names))).astype(float)
 
@@ -69,11 +71,11 @@ class Column:
         if values.dtype.kind == "f":
             return values
         found, bad = np.full(len(values), np.nan), []
-        for row, cell in enumerate(values):
-            try:
-                found[row] = np.nan if cell is None else float(cell)
-            except ValueError:
+        for row, cell in enumerate(map(text_in, values)):
+            if cell is not None and (number := number_of(cell)) is None:
                 bad.append(row)
+            elif cell is not None:
+                found[row] = number
         if bad:
             got = f"{values[bad[0]]!r} in row {bad[0]}, counted from 0"
             raise ValueError(f"column `{self.name}` must hold numbers, as it did in training; got {got}.")

@@ -19,7 +19,7 @@ from n3.config.validation import suggestion
 from n3.data.cells import read_frame, require_targets
 from n3.data.dataset import Dataset, build_dataset
 from n3.data.encoding import TableEncoder
-from n3.data.frames import Frame, category_columns, column_names, frame_of
+from n3.data.frames import Frame, column_names, frame_of, names_of_categories
 from n3.data.sources import RawSamples, Table, standard_scaler
 from n3.data.tables import copies_of
 from n3.experiments import arms, results
@@ -148,7 +148,7 @@ class _Growing(BaseEstimator):
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
         frame = frame_of(checked)
         if reset:
-            return read_frame("`X`", frame, categorical=category_columns(checked))
+            return read_frame("`X`", frame, categorical=names_of_categories(checked))
         return dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
 
     def _counting(

@@ -16,7 +16,7 @@ from n3.config.validation import suggestion
 from n3.data import sources, tables
 from n3.data.cells import read_frame, require_targets
 from n3.data.encoding import Preprocessing, TableEncoder
-from n3.data.frames import category_columns, column_names, frame_of, listed
+from n3.data.frames import column_names, frame_of, listed, names_of_categories
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +107,7 @@ class Dataset:
         if labels is None:
             targets = dict(zip(column_names("y", len(targets)), targets.values(), strict=True))
             kind = "classification" if kind is None and np.asarray(y).dtype.kind == "b" else kind
-        frame = read_frame(name, frame_of(x), categorical=category_columns(x))
+        frame = read_frame(name, frame_of(x), categorical=names_of_categories(x))
         rows = {len(own) for own in (*frame.values(), *targets.values())}
         if len(rows) != 1 or min(rows) < 2:
             raise ValueError(f"`x` and `y` must have as many rows, two or more; got {sorted(rows)}.")

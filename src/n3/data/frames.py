@@ -115,7 +115,7 @@ def text_of(cell: Any) -> str:
     return str(int(cell)) if is_whole else str(cell)
 
 
-def category_columns(rows: Any) -> tuple[str, ...]:
+def names_of_categories(rows: Any) -> tuple[str, ...]:
     """Names of the columns of a frame, or of a mapping, whose type says that they hold categories."""
     if not isinstance(rows, Mapping) and getattr(rows, "columns", None) is None:
         return ()
@@ -129,7 +129,7 @@ def select(frame: Frame, needed: Sequence[str], *, idle: Iterable[str] = ()) -> 
     Raises:
         ValueError: If a column is missing; the nearest name that is there is suggested.
     """
-    if absent := absent_columns(needed, frame):
+    if absent := describe_absent(needed, frame):
         raise ValueError(f"`rows` must have {absent}")
     if others := [name for name in frame if name not in {*needed, *idle}]:
         names = listed(f"`{name}`" for name in others)
@@ -138,7 +138,7 @@ def select(frame: Frame, needed: Sequence[str], *, idle: Iterable[str] = ()) -> 
     return {name: frame[name] for name in needed}
 
 
-def absent_columns(needed: Sequence[str], found: Iterable[str]) -> str:
+def describe_absent(needed: Sequence[str], found: Iterable[str]) -> str:
     """What is said of columns that are needed and not there, with the nearest name; empty where all are."""
     found = tuple(found)
     absent = [name for name in needed if name not in found]

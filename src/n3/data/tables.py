@@ -37,7 +37,7 @@ from n3.data.cells import (
     report_problems,
 )
 from n3.data.encoding import TableEncoder
-from n3.data.frames import Frame, absent_columns, column_names, listed
+from n3.data.frames import Frame, column_names, describe_absent, listed
 from n3.data.sources import RawSamples, Table
 
 SEPARATORS = ",;\t"
@@ -194,7 +194,7 @@ def numbered_rows(
         named = dict(zip(names, frame.values(), strict=True))
         return named, in_memory(len(next(iter(named.values()))))
     origin, cells = _cells(path, least=1, separator=separator, decimal=decimal, encoding=encoding)
-    if absent := absent_columns(names, cells):
+    if absent := describe_absent(names, cells):
         raise DataError(f"{path} must have {absent}{_found(cells, origin)}")
     found, problems = {}, []
     for name in (own for own in cells if own in names):

@@ -4,10 +4,11 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -16,11 +17,13 @@ import numpy as np
 from jaxtyping import Float
 
 from n3.config.experiment import Experiment
+from n3.config.task import check_format
 from n3.config.validation import among, from_json, inside, load_json, read_text
+from n3.data.cells import in_memory
 from n3.data.dataset import Dataset
 from n3.data.encoding import Preprocessing
 from n3.data.frames import Frame
-from n3.data.tables import read_rows
+from n3.data.tables import numbered_rows
 from n3.experiments.directory import RunDirectory
 from n3.experiments.results import load_arm, require
 from n3.surgery.compact import compact
@@ -92,12 +95,22 @@ class Predictions:
         write_out(path, text.getvalue().encode())
 
 
-def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | None = None) -> Predictions:
+def predict(
+    run: str | Path,
+    rows: Any,
+    *,
+    arm: str = "growing",
+    seed: int | None = None,
+    separator: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    encoding: str | None = None,
+) -> Predictions:
     """Predictions for new raw rows, in the units, and with the names, of the data that a run has learnt.
 
     What becomes of a row is as in training: medians in place of missing numbers, categories, scales and class
     names come from the run directory `run`. Columns are found by name, those of an array by their order;
-    targets and dropped columns are ignored, and a warning lists others.
+    targets and dropped columns are ignored. Warnings name other columns, columns without a value, and texts
+    that were not in training, which count as none of the categories.
 
     Args:
         run: A finished run directory of `n3.run`.
@@ -105,6 +118,9 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
             holds `inputs`), a data frame, a mapping from names to columns, or an array `[rows, columns]`.
         arm: Arm of the run whose networks predict.
         seed: The seed whose network predicts; None: the mean over all seeds that did not diverge.
+        separator: Of a text file, as in `n3.TaskConfig`; None: as of the file that was learnt.
+        decimal: In the same way.
+        encoding: In the same way.
 
     Returns:
         A column for each output, or for each class its probability.
@@ -113,7 +129,7 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
         FileNotFoundError: If the run directory lacks a file, or is not finished.
         ValueError: If the run has no such arm or seed, a column is missing or holds no numbers, or a file is
             damaged.
-        DataError: If the file of rows cannot be read.
+        DataError: If the file of rows cannot be read, or lacks a column.
     """
     require(Path(run), "config.json", "summary.json", FILE)
     experiment = Experiment.load(inside(run, "config.json"))
@@ -128,7 +144,10 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
     if len(stored.places) != len(experiment.run.seeds) or not set(stored.places) <= {*range(len(stored.each))}:
         raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
     first, found = stored.each[0], []
-    frame, nets = _frame_of(experiment, first, rows), load_arm(run, arm)
+    given = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    how = {name: getattr(experiment.task, name) if own is None else own for name, own in given.items()}
+    check_format(**how)
+    frame, nets = _frame_of(experiment, first, rows, how), load_arm(run, arm)
     for own in seeds:
         row = experiment.run.seeds.index(own)
         preprocessing = stored.each[stored.places[row]]
@@ -148,11 +167,14 @@ def _lost_of(path: Path, arm: str) -> list[int]:
     return own
 
 
-def _frame_of(experiment: Experiment, own: Preprocessing, rows: Any) -> Frame:
-    """The columns that networks need, of a file or of rows in memory."""
-    task = experiment.task
+def _frame_of(experiment: Experiment, own: Preprocessing, rows: Any, how: Mapping[str, Any]) -> Frame:
+    """The columns that networks need, of a file or of rows in memory; warnings say what is new in them."""
+    task, origin = experiment.task, None
     idle = {*task.target, *task.drop, *(() if own.is_classes else own.targets)}
     if isinstance(rows, str | Path):
-        how = {"separator": task.separator, "decimal": task.decimal, "encoding": task.encoding}
-        rows = read_rows(rows, own.encoder.inputs, texts=own.encoder.texts, **how)
-    return own.frame(rows, idle=idle)
+        rows, origin = numbered_rows(rows, own.encoder.inputs, texts=own.encoder.texts, **how)
+    frame = own.frame(rows, idle=idle)
+    origin = in_memory(len(next(iter(frame.values())))) if origin is None else origin
+    for note in own.encoder.notes(frame, origin):
+        warnings.warn(note, stacklevel=3)
+    return frame

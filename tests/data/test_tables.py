@@ -113,6 +113,8 @@ def test_columns_are_left_out_and_numbers_taken_for_categories(tmp_path):
     path = write(tmp_path, "id,code,x,y\n1,07,1,2.5\n2,7,2,3.5\n3,07,3,1\n")
     table = read_table(path, target=("y",), drop=("id",), categorical=("code",))
     assert table.inputs == ("code=07", "code=7", "x")
+    with pytest.raises(ValueError, match=r"`drop` .*; got 'id,x'\. Separate names by spaces: id x\."):
+        read_table(path, target=("y",), drop=("id,x",))
     with pytest.raises(ValueError, match=r"`drop` must name a column of .*; got 'idd'\. Did you mean 'id'"):
         read_table(path, target=("y",), drop=("idd",))
 

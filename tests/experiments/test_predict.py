@@ -31,11 +31,11 @@ def written(path, *, kind):
     return pd.DataFrame({"x": np.where(np.arange(ROWS) == 2, np.nan, x), "colour": colours})
 
 
-def learnt(folder, *, kind="regression", **run):
+def learnt(folder, *, kind="regression", quiet=True, **run):
     task = {"data": str(folder / "own.csv"), "target": ("y",), "drop": ("id",)}
     frame = written(folder / "own.csv", kind=kind)
     experiment = tiny(folder, task=task, arms=("static",), **run)
-    return n3.run(experiment, has_figures=False, quiet=True).directory, frame
+    return n3.run(experiment, has_figures=False, quiet=quiet).directory, frame
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,9 @@ def test_a_damaged_file_is_refused(tmp_path):
         n3.predict(directory, frame, arm="static")
 
 
-def test_classes_have_probabilities_and_names(tmp_path):
-    directory, frame = learnt(tmp_path, kind="classification")
+def test_classes_have_probabilities_and_names(tmp_path, capsys):
+    directory, frame = learnt(tmp_path, kind="classification", quiet=False)
+    assert "\nown: classification of y (inferred" in f"\n{capsys.readouterr().err}"
     own = n3.predict(directory, frame, arm="static")
     assert own.names == ("high", "low")
     np.testing.assert_allclose(own.values.sum(axis=1), 1.0, rtol=1e-12)

@@ -77,8 +77,8 @@ class TaskConfig:
             rest = ": save the table as csv" if ending.startswith((".xls", ".ods")) else ""
             raise ValueError(f"`data` must name a .csv, .tsv or .npz file; got {self.data!r}{rest}.")
         if bool(self.target) != (ending != ".npz"):
-            due = "must name a column of a .csv file, and be left out with .npz"
-            raise ValueError(f"`target` {due}; got {self.target!r} with {self.data!r}.")
+            due = "be left out with .npz" if self.target else "name a column of a .csv file, such as price"
+            raise ValueError(f"`target` must {due}; got {self.target!r} with {self.data!r}.")
         for name in [own for own in given if own != "kind" and ending == ".npz"]:
             raise ValueError(f"`{name}` goes with a .csv file; got {getattr(self, name)!r} with {self.data!r}.")
         self._check_text()

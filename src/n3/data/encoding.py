@@ -49,6 +49,18 @@ class Column:
         own = [f"{self.name}={MISSING_NAME if each is None else each}" for each in self.categories]
         return (*own, *([f"{self.name}={RARE_NAME}"] if self.rare else []))
 
+    def describe(self) -> str:
+        """What becomes of it, in words."""
+        if self.categories is None:
+            rest = (
+                f"; missing: as {self.median:.6g}, with a column that is 1 there" if self.has_indicator else ""
+            )
+            return f"number{rest}"
+        texts = [own for own in (*self.categories, *self.rare) if own is not None]
+        rare = f"; {len(self.rare)} rare ones share a column" if self.rare else ""
+        missing = "; missing is one more" if None in (*self.categories, *self.rare) else ""
+        return f"{len(texts)} categories{rare}{missing}"
+
     def encode(self, values: np.ndarray) -> Float[np.ndarray, "rows names"]:
         """The columns that it becomes, in its own unit; a ValueError if numbers are due and a text is there."""
         if self.categories is None:

@@ -218,6 +218,8 @@ def _check_names(path: Path, field: str, names: Sequence[str], cells: Iterable[s
     for name in names:
         if name not in (every := tuple(cells)):
             rest = suggestion(name, every) or (_found(every, origin) if len(every) == 1 else "")
+            if len(parts := name.split(",")) > 1 and set(map(str.strip, parts)) <= set(every):
+                rest = f" Separate names by spaces: {' '.join(map(str.strip, parts))}."
             raise ValueError(f"`{field}` must name a column of {path}, {', '.join(every)}; got {name!r}.{rest}")
 
 

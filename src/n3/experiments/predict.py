@@ -70,6 +70,15 @@ def write_preprocessing(directory: RunDirectory, data: Sequence[Dataset]) -> Non
     directory.write(FILE, (json.dumps(dataclasses.asdict(stored)) + "\n").encode())
 
 
+def read_preprocessing(run: str | Path, *, seeds: int) -> list[Preprocessing]:
+    """What lies between raw rows and the network of each seed; a ValueError if the file is another."""
+    path = inside(run, FILE)
+    stored = from_json(_Stored, read_text(path), source=str(path))
+    if len(stored.places) != seeds or not set(stored.places) <= {*range(len(stored.each))}:
+        raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
+    return [stored.each[place] for place in stored.places]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """Predictions of rows in the user's own units; of classes the probability of each."""
@@ -139,19 +148,15 @@ def predict(
     if not set(seeds) <= set(experiment.run.seeds) - set(lost) or not seeds:
         left = ", ".join(str(own) for own in experiment.run.seeds if own not in lost) or "none"
         raise ValueError(f"`seed` must be one of the run that did not diverge, {left}; got {seed}.")
-    path = inside(run, FILE)
-    stored = from_json(_Stored, read_text(path), source=str(path))
-    if len(stored.places) != len(experiment.run.seeds) or not set(stored.places) <= {*range(len(stored.each))}:
-        raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
-    first, found = stored.each[0], []
+    each = read_preprocessing(run, seeds=len(experiment.run.seeds))
+    first, found = each[0], []
     given = {"separator": separator, "decimal": decimal, "encoding": encoding}
     how = {name: getattr(experiment.task, name) if own is None else own for name, own in given.items()}
     check_format(**how)
     frame, nets = _frame_of(experiment, first, rows, how), load_arm(run, arm)
     for own in seeds:
         row = experiment.run.seeds.index(own)
-        preprocessing = stored.each[stored.places[row]]
-        found.append(preprocessing.values(outputs_of(compact(nets[row]), preprocessing.inputs(frame))))
+        found.append(each[row].values(outputs_of(compact(nets[row]), each[row].inputs(frame))))
     values = np.mean(found, axis=0)
     labels = tuple(first.targets[place] for place in values.argmax(axis=1)) if first.is_classes else None
     return Predictions(names=first.targets, values=values, labels=labels)

@@ -34,6 +34,17 @@ def table(tmp_path):
     return read_table(path, target=("c",))
 
 
+def of_cells(folder, cell):
+    """A table with a bad cell in a column of numbers."""
+    path = folder / "some.csv"
+    path.write_text(f"a,c\n{cell},0.5\n" + "".join(f"{row},{row}.5\n" for row in range(5)))
+    return read_table(path, target=("c",))
+
+
+def unweighted():
+    return n3.GrowingClassifier(class_weight="balance").fit([[0.5], [1.5]] * 4, [0, 1] * 4)
+
+
 def resolved(**parts):
     return n3.Experiment(**parts).resolved()
 
@@ -47,6 +58,9 @@ INFORMATION = n3.NetworkConfig(method="information")
 TRIGGERS = {
     "task` must": lambda _: n3.describe(n3.Experiment(task=n3.TaskConfig(task="monns"))),
     "target` must": table,
+    "class_weight`": lambda _: unweighted(),
+    "… which looks": lambda folder: of_cells(folder, '"1,480,300"'),
+    "… must be": lambda folder: of_cells(folder, "ca. 5"),
     "samples`": lambda _: n3.describe(n3.Experiment(task=n3.TaskConfig(task="iris", samples=5000))),
     "criterion`": lambda _: resolved(information=n3.InformationConfig(criterion="held-out")),
     "arms`": lambda _: n3.RunConfig(arms=("equal-size",)),

@@ -238,6 +238,75 @@ def test_bad_parameters_are_refused_by_fit(settings, message):
         GrowingRegressor(**SMALL | settings).fit(X, y)
 
 
+def hostile_column(name):
+    """Forty cells that no column of numbers or categories has."""
+    every = {
+        "text": [*map(float, range(ROWS - 1)), "ca. 120"],
+        "comma": [f"{row},5" for row in range(ROWS)],
+        "thousands": [f"{row + 1},300,000" for row in range(ROWS)],
+        "names": [f"K{row}" for row in range(ROWS)],
+        "dates": [f"2024-01-{row % 28 + 1:02d}" for row in range(ROWS)],
+        "nothing": [np.nan] * ROWS,
+    }
+    return np.array(every[name], object)
+
+
+@pytest.mark.parametrize("kind", [GrowingRegressor, GrowingClassifier])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("text", r"`X`: row 39, counted from 0, column `own` must be a number, as most .*; got 'ca\. 120'"),
+        ("comma", "row 0, counted from 0, column `own` must be a number with a point .*'0,5': write a point"),
+        ("thousands", "column `own` must be a number; got '1,300,000', which .* thousands: remove the commas"),
+        ("names", r"column `own` must hold .* that repeat; got 40, .*\. Leave it out if it names the rows"),
+        ("dates", "row 0, counted from 0, column `own` must be a number, .* not a date; got '2024-01-01'"),
+        ("nothing", "row 0, counted from 0, column `own` must have a value; leave the column out"),
+    ],
+)
+def test_what_a_file_is_refused_for_is_refused_in_a_frame(kind, name, message):
+    X, y, names = table()
+    with pytest.raises(n3.DataError, match=message):
+        kind(**SMALL).fit(X.assign(own=hostile_column(name)), y if kind is GrowingRegressor else names)
+
+
+def test_a_column_that_repeats_the_target_is_warned_of():
+    X, y, names = table()
+    with pytest.warns(SizingWarning, match="column `own` repeats the target `y`; leave it out"):
+        GrowingRegressor(**SMALL | {"steps": 2}).fit(X.assign(own=y), y)
+    with pytest.warns(SizingWarning, match="column `own` repeats the target `y`; leave it out"):
+        GrowingClassifier(**SMALL | {"steps": 2}).fit(X.assign(own=names), names)
+
+
+def test_marks_of_a_missing_value_are_missing_in_training_and_later(regressor):
+    X, _, _ = table()
+    holed, marked = X.assign(colour=None, size=np.nan), X.assign(colour="n/a", size="?")
+    assert np.array_equal(regressor.predict(holed), regressor.predict(marked))
+
+
+def test_numbers_of_a_type_of_categories_stay_categories():
+    X, y, _ = table()
+    own = pd.Categorical([str(row % 3) for row in range(ROWS)])
+    found = GrowingRegressor(**SMALL | {"steps": 2}).fit(X.assign(own=own), y)
+    assert 2 + 2 + 3 in found.members_[0].layers[0].weight.shape
+
+
+@pytest.mark.parametrize("hole", [None, np.nan])
+def test_a_missing_target_is_named_by_its_row(hole):
+    X, y, names = table()
+    labels = names.astype(object)
+    labels[[3, 7]] = hole
+    with pytest.raises(ValueError, match=r"`y` must .* row 3, counted from 0, has none \(and in row 7\)"):
+        GrowingClassifier(**SMALL).fit(X, labels)
+    with pytest.raises(ValueError, match=r"`y` must have a value in every row; row 2, counted from 0, has"):
+        GrowingRegressor(**SMALL).fit(X, np.where(np.arange(ROWS) == 2, np.nan, y))
+
+
+def test_a_class_weight_of_no_kind_is_refused_by_its_name():
+    X, _, names = table()
+    with pytest.raises(ValueError, match=r"`class_weight` must be .*; got 'balance'\. Did you mean 'balanced'"):
+        GrowingClassifier(**SMALL, class_weight="balance").fit(X, names)
+
+
 def test_a_failed_fit_leaves_no_fitted_estimator():
     X, _, names = table()
     model = GrowingClassifier(**SMALL | {"learning_rate": 1e30})

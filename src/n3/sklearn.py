@@ -1,6 +1,7 @@
 """Estimators: networks that choose their own width, as scikit-learn's regressors and classifiers."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TrainingConfig
+from n3.config.validation import suggestion
+from n3.data.cells import read_frame, require_targets
 from n3.data.dataset import Dataset, build_dataset
 from n3.data.encoding import TableEncoder
-from n3.data.frames import Frame, column_names, frame_of
+from n3.data.frames import Frame, column_names, frame_of, names_of_categories
 from n3.data.sources import RawSamples, Table, standard_scaler
+from n3.data.tables import copies_of
 from n3.experiments import arms, results
 from n3.experiments.ensembles import count_active
 from n3.experiments.memory import find_devices
@@ -143,7 +147,9 @@ class _Growing(BaseEstimator):
             if not len(X):
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
         frame = frame_of(checked)
-        return frame if reset else dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
+        if reset:
+            return read_frame("`X`", frame, categorical=names_of_categories(checked))
+        return dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
 
     def _counting(
         self, frame: Frame, targets: np.ndarray, sample_weight: Any
@@ -177,6 +183,13 @@ class _Growing(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
+
+
+def _warn_of_copies(frame: Frame, targets: Frame) -> None:
+    """Warn where `read_table` refuses: scikit-learn's own checks learn a column of the inputs."""
+    for column, name in copies_of(targets, frame):
+        text = f"column `{column}` repeats the target `{name}`; leave it out."
+        warnings.warn(text, SizingWarning, stacklevel=3)
 
 
 def _plain(value: Any) -> Any:
@@ -235,11 +248,14 @@ class GrowingRegressor(RegressorMixin, _Growing):
         if y is None:
             raise ValueError("`fit` requires y to be passed, but the target y is None.")
         frame = self._frame(X, reset=True)
+        require_targets(y)
         targets = check_array(y, ensure_2d=False, dtype=float, input_name="y")
         frame, targets, weights = self._counting(frame, targets, sample_weight)
         self._is_flat = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
-        return self._fit_table(frame, targets, column_names("y", targets.shape[1]), weights)
+        names = column_names("y", targets.shape[1])
+        _warn_of_copies(frame, dict(zip(names, targets.T, strict=True)))
+        return self._fit_table(frame, targets, names, weights)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predictions of the rows, in the unit and the shape of the targets that were learnt.
@@ -343,6 +359,7 @@ class GrowingClassifier(ClassifierMixin, _Growing):
             raise ValueError("`fit` requires y to be passed, but the target y is None.")
         frame = self._frame(X, reset=True)
         y = column_or_1d(y, warn=True)
+        require_targets(y)
         if y.dtype.kind == "f":
             assert_all_finite(y, input_name="y")
         check_classification_targets(y)
@@ -350,12 +367,21 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("`y` must hold two classes or more; got 1 class.")
+        _warn_of_copies(frame, frame_of({"y": y}))
         if self.class_weight is not None:
+            self._check_class_weight()
             own = compute_sample_weight(self.class_weight, y)
             weights = own if weights is None else own * weights
             if not np.all(weights > 0):
                 raise ValueError("`class_weight` must be above 0 for every class.")
         return self._fit_table(frame, labels, tuple(map(str, self.classes_)), weights)
+
+    def _check_class_weight(self) -> None:
+        """Refuse what is neither a mapping nor `balanced`: scikit-learn would blame a function of its own."""
+        if not isinstance(self.class_weight, Mapping) and self.class_weight != "balanced":
+            due = "must be a mapping from classes to weights, 'balanced' or None"
+            hint = suggestion(str(self.class_weight), ("balanced",))
+            raise ValueError(f"`class_weight` {due}; got {self.class_weight!r}.{hint}")
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "rows classes"]:
         """Probability of each class of `classes_`; errors as `predict`."""

@@ -1,9 +1,12 @@
 """Verbs that read a run or the data sets: predict, report and data."""
 
+import io
+import warnings
+
 import pytest
 
 import n3
-from n3.cli import run_command
+from n3.cli import endings, run_command
 from n3.cli.data import PACKAGED, dataset_rows
 from n3.data import DATASETS, load_dataset
 
@@ -28,14 +31,48 @@ def asked(monkeypatch):
 def test_predictions_are_printed_as_csv(asked, capsys):
     assert run_command(["predict", "runs/a", "new.csv"]) == 0
     assert capsys.readouterr().out == "y\n0.5\n"
-    assert asked == [("runs/a", "new.csv", {"arm": "growing", "seed": None})]
+    usual = {"arm": "growing", "seed": None, "separator": None, "decimal": None, "encoding": None}
+    assert asked == [("runs/a", "new.csv", usual)]
 
 
 def test_predictions_are_written_to_a_file(asked, capsys, tmp_path):
     words = ["predict", "runs/a", "new.csv", "--out", str(tmp_path / "p.csv"), "--arm", "static", "--seed", "3"]
     assert run_command(words) == 0
     assert ((tmp_path / "p.csv").read_text(), capsys.readouterr().out) == ("y\n0.5\n", "")
-    assert asked[0][-1] == {"arm": "static", "seed": 3}
+    usual = {"separator": None, "decimal": None, "encoding": None}
+    assert asked[0][-1] == {"arm": "static", "seed": 3} | usual
+
+
+def test_how_a_file_is_written_may_be_said(asked):
+    assert (
+        run_command(
+            ["predict", "runs/a", "n.csv", "--separator", ";", "--decimal", ",", "--encoding", "cp1252"]
+        )
+        == 0
+    )
+    usual = {"arm": "growing", "seed": None}
+    assert asked[0][-1] == usual | {"separator": ";", "decimal": ",", "encoding": "cp1252"}
+
+
+def test_a_warning_is_a_note_without_a_place_in_the_source(monkeypatch, capsys):
+    def warning(*_, **__):
+        warnings.warn("column `extra` is not an input; ignored", stacklevel=2)
+        return Predictions()
+
+    monkeypatch.setattr(n3, "predict", warning, raising=False)
+    assert run_command(["predict", "runs/a", "new.csv"]) == 0
+    assert capsys.readouterr().err == "note: column `extra` is not an input; ignored\n"
+
+
+@pytest.mark.parametrize(("kept", "rest"), [("", "."), ("all numbers are in the folder", "; all numbers are")])
+def test_a_closed_stream_is_said_with_what_is_kept(kept, rest, monkeypatch, capsys):
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise OSError
+
+    monkeypatch.setattr(endings, "drop", lambda _: None)
+    endings.show("y", Closed(), kept=kept)
+    assert f"standard output takes no more{rest}" in capsys.readouterr().err
 
 
 def test_a_table_that_lacks_a_column_ends_with_code_65(monkeypatch, capsys):

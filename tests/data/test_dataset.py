@@ -338,7 +338,7 @@ def test_arrays_and_frames_become_a_data_set():
         (
             np.arange(3.0),
             np.array([1.0, np.nan, 2.0]),
-            "`y` must have a value in every row; one is missing in `y`",
+            "`y` must have a value in every row; row 1, counted from 0, has none",
         ),
         (np.arange(3.0), np.ones(3), "arrays: `y` must hold two different values or more"),
     ],
@@ -346,6 +346,16 @@ def test_arrays_and_frames_become_a_data_set():
 def test_arrays_that_cannot_be_learnt_are_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         Dataset.from_arrays(x, y)
+
+
+def test_rows_in_memory_go_through_the_checks_of_a_file():
+    area = np.array([1.5, "n/a", "ca. 120", *range(7)], object)
+    with pytest.raises(
+        ValueError, match=r"own: row 2, counted from 0, column `area` must be .* got 'ca\. 120'"
+    ):
+        Dataset.from_arrays({"area": area}, np.arange(10.0), name="own")
+    data = Dataset.from_arrays({"a": ["1.5", "?", "2.5", "3"] * 5}, np.arange(20.0), seed=0)
+    assert data.input_names == ("a", "a=(missing)")
 
 
 def test_a_data_set_of_the_users_own_has_a_name(monkeypatch):

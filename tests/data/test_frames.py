@@ -72,7 +72,7 @@ def test_a_cell_that_is_neither_number_nor_text_is_refused():
 def test_columns_are_selected_by_name():
     frame = {"b": np.ones(1), "a": np.zeros(1), "target": np.ones(1)}
     assert list(select(frame, ("a", "b"), idle=("target",))) == ["a", "b"]
-    with pytest.warns(UserWarning, match="columns 'target' are no inputs: left out"):
+    with pytest.warns(UserWarning, match="column `target` is not an input; ignored"):
         select(frame, ("a", "b"))
     with pytest.raises(
         ValueError, match=r"`rows` must have the columns 'Target', 'c': not there\. Did you mean 'target'"

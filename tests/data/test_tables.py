@@ -90,7 +90,12 @@ def test_a_separator_may_be_given(tmp_path):
 def test_a_point_is_no_thousand_where_numbers_have_a_comma(tmp_path):
     path = write(tmp_path, "x;y\n1.000;2\n2.000;3\n")
     with pytest.raises(
-        DataError, match=r"row 2, column `x` must be a number with a comma and no point.*'1\.000'"
+        DataError, match=r"row 2, column `x` must .*'1\.000', .*thousands: remove the points \("
+    ):
+        read_table(path, target=("y",), decimal=",")
+    path = write(tmp_path, "x;y\n1.5;2\n2.5;3\n")
+    with pytest.raises(
+        DataError, match=r"`x` must be a number with a comma and no point; .*: set `decimal` \. "
     ):
         read_table(path, target=("y",), decimal=",")
 
@@ -108,6 +113,8 @@ def test_columns_are_left_out_and_numbers_taken_for_categories(tmp_path):
     path = write(tmp_path, "id,code,x,y\n1,07,1,2.5\n2,7,2,3.5\n3,07,3,1\n")
     table = read_table(path, target=("y",), drop=("id",), categorical=("code",))
     assert table.inputs == ("code=07", "code=7", "x")
+    with pytest.raises(ValueError, match=r"`drop` .*; got 'id,x'\. Separate names by spaces: id x\."):
+        read_table(path, target=("y",), drop=("id,x",))
     with pytest.raises(ValueError, match=r"`drop` must name a column of .*; got 'idd'\. Did you mean 'id'"):
         read_table(path, target=("y",), drop=("idd",))
 
@@ -133,6 +140,28 @@ def test_rows_to_predict_are_read_by_what_was_learnt(tmp_path):
     assert list(read_rows(one, ("a", "b"))) == ["a", "b"]
     with pytest.raises(DataError, match="`inputs` must have 1 columns; got 2"):
         read_rows(one, ("a",))
+
+
+def test_a_file_of_another_separator_is_named_with_its_columns(tmp_path):
+    path = write(tmp_path, "x;y\n1,5;2\n2,5;3\n")
+    with pytest.raises(
+        DataError, match=r"row 2 must have 1 cells, .* got 2 .*\. By `separator` ',' .* 'x;y'\. Set"
+    ):
+        read_table(path, target=("y",), separator=",")
+    path = write(tmp_path, "x;y\n1;2\n2;3\n")
+    with pytest.raises(ValueError, match=r"got 'y'\. By `separator` ',' it has the columns 'x;y'\. Set `sep"):
+        read_table(path, target=("y",), separator=",")
+    with pytest.raises(DataError, match=r"own\.csv must have the columns 'x': not there\. By `separator` ','"):
+        read_rows(path, ("x",), separator=",")
+    path = write(tmp_path, "x,y\n1,2\n2,3\n")
+    with pytest.raises(ValueError, match=r"With `decimal` , a comma separates no cells: save .* `separator` ;"):
+        read_table(path, target=("y",), decimal=",")
+
+
+def test_a_column_of_numbers_to_predict_has_no_text_and_may_be_empty(tmp_path):
+    with pytest.raises(DataError, match="row 2, column `x` must be a number, as in training; got 'a'"):
+        read_rows(write(tmp_path, "x\na\n"), ("x",))
+    assert np.isnan(read_rows(write(tmp_path, "x,z\n,1\n,2\n"), ("x",))["x"]).all()
 
 
 def test_the_kind_may_be_asked_for(tmp_path):
@@ -175,9 +204,14 @@ BAD_TEXT = {
     b"x,y\n\xff,2\n": "must be UTF-8 text; byte 4 is not",
     "x,y\n"
     + "".join(f"n{n},{n}.5\n" for n in range(300)): "`x` must hold .* that repeat; got 300, such as 'n0'",
-    'x,y\n"1,5",2\n"2,5",3\n': "row 2, column `x` must be a number with a point .*set `decimal` ,; "
-    r"got '1,5' \(and in row 3\)",
-    'x,y\n1,"1,000"\n2,"2,000"\n': "row 2, column `y` must be a number with a point.*; got '1,000'",
+    'x,y\n"1,5",2\n"2,5",3\n': "row 2, column `x` must be a number with a point and no comma; got '1,5': "
+    r"write a point, or set `decimal` , in a file with `separator` ; \(and in row 3\)",
+    'x,y\n1,"1,000"\n2,"2,000"\n': "row 2, column `y` must be a number; got '1,000', which looks like "
+    r"thousands: remove the commas \(if it means 1\.000, write a point, or set `decimal` , in a file with",
+    "x;y\n1;480,300\n2;950\n": r"'480,300', .* remove the commas \(if it means 480\.300, set `decimal` ,\)",
+    'x,y\n1,"1,480,300"\n2,"2,000"\n': r"'1,480,300', .* thousands: remove the commas \(and in row 3\)",
+    'x,y\n1,"1,480.50"\n2,"2,000"\n': r"'1,480\.50', .* thousands: remove the commas \(and in row 3\)",
+    'x,y\n1,"1,480"\n2,"2,5"\n': "must be a number with a point and no comma; got '1,480'",
     "x,y\n2024-01-31,1\n2024-02-01,3\n": "row 2, column `x` must be a number, .* not a date; got '2024-01-31'",
     "x,y\n31.1.2024,1\n1.2.2024,3\n": "row 2, column `x` must be a number, .* not a date; got '31.1.2024'",
     "x,y\n"

@@ -31,11 +31,11 @@ def written(path, *, kind):
     return pd.DataFrame({"x": np.where(np.arange(ROWS) == 2, np.nan, x), "colour": colours})
 
 
-def learnt(folder, *, kind="regression", **run):
+def learnt(folder, *, kind="regression", quiet=True, **run):
     task = {"data": str(folder / "own.csv"), "target": ("y",), "drop": ("id",)}
     frame = written(folder / "own.csv", kind=kind)
     experiment = tiny(folder, task=task, arms=("static",), **run)
-    return n3.run(experiment, has_figures=False, quiet=True).directory, frame
+    return n3.run(experiment, has_figures=False, quiet=quiet).directory, frame
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,41 @@ def test_columns_are_missing_left_out_or_unseen(run):
     directory, frame, _ = run
     with pytest.raises(ValueError, match=r"must have the columns 'colour': not there\. Did you mean 'Colour'"):
         n3.predict(directory, frame.rename(columns={"colour": "Colour"}), arm="static")
-    with pytest.warns(UserWarning, match="columns 'z' are no inputs"):
+    with pytest.warns(UserWarning, match="column `z` is not an input; ignored"):
         n3.predict(directory, frame.assign(z=1, y=2, id=3), arm="static")
-    green = n3.predict(directory, frame.assign(colour="green"), arm="static").values
+    with pytest.warns(
+        UserWarning, match="row 0, counted from 0, column `colour`: 'green' was not in training; co"
+    ):
+        green = n3.predict(directory, frame.assign(colour="green"), arm="static").values
     assert np.all(np.isfinite(green))
+    with pytest.warns(UserWarning, match="column `x` has no value; each counts as"):
+        n3.predict(directory, frame.assign(x=np.nan), arm="static")
+
+
+def test_a_file_written_otherwise_is_read_as_it_is_said(run, tmp_path):
+    directory, frame, path = run
+    own, expected = tmp_path / "new.csv", n3.predict(directory, path, arm="static").values
+    frame.to_csv(own, sep=";", decimal=",", index=False)
+    how = {"separator": ";", "decimal": ","}
+    assert np.array_equal(n3.predict(directory, own, arm="static", **how).values, expected)
+    with pytest.raises(
+        n3.DataError, match=r"new\.csv: row 2, column `x` must be a number with a point .*: set"
+    ):
+        n3.predict(directory, own, arm="static")
+    with pytest.raises(ValueError, match="`separator` and `decimal` must differ; got ',' for both: save the"):
+        n3.predict(directory, own, arm="static", separator=",", decimal=",")
+    own.write_text("x,colour\n1,green\n2,blue\n3,green\n4,\n")
+    with pytest.warns(UserWarning, match="was not in training") as found:
+        n3.predict(directory, own, arm="static")
+    assert [str(each.message) for each in found] == [
+        "row 2, column `colour`: 'green' was not in training; counted as none (and in row 4)",
+        "row 5, column `colour`: a missing value was not in training; counted as none",
+    ]
+    own.write_text("x,color\n1,green\n2,blue\n")
+    with pytest.raises(
+        n3.DataError, match=r"new\.csv must have the columns 'colour': not there\. Did you mean"
+    ):
+        n3.predict(directory, own, arm="static")
 
 
 def test_what_a_run_does_not_have_is_refused(run):
@@ -113,8 +144,9 @@ def test_a_damaged_file_is_refused(tmp_path):
         n3.predict(directory, frame, arm="static")
 
 
-def test_classes_have_probabilities_and_names(tmp_path):
-    directory, frame = learnt(tmp_path, kind="classification")
+def test_classes_have_probabilities_and_names(tmp_path, capsys):
+    directory, frame = learnt(tmp_path, kind="classification", quiet=False)
+    assert "\nown: classification of y (inferred" in f"\n{capsys.readouterr().err}"
     own = n3.predict(directory, frame, arm="static")
     assert own.names == ("high", "low")
     np.testing.assert_allclose(own.values.sum(axis=1), 1.0, rtol=1e-12)

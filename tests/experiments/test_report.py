@@ -70,6 +70,20 @@ def test_the_page_stands_alone_and_shows_everything(run):
     assert f"n3 train --config {run / 'config.json'}" in found.text
 
 
+def test_the_page_of_a_table_says_what_became_of_its_columns(tmp_path):
+    rows = [
+        f"{n},{n if n % 9 else ''},{'red' if n % 2 else 'blue'},7,{'hi' if n > 5 else 'lo'}" for n in range(18)
+    ]
+    (tmp_path / "own.csv").write_text("\n".join(["id,size,colour,same,y", *rows]))
+    task = {"data": str(tmp_path / "own.csv"), "target": ("y",), "drop": ("id",)}
+    run = n3.run(tiny(tmp_path, task=task, arms=("static",)), has_figures=False, quiet=True).directory
+    text = " ".join(re.sub(r"<[^>]+>", " ", write_report(run).read_text()).split())
+    for words in ("Columns column what it is", "colour 2 categories", "same number; constant", "id left out"):
+        assert words in text
+    assert re.search(r"size number; missing: as [\d.]+, with a column that is 1 there", text)
+    assert re.search(r"class training samples test samples hi 8 4 lo 4 2", text)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

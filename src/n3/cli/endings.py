@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 OK, USAGE, DIVERGED, DATA, INTERNAL, CANNOT_WRITE, FULL, BUSY, CORRUPT = 0, 2, 4, 65, 70, 73, 74, 75, 76
 """Exit codes; 128 and a signal's number: a signal ended it."""
 GO_ON = "The same command goes on from what is on disk."
+IN_FOLDER = "all numbers are in the folder"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,8 +68,20 @@ def complain(what: object, code: int) -> int:
     return code
 
 
-def show(text: str, to: io.TextIOBase | None = None) -> None:
-    """Print a text; a pipe that is closed, or a disk that is full, costs the text alone."""
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print each warning as a line of its own, without the place in the source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: show(f"note: {message}", sys.stderr)
+        yield
+
+
+def show(text: str, to: io.TextIOBase | None = None, *, kept: str = "") -> None:
+    """Print a text; a pipe that is closed, or a disk that is full, costs the text alone.
+
+    `kept` is said then: where the numbers are all the same.
+    """
     stream = to or sys.stdout
     if stream is None:
         return
@@ -76,7 +90,7 @@ def show(text: str, to: io.TextIOBase | None = None) -> None:
     except (OSError, ValueError):
         drop(stream)
         if stream is not sys.stderr:
-            show("warning: standard output takes no more; files that were written stay.", sys.stderr)
+            show(f"warning: standard output takes no more{kept and f'; {kept}'}.", sys.stderr)
 
 
 def drop(stream: io.TextIOBase) -> None:

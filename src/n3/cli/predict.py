@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from n3.cli.arguments import parse_flags
-from n3.cli.endings import OK, ended, show
+from n3.cli.endings import OK, ended, show, warnings_as_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,13 @@ class PredictArguments:
     arm: str = "growing"
     """Arm whose networks predict."""
     seed: int | None = None
-    """Seed of the network that predicts; None: as `n3.predict` chooses."""
+    """Seed of the network that predicts; None: the mean over all seeds that did not diverge."""
+    separator: str | None = None
+    """What stands between the cells of the file; None: as of the file that was learnt."""
+    decimal: Literal[".", ","] | None = None
+    """What stands before the fraction of a number in the file; None: as of the file that was learnt."""
+    encoding: str | None = None
+    """Encoding of the file, such as latin-1; None: as of the file that was learnt."""
 
 
 def predict_command(words: Sequence[str], *, program: str) -> int:
@@ -37,7 +44,9 @@ def predict_command(words: Sequence[str], *, program: str) -> int:
 def _predict(arguments: PredictArguments) -> int:
     import n3
 
-    found = n3.predict(arguments.run, arguments.file, arm=arguments.arm, seed=arguments.seed)
+    names = ("arm", "seed", "separator", "decimal", "encoding")
+    with warnings_as_notes():
+        found = n3.predict(arguments.run, arguments.file, **{name: getattr(arguments, name) for name in names})
     if arguments.out is not None:
         found.to_csv(arguments.out)
         return OK

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from n3.cli.arguments import parse_flags
-from n3.cli.endings import DIVERGED, OK, ended, show
+from n3.cli.endings import DIVERGED, IN_FOLDER, OK, ended, show
 from n3.config import suggestion
 from n3.paper import NAMES, reproduction
 
@@ -85,7 +85,7 @@ def reproduce_experiment(name: str, arguments: ReproduceArguments) -> bool:
     folder.write("verdict.txt", report_text(told, found).encode())
     seconds = {kind: cost[f"{kind}_seconds"] for kind in ("cpu", "run", "compile")}
     folder.seal({"device": cost["device"], "seconds": seconds})
-    show(f"\n{report_text(told, found)}\nresults: {folder.path}")
+    show(f"\n{report_text(told, found)}\nresults: {folder.path}", kept=IN_FOLDER)
     return all(bool((own["diverged_at"] >= 0).all()) for own in results)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from n3.cli.arguments import Arguments, parse_experiment, show_seeds
-from n3.cli.endings import DIVERGED, OK, ended, show
+from n3.cli.endings import DIVERGED, IN_FOLDER, OK, ended, show
 from n3.config import Study, install_advice, parse_axis, product
 
 
@@ -137,7 +137,7 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
     how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
     results = run_study(study, folder, **how)
     table = study_table(results, study)
-    show(f"\n{describe_medians(results, study)}\n\n{table}\n\nresults: {folder}")
+    show(f"\n{describe_medians(results, study)}\n\n{table}\n\nresults: {folder}", kept=IN_FOLDER)
     has_diverged = results["diverged_at"] >= 0
     return DIVERGED if bool(has_diverged.any() if arguments.strict else has_diverged.all()) else OK
 

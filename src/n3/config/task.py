@@ -12,6 +12,22 @@ _OF_FILE = ("target", "drop", "categorical", "separator", "decimal", "encoding",
 """What is said of a file of `data` alone."""
 
 
+def check_format(separator: str | None, decimal: str, encoding: str | None) -> None:
+    """See that a text file can be written so; a ValueError if not."""
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n\0'):
+        raise ValueError(f"`separator` must be one character, such as ';'; got {separator!r}.")
+    if decimal not in (".", ","):
+        raise ValueError(f"`decimal` must be . or ,; got {decimal!r}.")
+    if separator == decimal:
+        remedy = "save the file with another separator, such as ;, or write numbers with a point"
+        raise ValueError(f"`separator` and `decimal` must differ; got {decimal!r} for both: {remedy}.")
+    if encoding is not None:
+        try:
+            "a".encode(encoding)  # of text: others are a LookupError
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"`encoding` must be known, such as latin-1; got {encoding!r}.") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
     """Task: what is learnt, and from how many samples."""
@@ -37,9 +53,11 @@ class TaskConfig:
     kind: Kind | None = None
     """What the file's target is; None: classification where it is text or holds few different whole numbers."""
     samples: Annotated[int | None, "positive"] = None
-    """Training samples, per seed; None: the method's or the data set's own number."""
+    """Training samples, per seed; None: of `data` all rows that are no test rows, of a named set its own number
+    or the method's."""
     test_samples: Annotated[int | None, "positive"] = None
-    """Test samples, per seed; None: the method's or the data set's own number."""
+    """Test samples, per seed; None: of `data` a fifth of the rows, of a named set its own number or the
+    method's."""
     data_seed: Annotated[int | None, "at_least_zero"] = None
     """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
 
@@ -56,10 +74,11 @@ class TaskConfig:
             return
         ending = Path(self.data).suffix.lower()
         if ending not in (".csv", ".tsv", ".npz"):
-            raise ValueError(f"`data` must name a .csv, .tsv or .npz file; got {self.data!r}.")
+            rest = ": save the table as csv" if ending.startswith((".xls", ".ods")) else ""
+            raise ValueError(f"`data` must name a .csv, .tsv or .npz file; got {self.data!r}{rest}.")
         if bool(self.target) != (ending != ".npz"):
-            due = "must name a column of a .csv file, and be left out with .npz"
-            raise ValueError(f"`target` {due}; got {self.target!r} with {self.data!r}.")
+            due = "be left out with .npz" if self.target else "name a column of a .csv file, such as price"
+            raise ValueError(f"`target` must {due}; got {self.target!r} with {self.data!r}.")
         for name in [own for own in given if own != "kind" and ending == ".npz"]:
             raise ValueError(f"`{name}` goes with a .csv file; got {getattr(self, name)!r} with {self.data!r}.")
         self._check_text()
@@ -75,17 +94,7 @@ class TaskConfig:
         for name, others in {"drop": self.target, "categorical": (*self.target, *self.drop)}.items():
             if both := set(getattr(self, name)) & set(others):
                 raise ValueError(f"`{name}` must name no column of `target` or `drop`; got {min(both)!r}.")
-        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n\0'):
-            raise ValueError(f"`separator` must be one character, such as ';'; got {self.separator!r}.")
-        if self.separator == self.decimal:
-            raise ValueError(f"`separator` and `decimal` must differ; got {self.decimal!r} for both.")
-        if self.encoding is not None:
-            try:
-                "a".encode(self.encoding)  # of text: others are a LookupError
-            except (LookupError, ValueError) as error:
-                raise ValueError(
-                    f"`encoding` must be known, such as latin-1; got {self.encoding!r}."
-                ) from error
+        check_format(self.separator, self.decimal, self.encoding)
 
     def named(self) -> "TaskConfig":
         """The same task, by the file's name if it is the user's own."""

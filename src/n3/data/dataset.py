@@ -14,8 +14,9 @@ from numpy.random import Generator, default_rng
 from n3.config.task import Kind, TaskConfig
 from n3.config.validation import suggestion
 from n3.data import sources, tables
+from n3.data.cells import read_frame, require_targets
 from n3.data.encoding import Preprocessing, TableEncoder
-from n3.data.frames import column_names, frame_of, listed
+from n3.data.frames import column_names, frame_of, listed, names_of_categories
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,13 +107,11 @@ class Dataset:
         if labels is None:
             targets = dict(zip(column_names("y", len(targets)), targets.values(), strict=True))
             kind = "classification" if kind is None and np.asarray(y).dtype.kind == "b" else kind
-        frame = frame_of(x)
+        frame = read_frame(name, frame_of(x), categorical=names_of_categories(x))
         rows = {len(own) for own in (*frame.values(), *targets.values())}
         if len(rows) != 1 or min(rows) < 2:
             raise ValueError(f"`x` and `y` must have as many rows, two or more; got {sorted(rows)}.")
-        for column, own in targets.items():
-            if any(value is None or value != value for value in own.tolist()):
-                raise ValueError(f"`y` must have a value in every row; one is missing in `{column}`.")
+        require_targets(np.stack([own.astype(object) for own in targets.values()], axis=1))
         table = tables.table_of(name, frame, targets, kind=kind)
         return split(name, table, share=5, seed=seed, train_samples=train_samples, test_samples=test_samples)
 

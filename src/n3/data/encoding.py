@@ -16,12 +16,11 @@ from jaxtyping import Float
 from scipy import special
 
 from n3.config.validation import from_json
-from n3.data.frames import Frame, frame_of, listed, select, text_of
+from n3.data.cells import MOST_CATEGORIES, Origin, and_in, number_of, text_in
+from n3.data.frames import MOST_NAMED, Frame, frame_of, listed, select, text_of
 
 RARE = 0.01
 """Share of the rows below which categories share a column."""
-MOST_CATEGORIES = 256
-"""Columns that a column of text becomes at most."""
 MISSING_NAME, RARE_NAME = "(missing)", "(rare)"
 """What the names of columns say of a value that is missing, and of rare categories."""
 
@@ -50,6 +49,18 @@ class Column:
         own = [f"{self.name}={MISSING_NAME if each is None else each}" for each in self.categories]
         return (*own, *([f"{self.name}={RARE_NAME}"] if self.rare else []))
 
+    def describe(self) -> str:
+        """What becomes of it, in words."""
+        if self.categories is None:
+            rest = (
+                f"; missing: as {self.median:.6g}, with a column that is 1 there" if self.has_indicator else ""
+            )
+            return f"number{rest}"
+        texts = [own for own in (*self.categories, *self.rare) if own is not None]
+        rare = f"; {len(self.rare)} rare ones share a column" if self.rare else ""
+        missing = "; missing is one more" if None in (*self.categories, *self.rare) else ""
+        return f"{len(texts)} categories{rare}{missing}"
+
     def encode(self, values: np.ndarray) -> Float[np.ndarray, "rows names"]:
         """The columns that it becomes, in its own unit; a ValueError if numbers are due and a text is there."""
         if self.categories is None:
@@ -60,20 +71,35 @@ class Column:
         seen = [each for each in self.categories if each not in self.absent]
         places = {each: self.categories.index(each) for each in seen}
         other = len(self.categories) if self.rare else -1
-        is_number = values.dtype.kind == "f"
-        texts = [(None if cell != cell else text_of(cell)) if is_number else cell for cell in values.tolist()]
-        codes = np.array([places.get(cell, other) for cell in texts], int)
+        codes = np.array([places.get(cell, other) for cell in _texts(values)], int)
         return (codes[:, None] == np.arange(len(self.names))).astype(float)
+
+    def notes(self, values: np.ndarray, origin: Origin) -> list[str]:
+        """What new rows hold that no row of training did, and what it counts as."""
+        if self.categories is None:
+            is_empty = len(values) > 1 and bool(np.all(np.isnan(self._numbers(values))))
+            median = 0.0 if self.median is None else self.median
+            return [f"column `{self.name}` has no value; each counts as {median:.6g}"] if is_empty else []
+        known, places = {*self.categories, *self.rare}, {}
+        for line, cell in zip(origin.lines, _texts(values), strict=True):
+            if cell not in known:
+                places.setdefault(cell, []).append(line)
+        other, found = "rare" if self.rare else "none", []
+        for cell, (first, *others) in places.items():
+            what = "a missing value" if cell is None else repr(cell)
+            rest = f"was not in training; counted as {other}{and_in(others)}"
+            found.append(f"row {first}{origin.counted}, column `{self.name}`: {what} {rest}")
+        return found
 
     def _numbers(self, values: np.ndarray) -> Float[np.ndarray, " rows"]:
         if values.dtype.kind == "f":
             return values
         found, bad = np.full(len(values), np.nan), []
-        for row, cell in enumerate(values):
-            try:
-                found[row] = np.nan if cell is None else float(cell)
-            except ValueError:
+        for row, cell in enumerate(map(text_in, values)):
+            if cell is not None and (number := number_of(cell)) is None:
                 bad.append(row)
+            elif cell is not None:
+                found[row] = number
         if bad:
             got = f"{values[bad[0]]!r} in row {bad[0]}, counted from 0"
             raise ValueError(f"column `{self.name}` must hold numbers, as it did in training; got {got}.")
@@ -152,6 +178,12 @@ class TableEncoder:
             place += len(own.names)
         return found
 
+    def notes(self, frame: Frame, origin: Origin) -> list[str]:
+        """What new rows hold that no row of training did, ten things at most and how many more."""
+        every = [text for own in self.columns for text in own.notes(frame[own.name], origin)]
+        rest = len(every) - MOST_NAMED
+        return [*every[:MOST_NAMED], *([f"{rest} more values were not in training"] if rest > 0 else [])]
+
     def to_json(self) -> str:
         """All of it as JSON text; `from_json` gives an equal encoder."""
         return json.dumps(dataclasses.asdict(self))
@@ -188,6 +220,13 @@ def _fit_texts(name: str, values: np.ndarray) -> Column:
     rare = [] if rare is None else [_plain(each) for each in rare]
     every = [_plain(each) for each in encoder.categories_[0]]
     return Column(name=name, categories=tuple(each for each in every if each not in rare), rare=tuple(rare))
+
+
+def _texts(values: np.ndarray) -> list[str | None]:
+    """Cells of a column of text, which may have come as numbers."""
+    if values.dtype.kind == "f":
+        return [None if cell != cell else text_of(cell) for cell in values.tolist()]
+    return [text_in(cell) for cell in values.tolist()]
 
 
 def _plain(category: str | None) -> str | None:

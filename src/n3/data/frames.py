@@ -60,14 +60,14 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def _column(name: str, values: Any) -> np.ndarray:
-    is_text = str(getattr(values, "dtype", "")).lower() in ("category", "categorical", "enum")
+    is_text = _is_category(values)
     own = np.asarray(values.to_numpy() if getattr(values, "to_numpy", None) is not None else values)
     if own.ndim != 1:
         raise ValueError(f"column `{name}` must have one value a row; got shape {own.shape}.")
     if own.dtype.kind in "biuf" and not is_text:
         numbers = own.astype(float)
     elif own.dtype.kind in "OUT" or is_text:
-        cells = [None if _is_missing(cell) else cell for cell in own.tolist()]
+        cells = [None if is_missing(cell) else cell for cell in own.tolist()]
         is_text = is_text or any(isinstance(cell, str) for cell in cells)
         if is_text:
             texts = [cell if cell is None else text_of(cell) for cell in cells]
@@ -82,11 +82,23 @@ def _column(name: str, values: Any) -> np.ndarray:
     return numbers
 
 
+def _is_category(values: Any) -> bool:
+    return str(getattr(values, "dtype", "")).lower() in ("category", "categorical", "enum")
+
+
 def _refuse_infinite(name: str) -> None:
     raise ValueError(f"column `{name}` must hold finite numbers; it contains infinity.")
 
 
-def _is_missing(cell: Any) -> bool:
+def missing_rows(values: Any) -> list[int]:
+    """The rows, from 0, of an array `[rows, ...]` in which a value is missing."""
+    array = np.asarray(values)
+    is_none = np.array([is_missing(cell) for cell in array.ravel().tolist()], bool).reshape(array.shape)
+    return np.flatnonzero(is_none.any(axis=tuple(range(1, array.ndim)))).tolist()
+
+
+def is_missing(cell: Any) -> bool:
+    """Whether a cell in memory holds no value."""
     return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (cell != cell) is True
 
 
@@ -103,16 +115,35 @@ def text_of(cell: Any) -> str:
     return str(int(cell)) if is_whole else str(cell)
 
 
+def names_of_categories(rows: Any) -> tuple[str, ...]:
+    """Names of the columns of a frame, or of a mapping, whose type says that they hold categories."""
+    if not isinstance(rows, Mapping) and getattr(rows, "columns", None) is None:
+        return ()
+    keys = list(rows) if isinstance(rows, Mapping) else list(rows.columns)
+    return tuple(str(key) for key in keys if _is_category(rows[key]))
+
+
 def select(frame: Frame, needed: Sequence[str], *, idle: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The needed columns, in that order; a warning lists others but the `idle` ones, which are left out.
 
     Raises:
         ValueError: If a column is missing; the nearest name that is there is suggested.
     """
-    if absent := [name for name in needed if name not in frame]:
-        spare = tuple(name for name in frame if name not in needed)
-        hint = suggestion(absent[0], spare) or suggestion(absent[0].lower(), tuple(map(str.lower, spare)))
-        raise ValueError(f"`rows` must have the columns {listed(map(repr, absent))}: not there.{hint}")
+    if absent := describe_absent(needed, frame):
+        raise ValueError(f"`rows` must have {absent}")
     if others := [name for name in frame if name not in {*needed, *idle}]:
-        warnings.warn(f"columns {listed(map(repr, others))} are no inputs: left out.", stacklevel=3)
+        names = listed(f"`{name}`" for name in others)
+        what = "columns {} are not inputs" if len(others) > 1 else "column {} is not an input"
+        warnings.warn(f"{what.format(names)}; ignored", stacklevel=3)
     return {name: frame[name] for name in needed}
+
+
+def describe_absent(needed: Sequence[str], found: Iterable[str]) -> str:
+    """What is said of columns that are needed and not there, with the nearest name; empty where all are."""
+    found = tuple(found)
+    absent = [name for name in needed if name not in found]
+    if not absent:
+        return ""
+    spare = tuple(name for name in found if name not in needed)
+    hint = suggestion(absent[0], spare) or suggestion(absent[0].lower(), tuple(map(str.lower, spare)))
+    return f"the columns {listed(map(repr, absent))}: not there.{hint}"

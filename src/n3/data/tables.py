@@ -12,38 +12,39 @@ import csv
 import functools
 import io
 import itertools
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
 from n3.config.task import Kind
 from n3.config.validation import suggestion
-from n3.data.encoding import MOST_CATEGORIES, TableEncoder
-from n3.data.frames import MOST_NAMED, Frame, column_names, listed
+from n3.data.cells import (
+    LARGEST,
+    LARGEST_WHOLE,
+    MOST_CATEGORIES,
+    MOST_CLASSES,
+    CellColumn,
+    DataError,
+    Origin,
+    and_in,
+    in_memory,
+    number_of,
+    report_problems,
+)
+from n3.data.encoding import TableEncoder
+from n3.data.frames import Frame, column_names, describe_absent, listed
 from n3.data.sources import RawSamples, Table
 
-MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "?", "-"})
-"""Cells that hold no value, in small or capital letters."""
 SEPARATORS = ",;\t"
 """What may stand between the cells of a row where it is not given; of several, the one with most cells."""
-MOST_CLASSES = 20
-"""Different whole numbers up to which a target is taken for classes, where each is there twice on average."""
-LARGEST, LARGEST_WHOLE = 1e100, 2**53
-"""Largest magnitude of a number (its square is finite), and of one written as a whole one (it is exact)."""
 MOST_ARRAY = 2**34
 """Bytes of an array of an archive."""
-_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}([./])\d{1,2}\2\d{2,4}( .*)?")
 _Cells = tuple[str, ...] | list[str]
-
-
-class DataError(ValueError):
-    """A file whose content cannot be learnt from."""
 
 
 def read_table(
@@ -92,11 +93,11 @@ def _read_table(
         arrays = _read_npz(path, ("inputs", "targets"))
         frame, targets = arrays["inputs"], arrays["targets"]
     else:
-        lines, cells = _cells(path, separator=separator, decimal=decimal, encoding=encoding)
+        origin, cells = _cells(path, separator=separator, decimal=decimal, encoding=encoding)
         for field, names in {"target": target, "drop": drop, "categorical": categorical}.items():
-            _check_names(path, field, names, cells)
+            _check_names(path, field, names, cells, origin)
         known = {name: own for name, own in cells.items() if name not in drop}
-        frame, targets = _columns(path, known, lines, target=target, texts=categorical, decimal=decimal)
+        frame, targets = _columns(path, known, origin, target=target, texts=categorical)
     return table_of(str(path), frame, targets, kind=kind)
 
 
@@ -112,9 +113,8 @@ def table_of(source: str, frame: Frame, targets: Frame, *, kind: Kind | None) ->
             problems.append(f"`{name}` must hold two different values or more; got {values[0]} alone")
     if is_classes and len(columns) > 1:
         raise ValueError(f"`kind` classification takes one `target`; got {', '.join(names)}.")
-    for (column, own), (name, values) in itertools.product(frame.items(), targets.items()):
-        if own.dtype == values.dtype and np.array_equal(own, values):
-            problems.append(f"column `{column}` must not repeat the target `{name}`: leave it out by `drop`")
+    for column, name in copies_of(targets, frame):
+        problems.append(f"column `{column}` must not repeat the target `{name}`: leave it out by `drop`")
     learnt = np.stack(columns, axis=1)
     if is_classes:
         classes, learnt = np.unique(columns[0], return_inverse=True)
@@ -125,7 +125,7 @@ def table_of(source: str, frame: Frame, targets: Frame, *, kind: Kind | None) ->
             problems.append(f"`{names[0]}` must hold a class twice or more; all {len(classes)} rows differ")
         are_whole = classes.dtype.kind == "f" and np.all(classes == np.round(classes))
         names = tuple(str(int(value)) if are_whole else str(value) for value in classes)
-    _report(source, problems)
+    report_problems(source, problems)
     try:
         encoder = TableEncoder.fit(frame)
     except ValueError as error:
@@ -136,6 +136,15 @@ def table_of(source: str, frame: Frame, targets: Frame, *, kind: Kind | None) ->
     else:
         inputs = encoder.transform(frame)
     return Table(RawSamples(inputs, learnt), encoder.names, names, encoder, frame)
+
+
+def copies_of(targets: Frame, frame: Frame) -> list[tuple[str, str]]:
+    """Each column of inputs that repeats a target, and that target."""
+    return [
+        (column, name)
+        for (column, own), (name, values) in itertools.product(frame.items(), targets.items())
+        if own.dtype == values.dtype and np.array_equal(own, values)
+    ]
 
 
 def infer_kind(targets: Sequence[Shaped[np.ndarray, " rows"]]) -> Kind:
@@ -160,22 +169,40 @@ def read_rows(
 ) -> dict[str, np.ndarray]:
     """The columns of a file of rows to predict, those of `texts` as text; of an `.npz` its `inputs`, so named.
 
-    Errors are those of `read_table`; a single row will do, and a column need not hold a value.
+    Errors are those of `read_table`, and a DataError if a column of `names` is not there; a single row will do,
+    and a column need not hold a value.
     """
+    how = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    return numbered_rows(path, names, texts=texts, **how)[0]
+
+
+def numbered_rows(
+    path: str | Path,
+    names: Sequence[str],
+    *,
+    texts: Sequence[str],
+    separator: str | None,
+    decimal: Literal[".", ","],
+    encoding: str | None,
+) -> tuple[dict[str, np.ndarray], Origin]:
+    """What `read_rows` gives, and what messages call those rows."""
     path = _existing(path)
     if path.suffix.lower() == ".npz":
         frame = _read_npz(path, ("inputs",))["inputs"]
         if len(frame) != len(names):
             raise DataError(f"{path}: `inputs` must have {len(names)} columns; got {len(frame)}.")
-        return dict(zip(names, frame.values(), strict=True))
-    how = {"separator": separator, "decimal": decimal, "encoding": encoding}
-    lines, cells = _cells(path, least=1, **how)
+        named = dict(zip(names, frame.values(), strict=True))
+        return named, in_memory(len(next(iter(named.values()))))
+    origin, cells = _cells(path, least=1, separator=separator, decimal=decimal, encoding=encoding)
+    if absent := describe_absent(names, cells):
+        raise DataError(f"{path} must have {absent}{_found(cells, origin)}")
     found, problems = {}, []
     for name in (own for own in cells if own in names):
-        column = _Column(name, cells[name], lines, decimal, is_text=name in texts)
-        found[name] = column.values(problems, is_whole=False)
-    _report(str(path), problems)
-    return found | {name: np.array([]) for name in cells if name not in found}
+        is_text = name in texts
+        column = CellColumn(name, cells[name], origin, is_text=is_text, is_number=not is_text)
+        found[name] = column.values(problems, is_required=False)
+    report_problems(str(path), problems)
+    return found | {name: np.array([]) for name in cells if name not in found}, origin
 
 
 def _existing(path: str | Path) -> Path:
@@ -187,42 +214,45 @@ def _existing(path: str | Path) -> Path:
     return Path(path)
 
 
-def _report(source: str, problems: Sequence[str]) -> None:
-    """Refuse a file for all that is wrong with it, ten things at most by name."""
-    if len(problems) == 1:
-        raise DataError(f"{source}: {problems[0]}.")
-    if problems:
-        lines = [f"{source} has {len(problems)} problems:", *(f"- {own}." for own in problems[:MOST_NAMED])]
-        rest = len(problems) - MOST_NAMED
-        raise DataError("\n".join([*lines, *([f"- and {rest} more."] if rest > 0 else [])]))
-
-
-def _check_names(path: Path, field: str, names: Sequence[str], known: Iterable[str]) -> None:
+def _check_names(path: Path, field: str, names: Sequence[str], cells: Iterable[str], origin: Origin) -> None:
     for name in names:
-        if name not in (every := tuple(known)):
-            hint = suggestion(name, every)
-            raise ValueError(f"`{field}` must name a column of {path}, {', '.join(every)}; got {name!r}.{hint}")
+        if name not in (every := tuple(cells)):
+            rest = suggestion(name, every) or (_found(every, origin) if len(every) == 1 else "")
+            if len(parts := name.split(",")) > 1 and set(map(str.strip, parts)) <= set(every):
+                rest = f" Separate names by spaces: {' '.join(map(str.strip, parts))}."
+            raise ValueError(f"`{field}` must name a column of {path}, {', '.join(every)}; got {name!r}.{rest}")
 
 
-def _columns(path, cells, lines, *, target, texts, decimal) -> tuple[Frame, Frame]:
+def _found(cells: Iterable[str], origin: Origin) -> str:
+    """The columns of a file and by which separator they are so; what to do where they are a single one."""
+    every = list(cells)
+    text = f" By `separator` {origin.separator!r} it has the columns {listed(map(repr, every))}."
+    if len(every) > 1:
+        return text
+    if origin.decimal == "," and "," in every[0]:
+        return f"{text} With `decimal` , a comma separates no cells: save the file with `separator` ;."
+    return f"{text} Set `separator` if it is another."
+
+
+def _columns(path, cells, origin, *, target, texts) -> tuple[Frame, Frame]:
     """Inputs and targets of a text file."""
     problems, columns = [], {}
     for name, own in cells.items():
-        column = _Column(name, own, lines, decimal, is_text=name in texts)
+        column = CellColumn(name, own, origin, is_text=name in texts)
         columns[name] = column.values(problems, is_whole=name in target)
-        if name not in target and columns[name].dtype.kind == "O":
+        if name not in target:
             problems += column.check_categories(columns[name])
     inputs = {name: own for name, own in columns.items() if name not in target}
     if not inputs:
         problems.append("there must be a column beside `target` to learn from")
-    _report(str(path), problems)
+    report_problems(str(path), problems)
     return inputs, {name: columns[name] for name in target}
 
 
 def _cells(
     path: Path, *, separator: str | None, decimal: str, encoding: str | None, least: int = 2
-) -> tuple[Sequence[int], dict[str, _Cells]]:
-    """The row number of each sample, and the cells of each column by its name."""
+) -> tuple[Origin, dict[str, _Cells]]:
+    """Where the samples are, and the cells of each column by its name."""
     text = _text(path, encoding)
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
@@ -239,7 +269,8 @@ def _cells(
         where = f"row {max(reader.line_num, 1)} cannot be read as comma-separated values"
         raise DataError(f"{path}: {where}: {error}.") from error
     header = [cell.strip() for cell in rows[0]] if rows else []
-    if None not in map(_number, header):
+    origin = Origin(lines=lines[1:], decimal=decimal, separator=mark)
+    if None not in map(number_of, header):
         got = ", ".join(header[:3]) or "nothing"
         raise DataError(f"{path} must begin with a header that names its columns; got {got}.")
     if len(header) == 1 and "|" in header[0]:
@@ -255,10 +286,11 @@ def _cells(
     odd = [(line, len(row)) for line, row in zip(lines, rows, strict=True) if len(row) != len(header)]
     if odd:
         (first, cells), *others = odd
-        rest = _and_in([line for line, _ in others])
-        problems.append(f"row {first} must have {len(header)} cells, as the header; got {cells}{rest}")
-    _report(str(path), problems)
-    return lines[1:], dict(zip(header, zip(*rows[1:], strict=True), strict=True))
+        rest = and_in([line for line, _ in others])
+        why = f".{_found(header, origin)}".removesuffix(".") if len(header) == 1 else ""
+        problems.append(f"row {first} must have {len(header)} cells, as the header; got {cells}{rest}{why}")
+    report_problems(str(path), problems)
+    return origin, dict(zip(header, zip(*rows[1:], strict=True), strict=True))
 
 
 def _text(path: Path, encoding: str | None) -> str:
@@ -281,129 +313,6 @@ def _separator(text: str, marks: str) -> str:
         return max(marks, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
     except csv.Error:
         return marks[0]
-
-
-class _Column:
-    """The cells of one column of a text file, and what is wrong with them."""
-
-    def __init__(self, name: str, cells: _Cells, lines: Sequence[int], decimal: str, *, is_text: bool):
-        self.name, self.cells, self.lines, self.decimal, self.is_text = name, cells, lines, decimal, is_text
-
-    def values(self, problems: list[str], *, is_whole: bool) -> np.ndarray:
-        """Numbers, or texts as objects; what is wrong joins the problems. `is_whole`: none may be missing."""
-        quick = None if self.is_text or self.decimal != "." else _quick_numbers(self.cells)
-        if quick is not None:
-            missing, numbers = np.flatnonzero(np.isnan(quick)), quick
-            problems += self._magnitudes(numbers)
-        else:
-            parsed = {cell: self._parse(cell) for cell in set(self.cells)}
-            kinds = {
-                cell: 0 if own is None else 1 if isinstance(own, float) else 2 for cell, own in parsed.items()
-            }
-            known = np.fromiter((kinds[cell] for cell in self.cells), int, len(self.cells))
-            missing, texts = np.flatnonzero(known == 0), np.flatnonzero(known == 2)
-            if self.is_text or (len(texts) and not self._are_numbers(known, parsed, problems)):
-                if is_whole:
-                    self._require(missing, problems)
-                return np.array([*(_text_in(cell) for cell in self.cells), None], object)[:-1]
-            numbers = np.array([own if type(own := parsed[cell]) is float else np.nan for cell in self.cells])
-            problems += self._magnitudes(numbers)
-        if is_whole or len(missing) == len(self.cells) > 1:
-            self._require(missing, problems)
-        return numbers
-
-    def check_categories(self, values: np.ndarray) -> list[str]:
-        """What is wrong with the number of different texts."""
-        known = values[values != None]  # noqa: E711, element by element
-        categories = len(set(known.tolist()))
-        if categories <= (MOST_CATEGORIES if categories < len(known) else MOST_CLASSES):
-            return []
-        must = f"must hold numbers, or text of {MOST_CATEGORIES} categories at most that repeat"
-        got = f"{categories}, such as {str(known[0])!r}"
-        return [f"column `{self.name}` {must}; got {got}. Leave it out by `drop` if it names the rows"]
-
-    def _require(self, missing: np.ndarray, problems: list[str]) -> None:
-        if len(missing):
-            rest = "; leave the column out by `drop`" * (len(missing) == len(self.cells))
-            problems.append(self._at(missing, f"must have a value{rest}; got {self.cells[missing[0]]!r}"))
-
-    def _are_numbers(self, known: np.ndarray, parsed: Mapping, problems: list[str]) -> bool:
-        """Whether the column is one of numbers although some cells are none; those are problems."""
-        for words, is_such in self._faults.items():
-            bad = [row for row in np.flatnonzero(known == 2) if is_such(self.cells[row].strip())]
-            if bad:
-                problems.append(self._at(bad, f"{words}; got {self.cells[bad[0]].strip()!r}"))
-                return True
-        numbers, texts = np.sum(known == 1), np.flatnonzero(known == 2)
-        if numbers <= len(texts):
-            return False
-        got = f"got {self.cells[texts[0]].strip()!r}"
-        problems.append(self._at(texts, f"must be a number, as most of the column is; {got}"))
-        return True
-
-    @property
-    def _faults(self) -> dict[str, Callable[[str], bool]]:
-        other = "," if self.decimal == "." else "."
-        remedy = f"; or set `decimal` {other}" if other == "," else ", as `decimal` is"
-        word = "point and no comma" if other == "," else "comma and no point"
-        is_other = lambda cell: other in cell and _number(cell.replace(",", "").replace(".", "")) is not None  # noqa: E731
-        return {
-            "must be a number, such as a count of days, not a date": lambda cell: bool(_DATE.fullmatch(cell)),
-            f"must be a number with a {word}{remedy}": is_other,
-        }
-
-    def _magnitudes(self, numbers: np.ndarray) -> list[str]:
-        found = []
-        with np.errstate(invalid="ignore"):
-            beyond = np.flatnonzero(np.abs(numbers) > LARGEST)
-            whole = np.flatnonzero((np.abs(numbers) >= LARGEST_WHOLE) & (np.abs(numbers) <= LARGEST))
-        if len(beyond):
-            got = f"got {self.cells[beyond[0]].strip()}"
-            found.append(self._at(beyond, f"must lie within -{LARGEST:g} and {LARGEST:g}; {got}"))
-        whole = [row for row in whole if self.cells[row].strip().lstrip("+-").isdecimal()]
-        if whole:
-            must = "must lie within 2**53 where it is written as a whole number"
-            found.append(self._at(whole, f"{must}; got {self.cells[whole[0]].strip()}"))
-        return found
-
-    def _at(self, rows: Iterable[Any], text: str) -> str:
-        first, *others = (self.lines[row] for row in rows)
-        return f"row {first}, column `{self.name}` {text}{_and_in(others)}"
-
-    def _parse(self, cell: str) -> float | str | None:
-        plain = cell.strip()
-        if plain.lower() in MISSING:
-            return None
-        if self.decimal == ",":
-            number = None if "." in plain else _number(plain.replace(",", "."))
-        else:
-            number = _number(plain)
-        return plain if number is None else None if number != number else number
-
-
-def _and_in(lines: Sequence[int]) -> str:
-    return f" (and in row {listed(lines)})" if lines else ""
-
-
-def _text_in(cell: str) -> str | None:
-    plain = cell.strip()
-    return None if plain.lower() in MISSING else plain
-
-
-def _quick_numbers(cells: _Cells) -> np.ndarray | None:
-    """All cells as numbers, NaN where one is `nan`; None where one is anything else."""
-    try:
-        numbers = np.fromiter(map(float, cells), float, len(cells))
-    except ValueError:
-        return None
-    return None if "_" in "".join(cells) else numbers
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
 
 
 def _read_npz(path: Path, needed: Sequence[str]) -> dict[str, Frame]:

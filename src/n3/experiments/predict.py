@@ -4,10 +4,11 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -16,11 +17,13 @@ import numpy as np
 from jaxtyping import Float
 
 from n3.config.experiment import Experiment
+from n3.config.task import check_format
 from n3.config.validation import among, from_json, inside, load_json, read_text
+from n3.data.cells import in_memory
 from n3.data.dataset import Dataset
 from n3.data.encoding import Preprocessing
 from n3.data.frames import Frame
-from n3.data.tables import read_rows
+from n3.data.tables import numbered_rows
 from n3.experiments.directory import RunDirectory
 from n3.experiments.results import load_arm, require
 from n3.surgery.compact import compact
@@ -67,6 +70,15 @@ def write_preprocessing(directory: RunDirectory, data: Sequence[Dataset]) -> Non
     directory.write(FILE, (json.dumps(dataclasses.asdict(stored)) + "\n").encode())
 
 
+def read_preprocessing(run: str | Path, *, seeds: int) -> list[Preprocessing]:
+    """What lies between raw rows and the network of each seed; a ValueError if the file is another."""
+    path = inside(run, FILE)
+    stored = from_json(_Stored, read_text(path), source=str(path))
+    if len(stored.places) != seeds or not set(stored.places) <= {*range(len(stored.each))}:
+        raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
+    return [stored.each[place] for place in stored.places]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """Predictions of rows in the user's own units; of classes the probability of each."""
@@ -92,12 +104,22 @@ class Predictions:
         write_out(path, text.getvalue().encode())
 
 
-def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | None = None) -> Predictions:
+def predict(
+    run: str | Path,
+    rows: Any,
+    *,
+    arm: str = "growing",
+    seed: int | None = None,
+    separator: str | None = None,
+    decimal: Literal[".", ","] | None = None,
+    encoding: str | None = None,
+) -> Predictions:
     """Predictions for new raw rows, in the units, and with the names, of the data that a run has learnt.
 
     What becomes of a row is as in training: medians in place of missing numbers, categories, scales and class
     names come from the run directory `run`. Columns are found by name, those of an array by their order;
-    targets and dropped columns are ignored, and a warning lists others.
+    targets and dropped columns are ignored. Warnings name other columns, columns without a value, and texts
+    that were not in training, which count as none of the categories.
 
     Args:
         run: A finished run directory of `n3.run`.
@@ -105,6 +127,9 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
             holds `inputs`), a data frame, a mapping from names to columns, or an array `[rows, columns]`.
         arm: Arm of the run whose networks predict.
         seed: The seed whose network predicts; None: the mean over all seeds that did not diverge.
+        separator: Of a text file, as in `n3.TaskConfig`; None: as of the file that was learnt.
+        decimal: In the same way.
+        encoding: In the same way.
 
     Returns:
         A column for each output, or for each class its probability.
@@ -113,7 +138,7 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
         FileNotFoundError: If the run directory lacks a file, or is not finished.
         ValueError: If the run has no such arm or seed, a column is missing or holds no numbers, or a file is
             damaged.
-        DataError: If the file of rows cannot be read.
+        DataError: If the file of rows cannot be read, or lacks a column.
     """
     require(Path(run), "config.json", "summary.json", FILE)
     experiment = Experiment.load(inside(run, "config.json"))
@@ -123,16 +148,15 @@ def predict(run: str | Path, rows: Any, *, arm: str = "growing", seed: int | Non
     if not set(seeds) <= set(experiment.run.seeds) - set(lost) or not seeds:
         left = ", ".join(str(own) for own in experiment.run.seeds if own not in lost) or "none"
         raise ValueError(f"`seed` must be one of the run that did not diverge, {left}; got {seed}.")
-    path = inside(run, FILE)
-    stored = from_json(_Stored, read_text(path), source=str(path))
-    if len(stored.places) != len(experiment.run.seeds) or not set(stored.places) <= {*range(len(stored.each))}:
-        raise ValueError(f"{path}: `places` must name one of `each` for every seed; got {stored.places[:5]}.")
-    first, found = stored.each[0], []
-    frame, nets = _frame_of(experiment, first, rows), load_arm(run, arm)
+    each = read_preprocessing(run, seeds=len(experiment.run.seeds))
+    first, found = each[0], []
+    given = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    how = {name: getattr(experiment.task, name) if own is None else own for name, own in given.items()}
+    check_format(**how)
+    frame, nets = _frame_of(experiment, first, rows, how), load_arm(run, arm)
     for own in seeds:
         row = experiment.run.seeds.index(own)
-        preprocessing = stored.each[stored.places[row]]
-        found.append(preprocessing.values(outputs_of(compact(nets[row]), preprocessing.inputs(frame))))
+        found.append(each[row].values(outputs_of(compact(nets[row]), each[row].inputs(frame))))
     values = np.mean(found, axis=0)
     labels = tuple(first.targets[place] for place in values.argmax(axis=1)) if first.is_classes else None
     return Predictions(names=first.targets, values=values, labels=labels)
@@ -148,11 +172,14 @@ def _lost_of(path: Path, arm: str) -> list[int]:
     return own
 
 
-def _frame_of(experiment: Experiment, own: Preprocessing, rows: Any) -> Frame:
-    """The columns that networks need, of a file or of rows in memory."""
-    task = experiment.task
+def _frame_of(experiment: Experiment, own: Preprocessing, rows: Any, how: Mapping[str, Any]) -> Frame:
+    """The columns that networks need, of a file or of rows in memory; warnings say what is new in them."""
+    task, origin = experiment.task, None
     idle = {*task.target, *task.drop, *(() if own.is_classes else own.targets)}
     if isinstance(rows, str | Path):
-        how = {"separator": task.separator, "decimal": task.decimal, "encoding": task.encoding}
-        rows = read_rows(rows, own.encoder.inputs, texts=own.encoder.texts, **how)
-    return own.frame(rows, idle=idle)
+        rows, origin = numbered_rows(rows, own.encoder.inputs, texts=own.encoder.texts, **how)
+    frame = own.frame(rows, idle=idle)
+    origin = in_memory(len(next(iter(frame.values())))) if origin is None else origin
+    for note in own.encoder.notes(frame, origin):
+        warnings.warn(note, stacklevel=3)
+    return frame

@@ -17,6 +17,7 @@ from n3.config.grid import Study
 from n3.config.validation import inside, read_file
 from n3.experiments import page
 from n3.experiments.directory import REMEDY
+from n3.experiments.predict import read_preprocessing
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
 from n3.stats.summary import (
@@ -28,6 +29,7 @@ from n3.stats.summary import (
     final_values,
     find_warnings,
     has_diverged,
+    likeliest_classes,
     summarise,
     table,
 )
@@ -106,6 +108,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
             _comparison_table(summary),
             _as_text(whole),
         ),
+        page.html_section("Columns", *_columns(record, folder)),
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
         page.html_section("Settings", *_settings([experiment])),
@@ -227,6 +230,26 @@ def _recall_table(summary: _Facts) -> str:
     rows += [[balanced, *(_number(own["balanced_accuracy"]["median"], ".3f") for own in arms.values())]]
     caption = "Recall of each class on the test samples, and their mean: medians over the seeds."
     return page.html_table(["class", *arms], rows, caption=caption)
+
+
+def _columns(record: RunRecord, folder: Path) -> Iterator[str]:
+    """What became of each column of the user's table, and how many samples each class has."""
+    task, results = record.experiment.task, record.results
+    if task.data is None:
+        return
+    first, *_ = read_preprocessing(folder, seeds=len(record.experiment.run.seeds))
+    spread = np.ptp(results["train_inputs"].values, axis=0)
+    constant = set(results["inputs_feature"].values[spread == 0].tolist())
+    rows = [[own.name, own.describe() + "; constant" * (own.name in constant)] for own in first.encoder.columns]
+    rows += [[name, "left out"] for name in task.drop]
+    yield page.html_table(
+        ["column", "what it is"], rows, caption=f"As seed {record.experiment.run.seeds[0]} has it."
+    )
+    if first.is_classes:
+        sides = [likeliest_classes(results[f"{side}_targets"].values - 0.5) for side in ("train", "test")]
+        counts = zip(*(np.bincount(own, minlength=len(first.targets)).tolist() for own in sides), strict=True)
+        classes = [[name, *map(str, own)] for name, own in zip(first.targets, counts, strict=True)]
+        yield page.html_table(["class", "training samples", "test samples"], classes)
 
 
 def _comparison_table(summary: _Facts) -> str:

@@ -93,7 +93,7 @@ def run(
                 note(line)
             rules = _rules_of(experiment, data[0], held, importance)
             if experiment.task.data is not None and not quiet:
-                note(f"{experiment.task.data}: {describe_task(experiment.task, data[0])}")
+                note(describe_task(experiment.task, data[0]))
             checkpoint = directory.checkpoints(checkpoint_every)
             how = {"held": held, "devices": devices, "block": block, "quiet": quiet, "rules": rules}
             with checkpoint.deferring():

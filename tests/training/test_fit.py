@@ -609,3 +609,23 @@ def test_of_many_runs_one_on_its_way_is_named_with_its_last_two_sizes():
     sizes = np.array([[[9.0, 4.0], [8.2, 4.0]], [[3.5, 4.0], [3.4, 4.0]], [[3.5, 4.0], [3.0, 4.0]]])
     assert moving_sizes(sizes, ("a", "b")) == "a (9.0 to 8.2 units, and 1 more runs)"
     assert moving_sizes(sizes[2], ("a", "b")) == ""
+
+
+WIDE_CASES = {
+    "plain": {},
+    "grown": {"is_grown": True},
+    "held out": {"information": InformationConfig(criterion="held-out"), "members": 2, "is_grown": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", WIDE_CASES)
+@pytest.mark.filterwarnings("ignore:`fit`:RuntimeWarning")
+def test_fit_trains_under_64_bits_samples_and_weights_of_either_precision(case, dtype):
+    settings = dict(WIDE_CASES[case])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        model = eqx.nn.MLP(1, 1, 4, 1, jnp.tanh, dtype=dtype, key=KEYS[2])
+        if settings.pop("is_grown", False):
+            model = grow(model, example=X[0].astype(dtype), key=KEYS[3])
+        _, history = quiet(model, (X.astype(dtype), LINE.astype(dtype)), **settings)
+    assert np.isfinite(history.train_loss).all()

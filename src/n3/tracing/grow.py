@@ -149,7 +149,7 @@ class Grown(AbstractSized, Generic[_Model]):
 
     def gates(self) -> Float[Array, " groups"]:
         """Ones: no group is behind a depth gate."""
-        return jnp.ones(len(self.structure.groups))
+        return jnp.ones(len(self.structure.groups), self.sizes().dtype)
 
     def activations(self, inputs: Inputs) -> tuple[Float[Array, "_units samples"], ...]:
         """Units of each group in many samples, as their last reader sees them, unmasked.

@@ -57,11 +57,11 @@ def train_model(
     own = checkpoint and checkpoint.part(f"stage-{part:04d}")
     while done < plan.steps and not recorder.is_over:
         if drive and drive.is_due(done):
-            state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done))
+            state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done, jnp.int32))
         onto = min(done + (drive.every if drive else CHUNK), plan.steps)
         onto = onto if stages is None else min(onto, int(stages.looks[stages.looks > done][0]))
         for chunk in source.chunks(onto - done):
-            state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done))
+            state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done, jnp.int32))
             recorder.add(done, jax.device_get(losses))
             done += losses.shape[-1]
         if done == plan.steps:
@@ -127,7 +127,7 @@ def _advance(
             after, loss = _step(plan, eqx.combine(carry, rest), inputs, targets, hypers, count)
             return eqx.filter(after, eqx.is_array), loss
 
-        carry, losses = jax.lax.scan(step, carry, (rows, start + jnp.arange(len(rows))))
+        carry, losses = jax.lax.scan(step, carry, (rows, start + jnp.arange(len(rows), dtype=jnp.int32)))
         return eqx.combine(carry, rest), losses
 
     return plan.over_runs(of_run, state, chunk.rows, hypers, axes=(0, chunk.axis, _axis_of(hypers)))

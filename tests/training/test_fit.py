@@ -593,16 +593,28 @@ def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, set
         quiet(perceptron(), data, validation_data, **settings)
 
 
-def test_a_size_on_its_way_is_named_and_one_that_rests_is_not(capsys):
-    slow = InformationConfig(size_rate=0.03)
-    short = quiet(grown(), (X, LINE), quiet=False, information=slow)[1]
+def test_a_size_on_its_way_is_warned_of_and_one_that_rests_is_not():
+    with pytest.warns(n3.SizingWarning, match=r"sizes still moved: \.layers\[0\] \(") as told:
+        short = quiet(grown(), (X, LINE), information=InformationConfig(size_rate=0.03))[1]
     assert short.sizes[-1, 0] % 1 > 0.01
-    assert f"sizes still moved: .layers[0] ({short.sizes[-1, 0]:.1f} units); raise" in capsys.readouterr().err
-    quiet(grown(), (X, LINE), information=slow)
-    assert "moved" not in capsys.readouterr().err
-    fast = {"steps": 2 * STEPS, "information": InformationConfig(size_rate=1.0), "quiet": False}
-    assert quiet(grown(), (X, LINE), **fast)[1].sizes[-1, 0] % 1 == 0
-    assert "moved" not in capsys.readouterr().err
+    assert short.warnings == tuple(str(own.message) for own in told)
+    assert f"({short.sizes[-1, 0]:.1f} units); raise `steps`" in short.warnings[0]
+    fast = {"steps": 2 * STEPS, "information": InformationConfig(size_rate=1.0)}
+    rests = quiet(grown(), (X, LINE), **fast)[1]
+    assert rests.sizes[-1, 0] % 1 == 0
+    assert rests.warnings == ()
+
+
+def test_a_validation_loss_that_ends_over_twice_its_best_is_warned_of():
+    far = LINE + 3.0  # the loss on it rises while that on the line falls
+    model = eqx.tree_at(lambda own: own.layers[-1].bias, perceptron(), jnp.full(1, 3.0))
+    with pytest.warns(
+        n3.SizingWarning, match=r"above its best validation loss: .* after .* at step \d+ \(1 of 1"
+    ):
+        history = quiet(model, (X, LINE), (X, far), steps=4 * STEPS)[1]
+    assert history.validation_loss[-1] > 2 * history.validation_loss.min()
+    assert len(history.warnings) == 1
+    assert quiet(model, (X, far), (X, far), steps=4 * STEPS)[1].warnings == ()
 
 
 def test_of_many_runs_one_on_its_way_is_named_with_its_last_two_sizes():

@@ -29,7 +29,7 @@ from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, Selection, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
-from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, note, pool_seen
+from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
 from n3.training.loop import begin, train_model
 from n3.training.output_loss import KIND_LOSSES, LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.readouts import Thrift
@@ -38,7 +38,6 @@ from n3.training.refit import (
     Outcome,
     began_lower,
     check_members,
-    moving_sizes,
     refitted,
     runs_at_once,
     with_all_units,
@@ -146,9 +145,10 @@ def fit(
         with `refit` the one network; the records are those of the members. A run that diverges, or a member of
         it, is told by a warning; the last ends there. A run of members that began with fewer units than the
         capacity and ends without one in some group is trained a second time, from all units; what comes of it
-        stays where its held-out loss is lower. Warnings tell of that, of groups that end without a unit, and of
-        members whose sizes are the capacity, or whose held-out loss is not below that of a constant by two
-        standard errors.
+        stays where its held-out loss is lower. Warnings tell of that, of groups that end without a unit or with
+        a size that still moves, of a validation loss that ends at over twice its best record, and of members
+        whose sizes are the capacity, or whose held-out loss is not below that of a constant by two standard
+        errors; `warnings` of the history has those of how networks ended.
 
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
@@ -204,10 +204,8 @@ def _fit(call: dict[str, Any]) -> tuple[tuple[Any, History], Outcome | None]:
         net = train_model(plan, state, source, hypers, recorder, finish=end.finished, **how)
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
-        end.warn(net, history, one, recorder.held_out)
+        history = end.warned(net, history, one, recorder.held_out)
         outcome = end.outcome(net, history.sizes[..., -1, :], recorder.held_out) if end.thrift else None
-        if is_informed and not members and (moving := moving_sizes(history.sizes, layers)) and not own.quiet:
-            note(f"`fit` ended while sizes still moved: {moving}; raise `steps`")
         if own.refit:
             last = history, report, saved and saved.part("refit")
             net, history = refitted(plan, own.model, net, feed(key=order_key), dropout_key, end, *last)

@@ -593,6 +593,12 @@ def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, set
         quiet(perceptron(), data, validation_data, **settings)
 
 
+def test_an_optimiser_in_the_place_of_a_learning_rate_is_told_of_adam():
+    check = importlib.import_module("n3.training.fit")._check_numbers  # run-time types refuse it before
+    with pytest.raises(ValueError, match=r"`learning_rate` must be .* got an optimiser.* trains by Adam"):
+        check(STEPS, BATCH, optax.sgd(0.1), 0.1, (1.0, 0.05, 0.6), None)
+
+
 def test_a_size_on_its_way_is_warned_of_and_one_that_rests_is_not():
     with pytest.warns(n3.SizingWarning, match=r"sizes still moved: \.layers\[0\] \(") as told:
         short = quiet(grown(), (X, LINE), information=InformationConfig(size_rate=0.03))[1]

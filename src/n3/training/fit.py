@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 from jaxtyping import Array, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig
@@ -29,7 +30,7 @@ from n3.nn.sized import AbstractSized, first_run, run_of
 from n3.tracing.grow import Grown
 from n3.training.batches import Data, Selection, is_arrays, source_of
 from n3.training.checkpoint import EVERY, checkpoints_in, digest
-from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, pool_seen
+from n3.training.history import History, LearningRateSchedule, Plan, Progress, Recorder, note, pool_seen
 from n3.training.loop import begin, train_model
 from n3.training.output_loss import KIND_LOSSES, LossOfOne, OutputLoss, check_targets, output_loss_of
 from n3.training.readouts import Thrift
@@ -131,7 +132,7 @@ def fit(
             solved where there are members and such a layer.
         refit: Whether one network of the sizes that members found is trained afterwards, from the model's
             weights, on all samples (of an iterable too) and for as many steps, its sizes fixed.
-        quiet: Whether to show no progress.
+        quiet: Whether to show no progress, and no line where training goes on from a checkpoint.
         checkpoint: A folder for checkpoints: the same call goes on from there, and a finished one is not
             trained again. It has the result of a call that was never ended, to the bit; an iterable must yield
             the same batches in every process. More `steps` are allowed where nothing else follows from their
@@ -200,6 +201,8 @@ def _fit(call: dict[str, Any]) -> tuple[tuple[Any, History], Outcome | None]:
     )
     with bar as report, checkpoints_in(*folder, lambda: _identity(call, plan, source)) as saved:
         how = {"stages": stages, "report": report, "checkpoint": saved and saved.part("fit")}
+        if not own.quiet:
+            how["resumed"] = lambda step: note(f"`fit` continues from step {step} of {own.checkpoint}")
         state = begin(plan, own.model, dropout_key)
         net = train_model(plan, state, source, hypers, recorder, finish=end.finished, **how)
         layers = one.group_names if isinstance(one, AbstractSized) else ()
@@ -370,6 +373,9 @@ def _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind) -> N
         check_whole(name, [value])
         if value < 1:
             raise ValueError(f"`{name}` must be positive; got {value}.")
+    if isinstance(learning_rate, optax.GradientTransformation):
+        rest = "`fit` trains by Adam; for another optimiser write the loop (docs: how-to/model)"
+        raise ValueError(f"`learning_rate` must be a number or a schedule; got an optimiser. {rest}.")
     given = {"size_cost": size_cost} | ({} if callable(learning_rate) else {"learning_rate": learning_rate})
     for name, value in given.items():
         if not isinstance(value, (int, float)) or not 0 <= value < LARGEST_FLOAT:

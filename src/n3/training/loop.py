@@ -33,13 +33,15 @@ def train_model(
     *,
     stages: Stages | None = None,
     report: Callable[[int], None],
+    resumed: Callable[[int], None] = lambda step: None,
     finish: Callable[[PyTree], PyTree] = lambda net: net,
     checkpoint: Checkpoints | None = None,
 ) -> PyTree:
     """Train a model to the end of its plan, or until all runs have diverged: from a state to the model.
 
     `finish` changes the model after the last step and before the last record. `report` is called with the step
-    that is reached. What the checkpoint holds is not trained again; each stage has a part of it.
+    that is reached, and `resumed` with the step from which training goes on. What the checkpoint holds is not
+    trained again; each stage has a part of it.
     """
     done, drive, part = 0, plan.drive, 0
     while (saved := checkpoint and checkpoint.part(f"stage-{part:04d}").newest()) is not None:
@@ -53,6 +55,8 @@ def train_model(
         if stages is None or done not in stages.looks:
             break
         state, part = _restructured(stages, done, state, recorder), part + 1
+    if done:
+        resumed(done)
     source.skip(done)
     own = checkpoint and checkpoint.part(f"stage-{part:04d}")
     while done < plan.steps and not recorder.is_over:

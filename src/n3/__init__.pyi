@@ -33,7 +33,6 @@ from .nn import GrowingMLP as GrowingMLP
 from .plotting import figures as figures
 from .sklearn import GrowingClassifier as GrowingClassifier
 from .sklearn import GrowingRegressor as GrowingRegressor
-from .sklearn import SizingWarning as SizingWarning
 from .stats import RunRecord as RunRecord
 from .stats import summarise as summarise
 from .stats import table as table
@@ -44,6 +43,7 @@ from .surgery import export as export
 from .surgery import prune as prune
 from .tracing import grow as grow
 from .training import History as History
+from .training import SizingWarning as SizingWarning
 from .training import fit as fit
 
 __version__: str

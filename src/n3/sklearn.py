@@ -30,15 +30,12 @@ from n3.experiments.run import TrainedArms, train_cells
 from n3.nn.members import Ensemble
 from n3.stats.summary import find_warnings, has_diverged
 from n3.surgery.compact import compact
+from n3.training.history import SizingWarning
 
 _ARM = "growing"
 _TEST_ROWS = 8
 """Training rows that stand where an experiment has its test samples; nothing is decided by them."""
 _HISTORY = ("train_loss", "held_out_loss", "held_out_error", "size")
-
-
-class SizingWarning(UserWarning):
-    """What speaks against the size that a fit has found, and what to do."""
 
 
 class _Growing(BaseEstimator):

@@ -371,3 +371,13 @@ def test_a_run_counts_its_test_samples_by_class_and_reports_recalls(tmp_path, re
     assert list(recall) == counts["true_class"].values.tolist()
     assert "balanced accuracy" in (own.directory / "report.html").read_text()
     assert "confusion" not in record.results
+
+
+GATED = {"method": "information", "depth_gates": True, "capacity": (4, 4)}
+
+
+@pytest.mark.parametrize("network", [{}, {"method": "information"}, GATED])
+def test_an_experiment_runs_under_64_bits(network, tmp_path):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        record = n3.run(tiny(tmp_path, network=network, arms=("growing",)), has_figures=False, quiet=True)
+    assert np.isfinite(record.results["test_loss"]).all()

@@ -207,7 +207,9 @@ def test_where_picks_layers():
     both = grow(model, lambda m: [m.layers[1], m.layers[0]], example=ROW, key=KEY)
     one = grow(model, lambda m: m.layers[1], example=ROW, key=KEY)
     assert (one.group_names, both.group_names) == ((".layers[1]",), (".layers[0]", ".layers[1]"))
-    with pytest.raises(ValueError, match=r"`where` must pick layers of the model .* got MLP"):
+    with pytest.raises(
+        ValueError, match=r"`where` must pick layers of the model .* got MLP, in which are .*layers\[2\]: pick"
+    ):
         grow(model, lambda m: m, example=ROW, key=KEY)
     with pytest.raises(
         ValueError, match=r"out layer \.layers\[2\]: as to its channels, they are the model's out"
@@ -371,3 +373,22 @@ def test_a_layer_that_cannot_be_grown_is_left_as_it_is():
     assert model.group_names == (".able",)
     with pytest.raises(ValueError, match=r"leave out layer \.mixed: as to its channels, n3 does not know"):
         grow(Half(), lambda own: [own.able, own.mixed], example=jnp.zeros(2), key=jr.key(3))
+
+
+class Attended(eqx.Module):
+    """Attention of a sequence to itself, read by a linear layer."""
+
+    own: eqx.nn.MultiheadAttention
+    out: eqx.nn.Linear
+
+    def __call__(self, x):
+        return jax.vmap(self.out)(self.own(x, x, x))
+
+
+def test_a_picked_layer_that_cannot_be_smaller_is_named_with_those_that_it_is_tied_to():
+    model = Attended(eqx.nn.MultiheadAttention(2, 8, key=KEY), eqx.nn.Linear(8, 3, key=KEY))
+    message = (
+        r"out layer \.own\.value_proj: it shares its channels with \.own\.query_proj, \.own\.key_proj, and"
+    )
+    with pytest.raises(ValueError, match=message):
+        grow(model, lambda m: m.own.value_proj, example=jnp.ones((5, 8)), key=KEY)

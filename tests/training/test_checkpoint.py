@@ -360,9 +360,11 @@ def test_a_fit_goes_on_to_the_bit(name, tmp_path, monkeypatch):
     assert cuts.written == 0
 
 
-def test_a_fit_takes_more_steps_where_nothing_else_follows_from_them(tmp_path):
-    trained("plain", checkpoint=tmp_path, steps=50)
-    longer, history = trained("plain", checkpoint=tmp_path)
+def test_a_fit_takes_more_steps_where_nothing_else_follows_from_them(tmp_path, capsys):
+    trained("plain", checkpoint=tmp_path, steps=50, quiet=False)
+    assert "continues" not in capsys.readouterr().err
+    longer, history = trained("plain", checkpoint=tmp_path, quiet=False)
+    assert f"`fit` continues from step 50 of {tmp_path}\n" in capsys.readouterr().err
     assert_equal(longer, trained("plain")[0])
     assert history.step[-1] == 120
     with pytest.raises(CheckpointError, match="step 120: `steps` must be as many; got 50"):

@@ -593,19 +593,57 @@ def test_texts_and_inputs_that_do_not_fit_are_refused(data, validation_data, set
         quiet(perceptron(), data, validation_data, **settings)
 
 
-def test_a_size_on_its_way_is_named_and_one_that_rests_is_not(capsys):
-    slow = InformationConfig(size_rate=0.03)
-    short = quiet(grown(), (X, LINE), quiet=False, information=slow)[1]
+def test_an_optimiser_in_the_place_of_a_learning_rate_is_told_of_adam():
+    check = importlib.import_module("n3.training.fit")._check_numbers  # run-time types refuse it before
+    with pytest.raises(ValueError, match=r"`learning_rate` must be .* got an optimiser.* trains by Adam"):
+        check(STEPS, BATCH, optax.sgd(0.1), 0.1, (1.0, 0.05, 0.6), None)
+
+
+def test_a_size_on_its_way_is_warned_of_and_one_that_rests_is_not():
+    with pytest.warns(n3.SizingWarning, match=r"sizes still moved: \.layers\[0\] \(") as told:
+        short = quiet(grown(), (X, LINE), information=InformationConfig(size_rate=0.03))[1]
     assert short.sizes[-1, 0] % 1 > 0.01
-    assert f"sizes still moved: .layers[0] ({short.sizes[-1, 0]:.1f} units); raise" in capsys.readouterr().err
-    quiet(grown(), (X, LINE), information=slow)
-    assert "moved" not in capsys.readouterr().err
-    fast = {"steps": 2 * STEPS, "information": InformationConfig(size_rate=1.0), "quiet": False}
-    assert quiet(grown(), (X, LINE), **fast)[1].sizes[-1, 0] % 1 == 0
-    assert "moved" not in capsys.readouterr().err
+    assert short.warnings == tuple(str(own.message) for own in told)
+    assert f"({short.sizes[-1, 0]:.1f} units); raise `steps`" in short.warnings[0]
+    fast = {"steps": 2 * STEPS, "information": InformationConfig(size_rate=1.0)}
+    rests = quiet(grown(), (X, LINE), **fast)[1]
+    assert rests.sizes[-1, 0] % 1 == 0
+    assert rests.warnings == ()
+
+
+def test_a_validation_loss_that_ends_over_twice_its_best_is_warned_of():
+    far = LINE + 3.0  # the loss on it rises while that on the line falls
+    model = eqx.tree_at(lambda own: own.layers[-1].bias, perceptron(), jnp.full(1, 3.0))
+    with pytest.warns(
+        n3.SizingWarning, match=r"above its best validation loss: .* after .* at step \d+ \(1 of 1"
+    ):
+        history = quiet(model, (X, LINE), (X, far), steps=4 * STEPS)[1]
+    assert history.validation_loss[-1] > 2 * history.validation_loss.min()
+    assert len(history.warnings) == 1
+    assert quiet(model, (X, far), (X, far), steps=4 * STEPS)[1].warnings == ()
 
 
 def test_of_many_runs_one_on_its_way_is_named_with_its_last_two_sizes():
     sizes = np.array([[[9.0, 4.0], [8.2, 4.0]], [[3.5, 4.0], [3.4, 4.0]], [[3.5, 4.0], [3.0, 4.0]]])
     assert moving_sizes(sizes, ("a", "b")) == "a (9.0 to 8.2 units, and 1 more runs)"
     assert moving_sizes(sizes[2], ("a", "b")) == ""
+
+
+WIDE_CASES = {
+    "plain": {},
+    "grown": {"is_grown": True},
+    "held out": {"information": InformationConfig(criterion="held-out"), "members": 2, "is_grown": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", WIDE_CASES)
+@pytest.mark.filterwarnings("ignore:`fit`:RuntimeWarning")
+def test_fit_trains_under_64_bits_samples_and_weights_of_either_precision(case, dtype):
+    settings = dict(WIDE_CASES[case])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        model = eqx.nn.MLP(1, 1, 4, 1, jnp.tanh, dtype=dtype, key=KEYS[2])
+        if settings.pop("is_grown", False):
+            model = grow(model, example=X[0].astype(dtype), key=KEYS[3])
+        _, history = quiet(model, (X.astype(dtype), LINE.astype(dtype)), **settings)
+    assert np.isfinite(history.train_loss).all()

@@ -10,6 +10,9 @@ import pytest
 from n3.config.experiment import InformationConfig, StructureConfig
 from n3.nn.sized import stack_runs
 from n3.surgery.compact import compact
+from n3.surgery.expand import expand
+from n3.surgery.export import export
+from n3.surgery.prune import prune
 from n3.tracing.grow import grow
 from n3.training.batches import checksums, source_of
 from n3.training.fit import fit
@@ -96,3 +99,37 @@ def test_several_inputs_have_samples_of_one_shape_in_every_batch():
     batches = [((LEFT[:9], RIGHT[:9]), TARGETS[:9]), ((LEFT[:9], RIGHT[:9, :2]), TARGETS[:9])]
     with pytest.raises(ValueError, match="samples of one shape"):
         fit(Apart(), batches, steps=4, key=KEYS[0], quiet=True)
+
+
+@pytest.mark.parametrize("is_grown", [False, True])
+def test_pruning_takes_two_inputs_as_one_that_is_cut_in_two(is_grown):
+    samples = {"two": ((LEFT, RIGHT), (LEFT[0], RIGHT[0])), "one": (BOTH, BOTH[0])}
+    removed = []
+    for inputs, example in samples.values():
+        model = grow(Apart(), example=example, key=KEYS[0]) if is_grown else Apart()
+        found = prune(model, "importance < 0.005", (inputs, TARGETS)).removed
+        removed.append([(own.layer, own.unit) for own in found])
+    assert removed[0] == removed[1] != []
+
+
+def test_a_layer_without_which_two_inputs_still_count_can_be_pruned():
+    silent = eqx.tree_at(lambda own: own.right.weight, Apart(), jnp.zeros((4, 3)))
+    pruned = prune(silent, "layer.importance < 0.001", ((LEFT, RIGHT), TARGETS))
+    assert [(own.layer, own.unit) for own in pruned.removed] == [(1, None)]
+
+
+@pytest.mark.parametrize("inputs", [BOTH, (LEFT,), (LEFT, RIGHT[:9]), (LEFT, LEFT)])
+def test_pruning_refuses_inputs_that_the_model_does_not_take(inputs):
+    grown = grow(Apart(), example=(LEFT[0], RIGHT[0]), key=KEYS[0])
+    with pytest.raises(
+        ValueError, match=r"inputs \[samples, 2\] and \[samples, 3\] and targets \[samples, 1\]"
+    ):
+        prune(grown, "importance < 0.05", (inputs, TARGETS))
+
+
+def test_models_of_two_inputs_are_expanded_and_exported():
+    example = LEFT[0], RIGHT[0]
+    wider, _ = expand(Apart(), units=2, method="split", example=example)
+    np.testing.assert_allclose(wider(*example), Apart()(*example), rtol=1e-5, atol=1e-6)
+    program = jax.export.deserialize(bytearray(export(wider, example=example)))
+    np.testing.assert_allclose(program.call(LEFT, RIGHT), jax.vmap(wider)(LEFT, RIGHT), rtol=1e-5, atol=1e-6)

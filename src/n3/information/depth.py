@@ -62,7 +62,7 @@ def values(
 
 def best_depth(values: _PerLayer, gates: _PerLayer) -> Scalar:
     """`D*`: the number of layers in sight that is worth most, the least of equals."""
-    return 1.0 + jnp.argmax(jnp.where(is_in_sight(gates), values, -jnp.inf)).astype(values.dtype)
+    return 1.0 + jnp.argmax(jnp.where(is_in_sight(gates), values, -jnp.inf)).astype(gates.dtype)
 
 
 def pull(depth: Float[Array, ""], best: Float[Array, ""]) -> Float[Array, ""]:

@@ -131,7 +131,7 @@ def judged(
     before = [_before(bench, at, actives, sizes, group, look_ahead) for group in range(len(actives) - 1)]
     most = sizes[-1] + look_ahead
     rows, residuals = bench.of_prefixes(actives[-1], sizes[-1], most)
-    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1] + 0.0), sizes[-1], most)
+    own, strengths = bench.chosen(rows, jnp.arange(rows.shape[1], dtype=sizes.dtype), sizes[-1], most)
     return Judgement(jnp.stack([*before, own]), residuals[strengths[sizes[-1].astype(int)]])
 
 
@@ -149,7 +149,7 @@ def _before(
     fewer = jnp.array(FEWER, sizes.dtype)
     without = lambda less: at(sizes.at[group].add(-jnp.minimum(less, own)))[-1] * present  # noqa: E731
     below = jax.lax.map(lambda less: bench.of_all(without(less)), fewer)
-    ahead = own + jnp.arange(float(look_ahead))
+    ahead = own + jnp.arange(look_ahead, dtype=sizes.dtype)
     further = jnp.where(
         (ahead < len(active))[:, None], active[jnp.minimum(ahead, len(active) - 1).astype(int)], 0.0
     )
@@ -159,7 +159,7 @@ def _before(
     above = bench.of_prefixes(beside, sizes[-1], sizes[-1] + look_ahead)[0]
     above = jax.lax.dynamic_slice_in_dim(above, place, look_ahead + 1, axis=1)
     rows = jnp.concatenate([jnp.moveaxis(below, 0, 1), above], axis=1)
-    units = own + jnp.concatenate([-fewer, jnp.arange(look_ahead + 1.0)])
+    units = own + jnp.concatenate([-fewer, jnp.arange(look_ahead + 1, dtype=sizes.dtype)])
     return bench.chosen(rows, units, own, jnp.asarray(float(len(active))))[0]
 
 

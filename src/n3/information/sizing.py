@@ -192,8 +192,8 @@ class InformationDrive:
 
     def start(self, net: AbstractSized) -> DriveState:
         """The state before the first look: no gradient."""
-        size, zero = _weight(net), jnp.zeros(())
-        free = jnp.zeros_like(size)
+        size = _weight(net)
+        zero, free = jnp.zeros((), size.dtype), jnp.zeros_like(size)
         return DriveState(_no_gradient(net), size, net.participation(), zero, free, net.depth_weight)
 
     def is_due(self, count: Int[Array, ""] | int) -> Bool[Array, ""] | bool:

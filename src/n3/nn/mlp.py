@@ -242,7 +242,7 @@ class GrowingMLP(AbstractSized):
         """Share of each hidden layer in its residual step, in `[0, 1]`; the first is always 1."""
         depth = len(self.layers)
         if self.depth_weight is None:
-            return jnp.ones(depth)
+            return jnp.ones(depth, self.sizes().dtype)
         return masks.participation(jnp.maximum(self.depth_weight, 1.0), depth, self.controller.mask)
 
     def reordered(self, orders: Sequence[Int[Array, " _units"]], last: Int[Array, ""]) -> "GrowingMLP":

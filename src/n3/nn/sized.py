@@ -44,6 +44,11 @@ Inputs = Array | Several
 """Inputs of some samples, samples first."""
 
 
+def inputs_of(given: Any) -> Inputs:
+    """A tuple of arrays as several inputs of each sample, samples first; an array as it is."""
+    return Several(tuple(map(jnp.asarray, given))) if isinstance(given, tuple) else jnp.asarray(given)
+
+
 def each_input(inputs: Any) -> tuple[Any, ...]:
     """The inputs that a model takes one after another, of one sample or of some."""
     return inputs.arrays if isinstance(inputs, Several) else (inputs,)

@@ -142,11 +142,14 @@ Close = Callable[[AbstractSized, PyTree], tuple[Any, PyTree]]
 """From a sized model and its optimiser state to those of the class that was opened."""
 
 
-def opened(model: eqx.Module, state: PyTree, *, example: Example | None) -> tuple[AbstractSized, PyTree, Close]:
+def opened(
+    model: eqx.Module, state: PyTree, *, example: Example | tuple[Example, ...] | None
+) -> tuple[AbstractSized, PyTree, Close]:
     """A model as surgery takes it: sized, a plain one with every unit taking part; and its optimiser state.
 
-    A sized model stays as it is; any other is one that `n3.grow` could grow, by one sample of it (`example`).
-    The third of what comes back makes a plain model and its state of the sized ones again.
+    A sized model stays as it is; any other is one that `n3.grow` could grow, by one sample of it (`example`; a
+    tuple for several inputs). The third of what comes back makes a plain model and its state of the sized ones
+    again.
 
     Raises:
         ValueError: If a plain model has no example, or cannot be grown.

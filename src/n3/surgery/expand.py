@@ -37,7 +37,7 @@ def expand(
     scale: float = 0.01,
     key: PRNGKeyArray | None = None,
     state: PyTree = None,
-    example: Example | None = None,
+    example: Example | tuple[Example, ...] | None = None,
 ) -> tuple[Any, PyTree]:
     """A model with more room, and the optimiser state that belongs to it.
 
@@ -52,7 +52,8 @@ def expand(
 
     "Same outputs" means but for the order in which a sum is rounded (rtol 1e-5, atol 1e-6 in float32). Where a
     layer is told its size, its biases make up for what it is told now. Any Equinox model that `n3.grow` could
-    grow is taken; one that was not grown is traced on `example`, a sample or its shape and data type.
+    grow is taken; one that was not grown is traced on `example`, a sample or its shape and data type (a tuple
+    of them for several inputs).
 
     Units are added to each hidden layer or group, one number for all or one for each; layers by `identity`
     alone. With `is_born` units of method `zero` take part before the unit at the frontier. `scale` is the

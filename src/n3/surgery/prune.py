@@ -21,7 +21,7 @@ from n3.information.measures import (
     measure_units,
 )
 from n3.nn import groups
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, Inputs, each_input, inputs_of
 from n3.surgery.compact import opened
 from n3.surgery.edit import Edit, edited, is_gated
 from n3.tracing.trace import key_if_taken, number_of_outputs
@@ -92,7 +92,8 @@ def prune(
     around 0); or a function of a layer's activations `[samples, units]` and the targets that returns for each
     unit whether it goes, or a number that is below zero where it goes.
 
-    The data are inputs and targets, samples first: targets `[samples]` or `[samples, outputs]`, classes as
+    The data are inputs and targets, samples first: a tuple of arrays as inputs is what a model of several
+    arguments takes, `net(*inputs)`; targets `[samples]` or `[samples, outputs]`, classes as
     labels or one-hot; they are classes where they are whole numbers, unless `is_classes` says. A user's
     `importance` of each unit, times its participation, takes the place of the built-in one; units are then
     taken as additive, and a layer's importance is the sum. Of an optimiser state the moments of all that stays
@@ -102,8 +103,8 @@ def prune(
         ValueError: If the criterion cannot be read or would empty a layer, or samples or a function's values do
             not fit. Nothing is changed then.
     """
-    inputs, targets = map(jnp.asarray, data)
-    given, state, close = opened(net, state, example=inputs[0])
+    inputs, targets = inputs_of(data[0]), jnp.asarray(data[1])
+    given, state, close = opened(net, state, example=each_input(inputs[0]))
     is_classes = not jnp.issubdtype(targets.dtype, jnp.inexact) if is_classes is None else is_classes
     targets = _checked(given, inputs, targets, is_classes=is_classes)
     rule = criterion_of(criterion) if isinstance(criterion, str) else criterion
@@ -120,7 +121,7 @@ def prune(
 
 @dataclass(frozen=True)
 class _Bench:
-    inputs: Float[Array, "samples ..."]
+    inputs: Inputs
     targets: Float[Array, "samples out_size"]
     is_classes: bool
     importance: Importance | None
@@ -266,26 +267,29 @@ _activations = eqx.filter_jit(lambda net, inputs: net.activations(inputs))
 
 
 @eqx.filter_jit
-def _outputs(net: AbstractSized, inputs: Float[Array, "samples ..."]) -> Float[Array, "samples outputs"]:
+def _outputs(net: AbstractSized, inputs: Inputs) -> Float[Array, "samples outputs"]:
     model = eqx.nn.inference_mode(net)
     keys = key_if_taken(model, jax.random.key(0))
-    outputs = jax.vmap(lambda one: model(one, **keys))(inputs)
+    outputs = jax.vmap(lambda one: model(*each_input(one), **keys))(inputs)
     return jnp.concatenate([own.reshape(len(inputs), -1) for own in jax.tree.leaves(outputs)], axis=1)
 
 
-def _checked(net: AbstractSized, inputs: Array, targets: Array, *, is_classes: bool) -> _Rows:
+def _checked(net: AbstractSized, inputs: Inputs, targets: Array, *, is_classes: bool) -> _Rows:
     """The targets as rows of numbers, or of classes: one-hot, or 0 and 1 where the model has one output."""
-    (shape, _), outs = net.structure.example[0], number_of_outputs(net, *net.structure.example)
+    example, outs = net.structure.example, number_of_outputs(net, *net.structure.example)
     rows = targets if targets.ndim == 2 or not is_classes or outs == 1 else jax.nn.one_hot(targets, outs)
     rows = rows.reshape(len(rows), -1).astype(jnp.float32) if rows.ndim else rows
     labels, classes = np.asarray(targets), max(outs, 2)
     if is_classes and labels.ndim == 1 and labels.size and not 0 <= labels.min() <= labels.max() < classes:
         got = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"`data` must have labels in [0, {classes - 1}]; got {got}.")
-    if not (np.isfinite(labels).all() and np.isfinite(np.asarray(inputs)).all()):
+    each = each_input(inputs)
+    if not all(np.isfinite(np.asarray(own)).all() for own in (labels, *each)):
         raise ValueError("`data` must be finite; got NaN or an infinity.")
-    if inputs.shape[1:] != shape or rows.shape != (len(inputs), outs) or len(inputs) < 2:
-        form = f"inputs [samples, {', '.join(map(str, shape))}] and targets [samples, {outs}]"
-        got = f"{inputs.shape} and {targets.shape}"
+    wanted = [(len(inputs), *shape) for shape, _ in example]
+    if [own.shape for own in each] != wanted or rows.shape != (len(inputs), outs) or len(inputs) < 2:
+        sides = " and ".join(f"[{', '.join(map(str, ('samples', *shape)))}]" for shape, _ in example)
+        form = f"inputs {sides} and targets [samples, {outs}]"
+        got = " and ".join(str(own.shape) for own in (*each, targets))
         raise ValueError(f"`data` must be {form}, two samples or more; got {got}.")
     return rows

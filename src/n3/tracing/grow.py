@@ -149,7 +149,7 @@ class Grown(AbstractSized, Generic[_Model]):
 
     def gates(self) -> Float[Array, " groups"]:
         """Ones: no group is behind a depth gate."""
-        return jnp.ones(len(self.structure.groups))
+        return jnp.ones(len(self.structure.groups), self.sizes().dtype)
 
     def activations(self, inputs: Inputs) -> tuple[Float[Array, "_units samples"], ...]:
         """Units of each group in many samples, as their last reader sees them, unmasked.
@@ -289,8 +289,12 @@ def _checked_structure(model: PyTree, inputs: Sequence[Any], chosen: list[str] |
     left = [path for number, group in enumerate(found.groups) if number not in failing for path in group.layers]
     if failing and (chosen is not None or not left):
         number, reason = next(iter(failing.items()))
-        layer = found.groups[number].layers[0]
-        raise ValueError(f"`where` must leave out layer {layer}: with fewer channels {reason}.")
+        picked, *tied = sorted(found.groups[number].layers, key=lambda path: path not in (chosen or [path]))
+        text = f"it shares its channels with {', '.join(tied)}, and " if tied else ""
+        text += (
+            f"with fewer channels {reason}; its size may be fixed in a call, as that of attention's heads is"
+        )
+        raise ValueError(f"`where` must leave out layer {picked}: {text}.")
     return _checked_structure(model, inputs, left, key=key) if failing else found
 
 
@@ -311,7 +315,11 @@ def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
     for node in picked:
         if id(node) not in paths:
             kinds = ", ".join(kind.__name__ for kind in LAYERS)
-            raise ValueError(f"`where` must pick layers of the model ({kinds}); got {type(node).__name__}.")
+            inside = [paths[id(layer)] for layer in layers_in(node).values() if id(layer) in paths]
+            rest = f", in which are {', '.join(inside)}: pick some of these" if inside else ""
+            raise ValueError(
+                f"`where` must pick layers of the model ({kinds}); got {type(node).__name__}{rest}."
+            )
     return [paths[id(node)] for node in picked]
 
 

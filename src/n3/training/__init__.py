@@ -8,6 +8,7 @@ from n3.training.checkpoint import Interrupted as Interrupted
 from n3.training.decisions import Decision as Decision
 from n3.training.fit import fit as fit
 from n3.training.history import History as History
+from n3.training.history import SizingWarning as SizingWarning
 from n3.training.step import Hypers as Hypers
 from n3.training.step import Problem as Problem
 from n3.training.step import Recipe as Recipe

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 from jaxtyping import Array, Key, PyTree
 
 from n3.config.experiment import InformationConfig, StructureConfig
@@ -38,7 +39,6 @@ from n3.training.refit import (
     Outcome,
     began_lower,
     check_members,
-    moving_sizes,
     refitted,
     runs_at_once,
     with_all_units,
@@ -132,7 +132,7 @@ def fit(
             solved where there are members and such a layer.
         refit: Whether one network of the sizes that members found is trained afterwards, from the model's
             weights, on all samples (of an iterable too) and for as many steps, its sizes fixed.
-        quiet: Whether to show no progress.
+        quiet: Whether to show no progress, and no line where training goes on from a checkpoint.
         checkpoint: A folder for checkpoints: the same call goes on from there, and a finished one is not
             trained again. It has the result of a call that was never ended, to the bit; an iterable must yield
             the same batches in every process. More `steps` are allowed where nothing else follows from their
@@ -146,9 +146,10 @@ def fit(
         with `refit` the one network; the records are those of the members. A run that diverges, or a member of
         it, is told by a warning; the last ends there. A run of members that began with fewer units than the
         capacity and ends without one in some group is trained a second time, from all units; what comes of it
-        stays where its held-out loss is lower. Warnings tell of that, of groups that end without a unit, and of
-        members whose sizes are the capacity, or whose held-out loss is not below that of a constant by two
-        standard errors.
+        stays where its held-out loss is lower. Warnings tell of that, of groups that end without a unit or with
+        a size that still moves, of a validation loss that ends at over twice its best record, and of members
+        whose sizes are the capacity, or whose held-out loss is not below that of a constant by two standard
+        errors; `warnings` of the history has those of how networks ended.
 
     Raises:
         ValueError: If data or settings are out of range or do not fit the model.
@@ -200,14 +201,14 @@ def _fit(call: dict[str, Any]) -> tuple[tuple[Any, History], Outcome | None]:
     )
     with bar as report, checkpoints_in(*folder, lambda: _identity(call, plan, source)) as saved:
         how = {"stages": stages, "report": report, "checkpoint": saved and saved.part("fit")}
+        if not own.quiet:
+            how["resumed"] = lambda step: note(f"`fit` continues from step {step} of {own.checkpoint}")
         state = begin(plan, own.model, dropout_key)
         net = train_model(plan, state, source, hypers, recorder, finish=end.finished, **how)
         layers = one.group_names if isinstance(one, AbstractSized) else ()
         history = recorder.history(layers, () if stages is None else stages.decisions())
-        end.warn(net, history, one, recorder.held_out)
+        history = end.warned(net, history, one, recorder.held_out)
         outcome = end.outcome(net, history.sizes[..., -1, :], recorder.held_out) if end.thrift else None
-        if is_informed and not members and (moving := moving_sizes(history.sizes, layers)) and not own.quiet:
-            note(f"`fit` ended while sizes still moved: {moving}; raise `steps`")
         if own.refit:
             last = history, report, saved and saved.part("refit")
             net, history = refitted(plan, own.model, net, feed(key=order_key), dropout_key, end, *last)
@@ -372,6 +373,9 @@ def _check_numbers(steps, batch, learning_rate, size_cost, annealing, kind) -> N
         check_whole(name, [value])
         if value < 1:
             raise ValueError(f"`{name}` must be positive; got {value}.")
+    if isinstance(learning_rate, optax.GradientTransformation):
+        rest = "`fit` trains by Adam; for another optimiser write the loop (docs: how-to/model)"
+        raise ValueError(f"`learning_rate` must be a number or a schedule; got an optimiser. {rest}.")
     given = {"size_cost": size_cost} | ({} if callable(learning_rate) else {"learning_rate": learning_rate})
     for name, value in given.items():
         if not isinstance(value, (int, float)) or not 0 <= value < LARGEST_FLOAT:

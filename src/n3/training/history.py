@@ -34,6 +34,10 @@ EVALUATED = 1024
 """Samples that are evaluated at once."""
 
 
+class SizingWarning(RuntimeWarning):
+    """What speaks against the network that a fit has found, or its sizes, and what to do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class History:
     """What a run recorded, every few steps and at its end; many runs are the first axis of each array."""
@@ -65,6 +69,8 @@ class History:
     """Standard error of that mean at the end, over samples, in the same unit; None without members."""
     labels: tuple[str, ...] = ()
     """Of targets that were texts each class, by its number; empty where they were numbers."""
+    warnings: tuple[str, ...] = ()
+    """What speaks against the networks as they ended: the texts of the warnings of kind `SizingWarning`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,15 @@ def train_model(
     *,
     stages: Stages | None = None,
     report: Callable[[int], None],
+    resumed: Callable[[int], None] = lambda step: None,
     finish: Callable[[PyTree], PyTree] = lambda net: net,
     checkpoint: Checkpoints | None = None,
 ) -> PyTree:
     """Train a model to the end of its plan, or until all runs have diverged: from a state to the model.
 
     `finish` changes the model after the last step and before the last record. `report` is called with the step
-    that is reached. What the checkpoint holds is not trained again; each stage has a part of it.
+    that is reached, and `resumed` with the step from which training goes on. What the checkpoint holds is not
+    trained again; each stage has a part of it.
     """
     done, drive, part = 0, plan.drive, 0
     while (saved := checkpoint and checkpoint.part(f"stage-{part:04d}").newest()) is not None:
@@ -53,15 +55,17 @@ def train_model(
         if stages is None or done not in stages.looks:
             break
         state, part = _restructured(stages, done, state, recorder), part + 1
+    if done:
+        resumed(done)
     source.skip(done)
     own = checkpoint and checkpoint.part(f"stage-{part:04d}")
     while done < plan.steps and not recorder.is_over:
         if drive and drive.is_due(done):
-            state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done))
+            state = _after_look(plan, state, recorder.pool, hypers, jnp.asarray(done, jnp.int32))
         onto = min(done + (drive.every if drive else CHUNK), plan.steps)
         onto = onto if stages is None else min(onto, int(stages.looks[stages.looks > done][0]))
         for chunk in source.chunks(onto - done):
-            state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done))
+            state, losses = _advance(plan, state, chunk, hypers, jnp.asarray(done, jnp.int32))
             recorder.add(done, jax.device_get(losses))
             done += losses.shape[-1]
         if done == plan.steps:
@@ -127,7 +131,7 @@ def _advance(
             after, loss = _step(plan, eqx.combine(carry, rest), inputs, targets, hypers, count)
             return eqx.filter(after, eqx.is_array), loss
 
-        carry, losses = jax.lax.scan(step, carry, (rows, start + jnp.arange(len(rows))))
+        carry, losses = jax.lax.scan(step, carry, (rows, start + jnp.arange(len(rows), dtype=jnp.int32)))
         return eqx.combine(carry, rest), losses
 
     return plan.over_runs(of_run, state, chunk.rows, hypers, axes=(0, chunk.axis, _axis_of(hypers)))

@@ -1,7 +1,7 @@
 """Refit: what follows the last step: read-outs, warnings, one network of the sizes found, a second start."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +18,15 @@ from n3.nn.controllers import Fixed, Information
 from n3.nn.sized import AbstractSized, with_rows
 from n3.training.batches import HeldRows, Selection
 from n3.training.checkpoint import Checkpoints
-from n3.training.history import HeldOutLosses, History, Plan, Recorder, constant_losses_of, held_out_losses_of
+from n3.training.history import (
+    HeldOutLosses,
+    History,
+    Plan,
+    Recorder,
+    SizingWarning,
+    constant_losses_of,
+    held_out_losses_of,
+)
 from n3.training.loop import begin, train_model
 from n3.training.readouts import ERRORS, Readout, Thrift, readout_of, with_solved_readout
 
@@ -26,6 +34,8 @@ EMPTY = 0.5
 """Units below which a group counts as empty."""
 FULL = 0.5
 """Units from its capacity at which a group counts as full."""
+WORSE = 2.0
+"""Validation loss at the end, over that of the best record, from which a run is said to have overfitted."""
 OVERFIT = 2.0
 """Loss on held-out samples, over that on the samples trained on, from which a size is in doubt."""
 FINE = 1e-3
@@ -174,11 +184,17 @@ class Ending:
             thrift=self.thrift,
         )
 
-    def warn(self, net: PyTree, history: History, one: PyTree, held_out: HeldOutLosses | None) -> None:
-        """Say what is wrong with the networks as they ended: of runs like `one`, with what they recorded."""
-        _warn_of_sizes(self.plan, history.sizes[..., -1, :], history.layers, one)
+    def warned(self, net: PyTree, history: History, one: PyTree, held_out: HeldOutLosses | None) -> History:
+        """The history with what is wrong with the networks as they ended, which warnings tell too.
+
+        They are of runs like `one`.
+        """
+        found = [*_faults_of_sizes(self.plan, history, one), *_faults_of_validation(history)]
         if held_out is not None and not callable(self.plan.goal.loss):
-            _warn_of_constants(self.plan, net, self.samples, held_out)
+            found += _faults_of_constants(self.plan, net, self.samples, held_out)
+        for text in found:
+            warnings.warn(text, SizingWarning, stacklevel=4)
+        return replace(history, warnings=tuple(found))
 
     def _solved(self, net: PyTree, thrift: Thrift | None = None) -> tuple[PyTree, Float[np.ndarray, " runs"]]:
         return with_solved_readout(self.plan, self.readout, net, self.samples, thrift=thrift)
@@ -246,9 +262,11 @@ def with_restarts(
     def merged(old: Any, new: Any) -> Any:
         return with_rows(old, rows[is_kept], new[is_kept]) if np.ndim(old) else old
 
-    names = [own.name for own in fields(History) if own.name not in ("step", "layers", "labels", "decisions")]
+    alike = "step", "layers", "labels", "decisions", "warnings"
+    names = [own.name for own in fields(History) if own.name not in alike]
     both = {name: jax.tree.map(merged, getattr(first[1], name), getattr(again[1], name)) for name in names}
-    return jax.tree.map(merged, first[0], again[0]), replace(first[1], **both)
+    told = tuple(dict.fromkeys((*first[1].warnings, *again[1].warnings)))
+    return jax.tree.map(merged, first[0], again[0]), replace(first[1], **both, warnings=told)
 
 
 @eqx.filter_jit
@@ -262,25 +280,38 @@ def _with_fixed_sizes(model: AbstractSized, sizes: Float[Array, "*runs groups"])
     return eqx.tree_at(lambda own: own.controller, model, fixed(model.controller, sizes))
 
 
-def _warn_of_sizes(
-    plan: Plan, sizes: Float[np.ndarray, "*runs groups"], layers: tuple[str, ...], one: PyTree
-) -> None:
-    """Say which groups ended without a unit, where a model without a path around them is a constant.
+def _faults_of_sizes(plan: Plan, history: History, one: PyTree) -> Iterator[str]:
+    """Groups that ended without a unit, where a model without a path around them is a constant.
 
-    And which ones held-out samples would let grow on, had they more units.
+    And those whose size had not arrived, or which held-out samples would let grow on, had they more units.
     """
-    rows = np.atleast_2d(sizes)
-    empty = _named(layers, rows < EMPTY)
-    if empty:
+    layers, rows = history.layers, np.atleast_2d(history.sizes[..., -1, :])
+    if empty := _named(layers, rows < EMPTY):
         rest = "" if plan.members else ", or lower `price_scale`"
         text = f"start from all units (`initial_size=None` in `n3.grow`), train longer{rest}"
-        warnings.warn(f"`fit` ended without a unit in {empty}: {text}.", RuntimeWarning, stacklevel=5)
-    if plan.drive is None or not plan.members:
+        yield f"`fit` ended without a unit in {empty}: {text}."
+    if plan.drive is None:
         return
-    full = _named(layers, rows > np.array(one.controller.capacity) - FULL)
+    if not plan.members and (moving := moving_sizes(history.sizes, layers)):
+        yield f"`fit` ended while sizes still moved: {moving}; raise `steps`."
+    full = _named(layers, rows > np.array(one.controller.capacity) - FULL) if plan.members else ""
     if full:
         text = "more might be better; make it wider, or train longer if it began with all"
-        warnings.warn(f"`fit` ended with all units of {full}: {text}.", RuntimeWarning, stacklevel=5)
+        yield f"`fit` ended with all units of {full}: {text}."
+
+
+def _faults_of_validation(history: History) -> Iterator[str]:
+    """Runs whose validation loss ended at over `WORSE` times its best record, and the worst of them."""
+    if history.validation_loss is None:
+        return
+    rows = np.nan_to_num(history.validation_loss.reshape(-1, len(history.step)), nan=np.inf)
+    best, last = np.min(rows, axis=1), rows[:, -1]
+    is_worse = (best > 0) & (last > WORSE * best) & np.isfinite(last)
+    if is_worse.any():
+        run = int(np.argmax(np.divide(last, best, out=np.zeros_like(last), where=is_worse)))
+        least = f"{best[run]:.3g} at step {history.step[np.argmin(rows[run])]}"
+        text = f"{last[run]:.3g} after {least} ({np.sum(is_worse)} of {len(rows)} runs)"
+        yield f"`fit` ended above its best validation loss: {text}; lower `steps` or `learning_rate`."
 
 
 def moving_sizes(sizes: Float[np.ndarray, "*runs records groups"], layers: tuple[str, ...]) -> str:
@@ -301,8 +332,8 @@ def _named(layers: tuple[str, ...], is_so: np.ndarray) -> str:
     return ", ".join(f"{name} ({count} of {len(is_so)} runs)" for name, count in counts if count)
 
 
-def _warn_of_constants(plan: Plan, net: PyTree, samples: Selection, held_out: HeldOutLosses) -> None:
-    """Say how many runs are not better on held-out samples than a constant, by `ERRORS` standard errors.
+def _faults_of_constants(plan: Plan, net: PyTree, samples: Selection, held_out: HeldOutLosses) -> Iterator[str]:
+    """How many runs are not better on held-out samples than a constant, by `ERRORS` standard errors.
 
     Not under a loss of the user's own, which says nothing of constants.
     """
@@ -313,7 +344,7 @@ def _warn_of_constants(plan: Plan, net: PyTree, samples: Selection, held_out: He
         what = "the shares of the classes" if plan.goal.has_logits else "the mean of the targets"
         text = f"`fit` ended no better than {what} on held-out samples ({count} of {total} runs)"
         rest = "train longer, check inputs and targets, or take it that the inputs say nothing of the targets"
-        warnings.warn(f"{text}: {rest}.", RuntimeWarning, stacklevel=5)
+        yield f"{text}: {rest}."
 
 
 def runs_at_once(model: PyTree, batch: int, runs: int) -> int | None:

@@ -176,7 +176,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
         controller=controller,
         activation=recipe.activation,
         size_input=recipe.size_input,
-        initial_depth=jnp.asarray(initial_depth) if recipe.depth_gates else None,
+        initial_depth=jnp.asarray(initial_depth, hypers.initial_size.dtype) if recipe.depth_gates else None,
         initialisation=recipe.initialisation,
         fan_in=hypers.initial_size if recipe.controller == "fixed" else None,
         key=net_key,
@@ -184,7 +184,7 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     if recipe.rescale_size_input:
         net = with_rescaled_size_input(net, hypers.target_size)
     if hypers.annealing is not None:
-        net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0), hypers.horizon))
+        net = annealed(net, net, hypers.annealing.temperature(jnp.asarray(0, jnp.int32), hypers.horizon))
     order = None if recipe.batch is None else jnp.arange(problem.train.shares.shape[0] - recipe.held)
     moments = optimiser(recipe.optimiser, hypers.learning_rate).init(net)
     drive = recipe.drive and recipe.drive.start(net)
@@ -296,7 +296,7 @@ def train(
     stacked along a first axis.
     """
     state = init(recipe, hypers, problem, key=key)
-    return advance(recipe, state, hypers, problem, jnp.asarray(0), stops)
+    return advance(recipe, state, hypers, problem, jnp.asarray(0, jnp.int32), stops)
 
 
 def observe(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem) -> StepRecord:

@@ -213,12 +213,12 @@ class _Engine:
             first, onward = compiled_stages(replace(self.recipe, capacity=tier), self.block, self.mesh)
             like = jax.eval_shape(first, *arguments)
             own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
-            onward = onward.lower(*own, jnp.asarray(0), jnp.asarray(chunk)).compile()
+            onward = onward.lower(*own, jnp.asarray(0, jnp.int32), jnp.asarray(chunk)).compile()
             self.programs[tier] = like, onward
             self.compiling += time.perf_counter() - since
         like, onward = self.programs[tier]
         own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
-        state, records = onward(*own, jnp.asarray(start), jnp.asarray(chunk))
+        state, records = onward(*own, jnp.asarray(start, jnp.int32), jnp.asarray(chunk))
         return state, jax.device_get(records)
 
 
@@ -254,7 +254,7 @@ class _Course:
         row = lambda leaf: jax.ShapeDtypeStruct((self.runs, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
         state = saved.state(jax.tree.map(row, start[1] or whole))
         one = jnp.zeros(1, jnp.int32)
-        shapes = jax.eval_shape(stages[1], whole, *arguments[:2], jnp.asarray(0), one)[1]
+        shapes = jax.eval_shape(stages[1], whole, *arguments[:2], jnp.asarray(0, jnp.int32), one)[1]
         named = lambda path, _: saved.records[jax.tree_util.keystr(path)]  # noqa: E731
         self.records = [jax.tree_util.tree_map_with_path(named, shapes)]
         self.stops = np.array(saved.facts["stops"], np.int32)

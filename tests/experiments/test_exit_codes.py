@@ -67,7 +67,7 @@ def test_a_text_that_nobody_takes_speaks_of_no_folder(tmp_path, monkeypatch, cap
         patch.setattr(sys, "stdout", Closed(file))
         endings.show("a table")
     said = capsys.readouterr().err
-    assert said == "warning: standard output takes no more; files that were written stay.\n"
+    assert said == "warning: standard output takes no more.\n"
 
 
 @pytest.mark.parametrize("error", [RUNTIME("INTERNAL: a fault"), RuntimeError("a fault of n3")])

@@ -270,7 +270,7 @@ def test_the_users_own_file_is_learnt_and_its_kind_is_told(tmp_path, capsys):
     record = n3.run(experiment, has_figures=False)
     lines = capsys.readouterr().err.splitlines()
     path = tmp_path / "own.csv"
-    assert lines[:2] == [f"reading {path}", f"{path}: own: regression of y (inferred; `kind` overrides it)"]
+    assert lines[:2] == [f"reading {path}", "own: regression of y (inferred; `kind` overrides it)"]
     assert lines[-1].startswith("static x 2: step 6/6, ")
     assert n3.read(record.directory).experiment == record.experiment == experiment.resolved()
     assert record.results["inputs_feature"].values.tolist() == ["x"]

@@ -241,7 +241,7 @@ def test_the_summary_and_the_table_have_the_estimate():
     ]
     assert summary["arms"]["growing"]["ended_by"] == ["no gain", "no gain"]
     text = table(summary)
-    assert "1.00e-01 ± 4e-02" in text
+    assert "0.1 ± 0.04" in text
     assert text.endswith("What ended growth: no gain (2 of 2 seeds).")
     assert max(map(len, text.splitlines())) <= 100
 

@@ -258,9 +258,7 @@ def _comparison_table(summary: _Facts) -> str:
     head = ["test loss of", "median ratio [95 % interval]", "lower in", "p-value", "ratio of means", "excluded"]
     rows = []
     for pair in summary["comparisons"]:
-        ends = [None if end is None else math.exp(end) for end in pair["ci95"]]
-        middle = pair["median_log_ratio"]
-        ratio = _interval(None if middle is None else math.exp(middle), ends)
+        ratio = _interval(pair["median_ratio"], pair["median_ratio_ci95"])
         row = [f"{pair['a']} / {pair['b']}", ratio, f"{pair['wins']} of {pair['pairs']}"]
         row += [_number(pair["p_value"], ".2g"), _number(pair["ratio_of_means"]), str(pair["excluded"])]
         rows.append(row)

@@ -104,6 +104,9 @@ class Comparison:
     """Pairs in which both losses are finite; all statistics are over these."""
     excluded: int
     """Pairs in which a loss is NaN or infinite: a run that diverged."""
+    median_ratio: float
+    """Median of a / b."""
+    median_ratio_ci95: tuple[float, float]
     geometric_mean_ratio: float
     ratio_of_means: float
     ratio_of_means_ci95: tuple[float, float]
@@ -134,6 +137,8 @@ def compare(a: Sample, b: Sample, *, level: float = 0.95, resamples: int = 2000,
         wins=int((own < other).sum()),
         pairs=int(kept.sum()),
         excluded=int((~kept).sum()),
+        median_ratio=float(np.exp(median_log_ratio)),
+        median_ratio_ci95=(float(np.exp(interval[0])), float(np.exp(interval[1]))),
         geometric_mean_ratio=value_or_nan(stats.gmean, own / other),
         ratio_of_means=ratio_of_means,
         ratio_of_means_ci95=means_interval,

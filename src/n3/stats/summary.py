@@ -102,7 +102,7 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     compiling, running = (float(results[f"{name}_seconds"].sum()) for name in ("compile", "run"))
     runs = len(losses["seed"]) * (len(arms) + results.sizes.get("price", 1) - 1)  # growing once for each price
     by_arm = zip(arms, losses.transpose("arm", ...).values, strict=True)
-    pairs = [{"a": a, "b": b} | _compared(own, other) for (a, own), (b, other) in combinations(by_arm, 2)]
+    pairs = [{"a": a, "b": b} | asdict(compare(own, other)) for (a, own), (b, other) in combinations(by_arm, 2)]
     return {
         "task": facts["task"],
         "method": record.experiment.network.method,
@@ -119,19 +119,12 @@ def summarise(record: RunRecord) -> dict[str, Any]:
     } | (summarise_path(results) | _summarise_choices(results, lost))
 
 
-def _compared(own, other):
-    """A comparison as plain data, with the median ratio too: `median_log_ratio` and `ci95` are logarithms."""
-    found = compare(own, other)
-    low, median, high = np.exp([found.ci95[0], found.median_log_ratio, found.ci95[1]]).tolist()
-    return {"median_ratio": median, "median_ratio_ci95": (low, high)} | asdict(found)
-
-
 def table(summary: dict[str, Any]) -> str:
     """What `summarise` gives, as lines of 100 columns or fewer: a row an arm, a row a comparison, the price."""
     rows, seeds = _arm_rows(summary), len(summary["seeds"])
     pairs = ["test loss of|median ratio [95 % interval]|lower in|p-value|mean / mean|excluded"]
     for pair in summary["comparisons"]:
-        ratio = with_interval(*np.exp([pair["median_log_ratio"], *pair["ci95"]]))
+        ratio = with_interval(pair["median_ratio"], *pair["median_ratio_ci95"])
         pairs += [
             f"{pair['a']} / {pair['b']}|{ratio}|{pair['wins']}/{pair['pairs']}"
             f"|{pair['p_value']:.2g}|{pair['ratio_of_means']:.3g}|{pair['excluded']}"

@@ -162,7 +162,7 @@ def sweep(
         course.reached(now, engine, is_last=place == len(chunks))
     kept = np.searchsorted(course.stops, stops)
     return Swept(
-        state=jax.tree.map(lambda leaf: leaf[:runs], _on_devices(engine.state, mesh)),
+        state=jax.device_put(_first_rows(engine.state, runs), mesh.devices.flat[0]),
         records=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, kept], *course.records),
         **course.seconds(engine.compiling, time.perf_counter() - began - engine.compiling, 0.0),
     )
@@ -294,7 +294,7 @@ class _Course:
             leaves = jax.tree_util.tree_leaves_with_path(records)
             wall, cpu = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
             seconds = self.seconds(engine.compiling, wall - engine.compiling, cpu)
-            rows = jax.tree.map(lambda leaf: leaf[: self.runs], engine.state)
+            rows = _first_rows(engine.state, self.runs)
             named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
             return rows, named, seconds | {"step": step, "stops": self.stops.tolist()}
 
@@ -379,6 +379,14 @@ def rows_of_stops(stops: Int[np.ndarray, " records"], most: int = CHUNKS) -> Int
 
 def _on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("runs")))
+
+
+def _first_rows(tree: PyTree, rows: int) -> PyTree:
+    """The first rows of every leaf, on the host.
+
+    A slice of a sharded array needs all devices at once; on a busy CPU they can wait for each other for ever.
+    """
+    return jax.tree.map(lambda leaf: leaf[:rows], jax.device_get(tree))
 
 
 def _padded(leaf: Array, total: int) -> Array:

@@ -1,6 +1,7 @@
 """Programs: kept in a folder of the user's own, and only there."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -45,10 +46,11 @@ def test_the_users_own_setting_stays(home, monkeypatch, given):
     assert not list(home.iterdir())
 
 
-def test_a_folder_that_others_can_write_is_not_used(home):
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_a_folder_that_others_can_write_or_replace_is_not_used(home, above):
     keep_programs()
-    folder = os.environ.pop(VARIABLE)
-    os.chmod(folder, 0o777)
+    folder = Path(os.environ.pop(VARIABLE))
+    (folder, *folder.parents)[above].chmod(0o777)
     keep_programs()
     assert VARIABLE not in os.environ
 

@@ -238,13 +238,45 @@ def test_whole_results_are_given_whatever_became_of_the_checkpoints(copy, record
     assert n3.run(replaced(record, copy), quiet=True, has_figures=False).results.identical(record.results)
     said = capsys.readouterr().err
     assert "state.safetensors is damaged" in said
-    assert "The results are whole." in said
+    assert f"The results are whole; remove {copy / 'checkpoints'} to keep them alone." in said
     (copy / "results.nc").unlink()
     with pytest.raises(CheckpointError, match=f"remove {copy / 'checkpoints'}/.* to train it from its first"):
         n3.run(replaced(record, copy), quiet=True)
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match=f"results.nc is missing.*remove {copy} to train it again"):
         n3.run(replaced(record, copy), quiet=True)
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"?"])
+def test_a_configuration_that_is_lost_is_written_anew_by_its_own_command_alone(content, tmp_path, capsys):
+    own = tiny(tmp_path, arms=("static",))
+    folder = n3.run(own, quiet=True, has_figures=False).directory
+    path = folder / "config.json"
+    before = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"config.json is .* remove {folder}"):
+        n3.run(replace(own, run=replace(own.run, seeds=(1,))), quiet=True, has_figures=False)
+    n3.run(own, quiet=True, has_figures=False)
+    assert f"{path} is written anew" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert n3.verify(folder) == []
+
+
+def test_a_lost_manifest_of_a_checkpoint_or_of_results_is_seen_before_anything_goes(copy, record):
+    lost = {path: path.read_bytes() for path in sorted(copy.glob("checkpoints/growing/*/manifest.json"))}
+    for path in lost:
+        path.unlink()
+    assert n3.verify(copy) == [f"{path} is missing." for path in lost]
+    (copy / "summary.json").write_text("?")
+    with pytest.raises(
+        CheckpointError, match=f"remove {copy / 'checkpoints/growing'} to train it from its first step"
+    ):
+        n3.run(replaced(record, copy), quiet=True)
+    assert (copy / "manifest.json").exists()
+    for path, content in lost.items():
+        path.write_bytes(content)
+    (copy / "manifest.json").unlink()
+    assert n3.verify(copy) == [f"{copy / 'manifest.json'} is missing."]
 
 
 def test_results_of_another_run_are_refused(copy, record, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -17,9 +18,9 @@ _NO_GATHER = " gds"
 def keep_programs() -> None:
     """Have JAX, not imported yet, keep compiled programs in the user's cache folder.
 
-    Nothing is kept where `JAX_COMPILATION_CACHE_DIR` is set, where the folder is somebody else's or open to
-    others (a program in it would be executed), or where the processor cannot load what was kept. Each kind of
-    processor has a folder of its own: a home directory may be shared by several.
+    Nothing is kept where `JAX_COMPILATION_CACHE_DIR` is set, where the folder or one of the two above it is
+    somebody else's or open to others (a program in it would be executed), or where the processor cannot load
+    what was kept. Each kind of processor has a folder of its own: a home directory may be shared by several.
     """
     processor = _processor()
     if VARIABLE in os.environ or _NO_GATHER in processor:
@@ -28,11 +29,12 @@ def keep_programs() -> None:
     folder /= f"programs-{hashlib.sha256(processor.encode()).hexdigest()[:12]}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
     except OSError:  # a home that cannot be written: programs are compiled each time
         return
-    if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+    above = [each.stat() for each in (folder, *folder.parents[:2])]
+    if os.name == "posix" and any(own.st_uid != os.getuid() or own.st_mode & 0o022 for own in above):
         return
+    warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")  # compiled then
     os.environ[VARIABLE] = str(folder)
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_CACHE_BYTES))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_SECONDS))

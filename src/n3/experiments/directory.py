@@ -1,6 +1,7 @@
 """Directory: the folder of one experiment: who owns it, whose configuration it holds, and what lies in it."""
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -27,12 +28,14 @@ from n3.training.checkpoint import (
     EVERY,
     LOCK,
     MANIFEST,
+    STATE,
     BusyError,
     CheckpointError,
     Checkpoints,
     damages,
     owned,
     precision,
+    read_manifest,
     write_manifest,
 )
 from n3.training.history import note
@@ -85,6 +88,8 @@ class RunDirectory:
         of `cells_of`.
         """
         written = self.path / name
+        if self.is_sealed:
+            self._restore(name, text.encode())
         if refuse_foreign(self.path, name):
             if resume == "must":
                 raise FileNotFoundError(f"`resume` must: there is nothing to go on with in {self.path}.")
@@ -99,6 +104,22 @@ class RunDirectory:
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
         return None
 
+    def _restore(self, name: str, content: bytes) -> None:
+        """Write a lost or damaged configuration of a finished folder anew, if the manifest is of this one.
+
+        Raises:
+            CheckpointError: If it is of another.
+        """
+        faults = damages(self.path, name)
+        if not faults or ((self.path / name).is_file() and not faults[0].startswith(str(self.path / name))):
+            return  # all is well, or the manifest is damaged and will be written again
+        if read_manifest(self.path)["sha256"].get(name) != hashlib.sha256(content).hexdigest():
+            raise CheckpointError(
+                f"{faults[0]} The manifest is not of these very settings: remove {self.path}."
+            )
+        self.write(name, content)
+        note(f"{self.path / name} is written anew")
+
     def _reopen(self, name: str, text: str) -> None:
         """Take the configuration of more steps, once what it goes on from is seen to be whole."""
         self._open_again()
@@ -106,7 +127,7 @@ class RunDirectory:
 
     def _open_again(self) -> None:
         """Let a finished folder count as not finished, once its checkpoints are seen to be whole."""
-        for part in {path.parents[1] for path in self.path.rglob(f"checkpoints/**/{MANIFEST}")}:
+        for part in sorted({path.parents[1] for path in self.path.rglob(f"checkpoints/**/{STATE}")}):
             Checkpoints(folder=part).newest(is_any=True)
         self._drop(MANIFEST, *OF_NUMBERS)
 
@@ -125,7 +146,8 @@ class RunDirectory:
         """
         faults = damages(self.path) if self.is_sealed else []
         for fault in verify(self.path) if self.is_sealed else ():
-            note(f"warning: {fault}{' The results are whole.' * (not faults)}")
+            rest = f" The results are whole; remove {self.path / 'checkpoints'} to keep them alone."
+            note(f"warning: {fault}{rest * (not faults)}")
         if not faults:
             return False
         if self.has_checkpoints:
@@ -215,9 +237,12 @@ def _is_passing(path: Path) -> bool:
 
 
 def refuse_foreign(path: Path, name: str) -> bool:
-    """Whether a folder holds nothing, or is not there; FileExistsError if it holds files but not this one."""
+    """Whether a folder holds nothing, or is not there; FileExistsError if it holds files but not this one.
+
+    A finished folder that has lost the file is not foreign.
+    """
     files = [each for each in path.glob("*") if each.name != LOCK and each.suffix != PART]
-    if files and not (path / name).exists():
+    if files and not (path / name).exists() and not (path / MANIFEST).exists():
         raise FileExistsError(f"{path} is not empty and holds something else: give another `name` or `out`.")
     return not files
 
@@ -314,7 +339,10 @@ def verify(directory: str | Path) -> list[str]:
     folders = [path.parent for path in sorted(Path(directory).rglob(MANIFEST))]
     if not folders:
         raise FileNotFoundError(f"{directory} holds no {MANIFEST}: there is nothing to verify.")
-    return list(dict.fromkeys(fault for folder in folders for fault in damages(folder)))
+    whole = (path for name in (STATE, "results.nc") for path in Path(directory).rglob(name))
+    sealed = {path.parent for path in whole if path.parent.suffix != PART}
+    lost = [f"{folder / MANIFEST} is missing." for folder in sorted(sealed - set(folders))]
+    return list(dict.fromkeys([*lost, *(fault for folder in folders for fault in damages(folder))]))
 
 
 def _git_state() -> dict[str, Any]:

@@ -158,7 +158,9 @@ def digest(tree: PyTree, text: str = "") -> str:
     return _sha256(to_bytes(tree) + text.encode())
 
 
-_FILES = "state.safetensors", "records.safetensors"
+STATE = "state.safetensors"
+"""What a checkpoint holds of training; its records lie beside it."""
+_FILES = STATE, "records.safetensors"
 """What a checkpoint holds beside its manifest."""
 
 
@@ -172,7 +174,7 @@ class Saved:
 
     def state(self, like: PyTree) -> PyTree:
         """The state, filled into a tree of the same paths, shapes and types; CheckpointError if they differ."""
-        path = self.folder / "state.safetensors"
+        path = self.folder / STATE
         try:
             return from_bytes(path.read_bytes(), like, source=str(path))
         except ValueError as error:

@@ -161,8 +161,8 @@ def test_balanced_classes_count_alike():
     ("weights", "message"),
     [
         (np.ones(3), r"`sample_weight` must have shape \(40,\), one a row; got \(3,\)"),
-        (-np.ones(ROWS), "`sample_weight` must be 0 or more, and above 0 in some row"),
-        (np.zeros(ROWS), "`sample_weight` must be 0 or more, and above 0 in some row"),
+        (-np.ones(ROWS), "`sample_weight` must be zero or more, and above zero in some row"),
+        (np.zeros(ROWS), "`sample_weight` must be zero or more, and above zero in some row"),
         (np.full(ROWS, np.nan), "sample_weight contains NaN"),
     ],
 )

@@ -162,7 +162,7 @@ class _Growing(BaseEstimator):
         if weights.shape != (rows,):
             raise ValueError(f"`sample_weight` must have shape ({rows},), one a row; got {weights.shape}.")
         if np.any(weights < 0) or not np.any(weights > 0):
-            raise ValueError("`sample_weight` must be 0 or more, and above 0 in some row.")
+            raise ValueError("`sample_weight` must be zero or more, and above zero in some row.")
         counts = weights > 0
         return {name: own[counts] for name, own in frame.items()}, targets[counts], weights[counts]
 

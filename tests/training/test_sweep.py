@@ -325,5 +325,5 @@ def test_a_users_importance_sees_every_unit(tiered, monkeypatch, custom, capacit
 def test_final_states_lie_on_one_device():
     """A slice of a state that several devices share makes them wait for each other."""
     assert jax.device_count() > 1
-    found = run(block=None).state
+    found = run(devices=jax.devices()).state
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(found)} == {1}

@@ -369,7 +369,8 @@ def check_folds(samples: int, folds: int) -> None:
     """Refuse fewer than two samples in each fold."""
     if samples < 2 * folds:
         need = f"need two training samples or more in each of {folds} folds"
-        raise ValueError(f"`members` {need}; got {samples} samples.")
+        rest = f"give {2 * folds} or more, or fewer `members`"
+        raise ValueError(f"`members` {need}; got {samples} samples: {rest}.")
 
 
 def folds_of(

@@ -203,7 +203,9 @@ def test_the_same_command_rebuilds_what_is_damaged_from_checkpoints(names, copy,
     cuts = Cuts(monkeypatch)
     again = n3.run(replaced(record, copy), quiet=True)
     assert cuts.written == 0
-    assert f"{copy} is rebuilt from its checkpoints" in capsys.readouterr().err
+    is_shown = set(names) <= {"summary.json", "figures/loss.png"}
+    told = "what shows results.nc is written anew" if is_shown else "is rebuilt from its checkpoints"
+    assert told in capsys.readouterr().err
     assert again.results.drop_vars(TIMED).equals(record.results.drop_vars(TIMED))
     assert n3.verify(copy) == []
     assert (copy / "figures" / "loss.png").exists()
@@ -230,6 +232,41 @@ def test_without_checkpoints_what_shows_the_results_is_rebuilt_and_the_rest_name
     (folder / "results.nc").unlink()
     with pytest.raises(CheckpointError, match=f"results.nc is missing. .*: remove {folder} to train it again"):
         n3.run(closed, quiet=True)
+
+
+def test_what_shows_whole_results_is_rebuilt_whatever_became_of_a_checkpoint(copy, record, capsys):
+    n3.run(replaced(record, copy), quiet=True)
+    kept = sorted(copy.glob("checkpoints/growing/*/state.safetensors"))
+    for path in (*kept, copy / "figures/loss.png"):
+        path.write_bytes(b"?")
+    models = (copy / "models/growing.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    n3.run(replaced(record, copy), quiet=True)
+    said = capsys.readouterr().err
+    assert f"{copy}: what shows results.nc is written anew" in said
+    assert f"The results are whole; remove {copy / 'checkpoints'} to keep them alone." in said
+    assert (copy / "models/growing.safetensors").stat().st_mtime_ns == models
+    assert {str(path) for path in kept} <= {fault.split()[0] for fault in n3.verify(copy)}
+    assert not any("figures" in fault for fault in n3.verify(copy))
+
+
+@pytest.mark.parametrize(
+    "name", ["results.nc", "config.json", "figures/loss.png", "models/growing.safetensors"]
+)
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_goes(name, copy, record):
+    n3.run(replaced(record, copy), quiet=True)
+    content = (copy / name).read_bytes()
+    (copy / name).unlink()
+    (copy / name / "mine").mkdir(parents=True)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert n3.verify(copy) == [f"{copy / name} is a folder where a file belongs."]
+    with pytest.raises(CheckpointError, match=f"{copy / name} is a folder .* Move it away and repeat"):
+        n3.run(replaced(record, copy), quiet=True)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    (copy / name).rename(copy.parent / "away")
+    (copy / name).write_bytes(content)
+    n3.run(replaced(record, copy), quiet=True)
+    assert n3.verify(copy) == []
 
 
 def test_whole_results_are_given_whatever_became_of_the_checkpoints(copy, record, capsys):
@@ -267,7 +304,7 @@ def test_a_lost_manifest_of_a_checkpoint_or_of_results_is_seen_before_anything_g
     for path in lost:
         path.unlink()
     assert n3.verify(copy) == [f"{path} is missing." for path in lost]
-    (copy / "summary.json").write_text("?")
+    (copy / "results.nc").write_text("?")
     with pytest.raises(
         CheckpointError, match=f"remove {copy / 'checkpoints/growing'} to train it from its first step"
     ):

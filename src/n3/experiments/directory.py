@@ -26,6 +26,7 @@ from n3.stats.summary import versions
 from n3.surgery.export import PART, write_file
 from n3.training.checkpoint import (
     EVERY,
+    FOLDER,
     LOCK,
     MANIFEST,
     STATE,
@@ -111,6 +112,7 @@ class RunDirectory:
             CheckpointError: If it is of another.
         """
         faults = damages(self.path, name)
+        _refuse_folders(faults)
         if not faults or ((self.path / name).is_file() and not faults[0].startswith(str(self.path / name))):
             return  # all is well, or the manifest is damaged and will be written again
         if read_manifest(self.path)["sha256"].get(name) != hashlib.sha256(content).hexdigest():
@@ -138,28 +140,29 @@ class RunDirectory:
     def mend(self) -> bool:
         """Name what is damaged in a finished folder; whether what shows `results.nc` is to be written anew.
 
-        A folder with checkpoints then counts as not finished, and all is written anew from them. Damaged
-        checkpoints beside whole results are named alone.
+        Where numbers are, a folder with checkpoints then counts as not finished, and all is written anew from
+        them. Damaged checkpoints beside whole results are named alone.
 
         Raises:
             CheckpointError: If a file is damaged that nothing in the folder gives; the remedy is named.
         """
-        faults = damages(self.path) if self.is_sealed else []
-        for fault in verify(self.path) if self.is_sealed else ():
-            rest = f" The results are whole; remove {self.path / 'checkpoints'} to keep them alone."
-            note(f"warning: {fault}{rest * (not faults)}")
-        if not faults:
+        if not self.is_sealed:
             return False
-        if self.has_checkpoints:
+        faults, shown = damages(self.path), tuple(str(self.path / name) for name in (SUMMARY, *OF_NUMBERS))
+        _refuse_folders(faults)
+        gone = [fault for fault in faults if not fault.startswith(shown)]
+        for fault in verify(self.path):
+            rest = f" The results are whole; remove {self.path / 'checkpoints'} to keep them alone."
+            note(f"warning: {fault}{rest * (not gone and fault not in faults)}")
+        if gone and not self.has_checkpoints:
+            raise CheckpointError(f"{gone[0]} It has no checkpoints: remove {self.path} to train it again.")
+        if gone:
             self._open_again()
             note(f"{self.path} is rebuilt from its checkpoints")
-            return False
-        shown = tuple(str(self.path / name) for name in (SUMMARY, *OF_NUMBERS))
-        if gone := [fault for fault in faults if not fault.startswith(shown)]:
-            raise CheckpointError(f"{gone[0]} It has no checkpoints: remove {self.path} to train it again.")
-        self._drop(SUMMARY, *OF_NUMBERS)
-        note(f"{self.path}: what shows results.nc is written anew")
-        return True
+        elif faults:
+            self._drop(SUMMARY, *OF_NUMBERS)
+            note(f"{self.path}: what shows results.nc is written anew")
+        return bool(faults) and not gone
 
     @property
     def is_sealed(self) -> bool:
@@ -222,6 +225,12 @@ class RunDirectory:
         write_manifest(self.path, {**ours, **facts}, names)
         if not keeps_checkpoints:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+def _refuse_folders(faults: Sequence[str]) -> None:
+    """CheckpointError where one of these is a folder in the place of a file: nobody else's is removed."""
+    for fault in (own for own in faults if own.endswith(FOLDER)):
+        raise CheckpointError(f"{fault} Move it away and repeat the command.")
 
 
 def _follows(earlier: Experiment, own: Experiment) -> bool:

@@ -138,6 +138,10 @@ def read_manifest(folder: Path) -> Facts:
     return Facts(path, rest)
 
 
+FOLDER = "is a folder where a file belongs."
+"""What is said of one."""
+
+
 def damages(folder: Path, *names: str) -> list[str]:
     """What of a folder's files, or of those named, is not as its manifest says; FileNotFoundError without."""
     try:
@@ -146,7 +150,9 @@ def damages(folder: Path, *names: str) -> list[str]:
         return [str(error)]
     found = []
     for path, expected in ((folder / name, sums.get(name)) for name in names or sums):
-        if not path.is_file():
+        if path.is_dir():
+            found.append(f"{path} {FOLDER}")
+        elif not path.is_file():
             found.append(f"{path} is missing.")
         elif _sha256(path.read_bytes()) != expected:
             found.append(f"{path} is damaged or another's: its sha256 is not the one in the manifest.")

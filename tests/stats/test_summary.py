@@ -139,7 +139,7 @@ def test_a_table_tells_how_far_sizes_differ_and_where_seeds_are_too_few():
     title, arms = table(summarise(record_of(results))).split("\n\n")[:2]
     assert "3.5 [1, 5]" in arms.split("\n")[1]
     assert (
-        "Of 4 seeds no interval reaches 95 %, even from the least to the most only 87.5%: take 6"
+        "Of 4 seeds no interval reaches 95 %, even from the least to the most only 87.5 %: take 6"
         in " ".join(title.split())
     )
     assert few_seeds(6) == few_seeds(1) == ""

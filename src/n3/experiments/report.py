@@ -193,9 +193,9 @@ def _number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:{form}}"
 
 
-def _interval(value: float | None, ends: Sequence[float | None] | None, form: str = ".3g") -> str:
-    low, high = (_number(end, form) for end in (ends or (None, None)))
-    return _number(value, form) if "-" in (low, high) else f"{_number(value, form)} [{low}, {high}]"
+def _interval(value: float | None, ends: Sequence[float | None] | None) -> str:
+    low, high = map(_number, ends or (None, None))
+    return _number(value) if "-" in (low, high) else f"{_number(value)} [{low}, {high}]"
 
 
 def _arm_table(summary: _Facts) -> str:
@@ -206,12 +206,12 @@ def _arm_table(summary: _Facts) -> str:
     head += ["size (units) [least, most]", "parameters", "diverged"]
     rows = []
     for arm, own in summary["arms"].items():
-        row = [arm, _interval(own["test_loss"]["median"], own["test_loss"]["ci95"], ".3e")]
+        row = [arm, _interval(own["test_loss"]["median"], own["test_loss"]["ci95"])]
         if has_held_out:
             held = own["held_out_loss"]
             errors = [error for error in held["standard_errors"] if error is not None]
             error = QUANTILE * float(np.median(errors)) if errors else None
-            row.append(f"{_number(held['median'], '.2e')} ± {_number(error, '.0e')}")
+            row.append(f"{_number(held['median'])} ± {_number(error, '.1g')}")
         sizes = [size for size in own["final_size"]["values"] if size is not None and math.isfinite(size)]
         ends = (min(sizes), max(sizes)) if sizes else None
         row += [_number(own["test_metric"]["median"], ".4g"), _interval(own["final_size"]["median"], ends)]
@@ -307,7 +307,7 @@ def _study_table(study: Study, results: Results) -> str:
         medians = map(_number, others, (".4g", ".2f", "g"))
         lost = f"{len(losses) - len(known)} of {len(losses)}"
         settings = (str(grid.setting_label(value)) for value in cell.values())
-        rows.append([*settings, arm, _interval(middle, ends, ".3e"), *medians, lost])
+        rows.append([*settings, arm, _interval(middle, ends), *medians, lost])
     return page.html_table(head, rows, caption=f"Medians over {results.sizes['seed']} seeds at the last step.")
 
 

@@ -145,7 +145,7 @@ def few_seeds(seeds: int) -> str:
     """
     if not 1 < seeds < FEWEST_SEEDS:
         return ""
-    reach = f"even from the least to the most only {1 - 2.0 ** (1 - seeds):.1%}"
+    reach = f"even from the least to the most only {100 - 100 * 2.0 ** (1 - seeds):.3g} %"
     return f"Of {seeds} seeds no interval reaches 95 %, {reach}: take {FEWEST_SEEDS} or more."
 
 

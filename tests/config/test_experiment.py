@@ -31,6 +31,7 @@ UNUSUAL = Experiment(
         decimal=",",
         encoding="latin-1",
         kind="regression",
+        class_weight="balanced",
         samples=96,
         test_samples=7,
         data_seed=0,

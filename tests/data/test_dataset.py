@@ -471,6 +471,29 @@ def test_a_fifth_of_the_training_samples_is_held_out(samples, out):
     assert sorted(map(tuple, np.vstack(pairs))) == sorted(map(tuple, every))
 
 
+@pytest.mark.parametrize("task", ["moons", "spirals-3", "rare-class"])
+def test_balanced_classes_have_the_same_sum_of_weights_also_where_samples_are_held_out(task):
+    (data,) = load_task(TaskConfig(task=task, class_weight="balanced", samples=200), [0])
+    kept = dataset.held_out(data, seed=0)[0]
+    targets = (
+        data.train_targets if data.num_classes > 2 else np.hstack([1 - data.train_targets, data.train_targets])
+    )
+    np.testing.assert_allclose(data.train_weights @ targets, np.full(data.num_classes, 200 / data.num_classes))
+    assert len(kept.train_weights) == len(kept.train_inputs) == 160
+    by_input = {
+        row.tobytes(): weight for row, weight in zip(data.train_inputs, data.train_weights, strict=True)
+    }
+    assert [by_input[row.tobytes()] for row in kept.train_inputs] == kept.train_weights.tolist()
+
+
+@pytest.mark.parametrize("task", ["sine", "diabetes"])
+def test_class_weights_of_a_regression_are_refused(task):
+    own = TaskConfig(task=task, class_weight="balanced")
+    for load in (dataset.outline_task, lambda task: load_task(task, [0])):
+        with pytest.raises(ValueError, match="`class_weight` goes with classes"):
+            load(own)
+
+
 def test_which_samples_are_held_out_is_the_seeds_choice():
     whole = load_dataset("sine", train_samples=50, test_samples=7, seed=2)
     first, again, other = (dataset.held_out(whole, seed=seed)[1].test_inputs for seed in (4, 4, 5))

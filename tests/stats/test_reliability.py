@@ -145,6 +145,10 @@ def test_a_class_without_a_test_sample_has_no_recall():
     recalls = recalls_of(results.sel(arm="growing"))
     assert np.isnan(recalls.sel(true_class="rare")).all()
     assert kinds(results) == []
+    own = RunRecord(experiment=experiment(), results=results, directory=None)
+    recall = summarise(own)["arms"]["growing"]["recall"]
+    assert np.isnan(recall["rare"])
+    assert recall["usual"] == 1.0
 
 
 def test_seeds_are_counted_and_lost_ones_are_not():

@@ -52,6 +52,9 @@ class TaskConfig:
     """Encoding of the .csv file, such as latin-1; None: UTF-8."""
     kind: Kind | None = None
     """What the file's target is; None: classification where it is text or holds few different whole numbers."""
+    class_weight: Literal["balanced"] | None = None
+    """Weight of the classes in training losses, held-out checks and solved read-outs: balanced gives each class
+    the same sum; None: all samples count alike, as in tests and where a price decides the size."""
     samples: Annotated[int | None, "positive"] = None
     """Training samples, per seed; None: of `data` all rows that are no test rows, of a named set its own number
     or the method's."""

@@ -318,10 +318,23 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     """
     sizes = {"train_samples": task.samples, "test_samples": task.test_samples}
     if task.data is None:
-        return [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
-    names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
-    table = tables.read_table(task.data, **{name: getattr(task, name) for name in names})
-    return [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
+        drawn = [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
+    else:
+        names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
+        table = tables.read_table(task.data, **{name: getattr(task, name) for name in names})
+        drawn = [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
+    return drawn if task.class_weight is None else [_balanced(data) for data in drawn]
+
+
+def _balanced(data: Dataset) -> Dataset:
+    """The data set with training samples weighted so that every class has the same sum."""
+    if data.kind == "regression":
+        raise ValueError("`class_weight` goes with classes; the target is of regression: leave it out.")
+    from sklearn.utils.class_weight import compute_sample_weight  # here, not above: few runs weigh classes
+
+    targets = data.train_targets
+    labels = targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0]
+    return dataclasses.replace(data, train_weights=compute_sample_weight("balanced", labels))
 
 
 FEW = 64
@@ -339,7 +352,8 @@ def outline_task(task: TaskConfig) -> tuple[Dataset, int, int]:
         return whole, len(whole.train_inputs), len(whole.test_inputs)
     train, test = task.samples or recipe.sizes[0], task.test_samples or recipe.sizes[1]
     few = {"train_samples": min(train, FEW), "test_samples": min(test, FEW)}
-    return load_dataset(task.task, seed=0, **few), train, test
+    drawn = load_dataset(task.task, seed=0, **few)
+    return drawn if task.class_weight is None else _balanced(drawn), train, test
 
 
 def describe_task(task: TaskConfig, data: Dataset) -> str:
@@ -404,6 +418,9 @@ def held_out(data: Dataset, *, seed: int) -> tuple[Dataset, Dataset]:
         raise ValueError(f"`samples` must be {HELD_OUT} or more where a fifth is held out; got {samples}.")
     order = default_rng(seed).spawn(3)[2].permutation(samples)
     out, kept = np.sort(order[: samples // HELD_OUT]), np.sort(order[samples // HELD_OUT :])
-    left = {"train_inputs": data.train_inputs[kept], "train_targets": data.train_targets[kept]}
+    names = [
+        name for name in ("train_inputs", "train_targets", "train_weights") if getattr(data, name) is not None
+    ]
+    left: dict[str, Any] = {name: getattr(data, name)[kept] for name in names}
     taken = {"test_inputs": data.train_inputs[out], "test_targets": data.train_targets[out]}
     return dataclasses.replace(data, **left), dataclasses.replace(data, **left, **taken)

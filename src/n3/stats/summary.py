@@ -267,9 +267,9 @@ def recalls_of(results: xr.Dataset) -> xr.DataArray:
 
 
 def _median_recalls(recalls, known):
-    """The recall of each class (seed, true_class), the median over the seeds that are known."""
+    """The recall of each class (seed, true_class), the median over the known seeds that have samples of it."""
     of_classes = zip(recalls["true_class"].values.tolist(), recalls.values.T, strict=True)
-    return {name: value_or_nan(np.nanmedian, own[known]) for name, own in of_classes}
+    return {name: value_or_nan(np.median, own[known & np.isfinite(own)]) for name, own in of_classes}
 
 
 def _summarise_choices(results, lost):
@@ -469,8 +469,10 @@ def _of_arm(experiment: Experiment, results: xr.Dataset, lost: xr.DataArray, arm
             text = (
                 f"the recall of class {name} is {medians[name]:.2f} where the accuracy is {usual:.2f}, medians"
             )
-            remedy = "`class_weight='balanced'` of `n3.GrowingClassifier` gives classes equal weight"
-            yield warning("recall", hides, f"{text} over the seeds; {remedy}")
+            remedy = "; `class_weight` balanced gives classes equal weight" * (
+                experiment.task.class_weight is None
+            )
+            yield warning("recall", hides, f"{text} over the seeds{remedy}")
 
 
 def _capacity(experiment: Experiment) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -348,6 +349,20 @@ def test_an_interrupt_is_no_failure_of_what_shows_numbers():
 
 
 STUDY = product(tiny(arms=("static",)), [Axis("learning_rate", (1e-2, 1e-3)), Axis("steps", (6, 4))])
+
+
+def test_an_executor_trains_the_groups_that_are_left_and_its_failure_is_the_studys(tmp_path, monkeypatch):
+    whole = studies.run_study(STUDY, tmp_path / "here", quiet=True)
+    with ThreadPoolExecutor(1) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(executor, "submit", lambda *_, **__: pytest.fail("submitted again"))
+            assert studies.run_study(STUDY, tmp_path / "here", executor=executor, quiet=True).identical(whole)
+        there = studies.run_study(STUDY, tmp_path / "there", executor=executor, quiet=True)
+        assert there.drop_vars([*TIMED, "cpu_seconds"]).equals(whole.drop_vars([*TIMED, "cpu_seconds"]))
+        shutil.rmtree(tmp_path / "there/groups/0001")
+        monkeypatch.setattr(studies, "train_group_cells", broken)
+        with pytest.raises(RuntimeError, match="no fonts"):
+            studies.run_study(STUDY, tmp_path / "there", executor=executor, quiet=True)
 
 
 def test_a_study_goes_on_within_a_group(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from .results import record_fits as record_fits
 from .run import grid_of as grid_of
 from .run import load_data as load_data
 from .run import run as run
+from .study import Executor as Executor
 from .study import check_memory as check_memory
 from .study import collect_study as collect_study
 from .study import describe_medians as describe_medians

@@ -201,7 +201,11 @@ class RunDirectory:
     def write_results(self, results: xr.Dataset) -> None:
         """Write `results.nc` (NetCDF4, compressed)."""
         encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
-        self.write("results.nc", bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding)))
+        # xarray locks what it writes by the client of Dask, if there is one, which does not know bytes in memory
+        dask = sys.modules.get("dask")
+        with contextlib.nullcontext() if dask is None else dask.config.set(scheduler="synchronous"):
+            content = bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding))
+        self.write("results.nc", content)
 
     def write_figures(self, figures: Mapping[str, Any], formats: Sequence[str] = ()) -> None:
         """Write Matplotlib figures by name, as `figures/<name>.png` and in further formats."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -309,15 +309,28 @@ def collect_study(directory: Path) -> Results:
     return results
 
 
+@runtime_checkable
+class Executor(Protocol):
+    """What runs functions elsewhere: of `concurrent.futures`, of submitit, or a client of Dask or Ray."""
+
+    def submit(self, function: Callable[..., None], /, *args: Any, **options: Any) -> Any:
+        """Run the function with these arguments; what is returned has `result()`, which waits and raises."""
+        ...
+
+
 def run_study(
     study: Study,
     directory: Path,
     *,
+    executor: Executor | None = None,
     quiet: bool = False,
     resume: Resume = "auto",
     checkpoint_every: float = EVERY,
 ) -> Results:
     """Train what is not finished yet of a study, on the device of its experiment, and collect its results.
+
+    The groups are trained here, one after the other, or side by side by an executor whose processes see the
+    same folder.
 
     Raises:
         ValueError: If the study is not valid or the device is absent (nothing is written then), or what a group
@@ -335,10 +348,16 @@ def run_study(
         done = sum(is_finished(directory, index) for index in range(number))
         if done and not quiet:
             note(f"takes {done} of {number} groups, which are finished, from {directory}")
+        how = {"device": device, "checkpoint_every": checkpoint_every}
+        if executor is not None:
+            folder, left = str(directory.resolve()), [n for n in range(number) if not is_finished(directory, n)]
+            for job in [executor.submit(train_group, folder, index, quiet=True, **how) for index in left]:
+                job.result()
+            return collect_study(directory)
         for index in range(number):
             if number > 1 and not quiet and not is_finished(directory, index):
                 note(f"group {index + 1} of {number}")
-            train_group(str(directory), index, device=device, quiet=quiet, checkpoint_every=checkpoint_every)
+            train_group(str(directory), index, quiet=quiet, **how)
         return collect_study(directory)
 
 

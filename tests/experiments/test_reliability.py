@@ -260,7 +260,7 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_anything_goes(name, cop
     (copy / name).unlink()
     (copy / name / "mine").mkdir(parents=True)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    assert n3.verify(copy) == [f"{copy / name} is a folder where a file belongs."]
+    assert f"{copy / name} is a folder where a file belongs." in n3.verify(copy)
     with pytest.raises(CheckpointError, match=f"{copy / name} is a folder .* Move it away and repeat"):
         n3.run(replaced(record, copy), quiet=True)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -539,3 +539,130 @@ def test_a_run_of_other_data_does_not_go_on(table, tmp_path, monkeypatch):
     np.savez(table, inputs=arrays["inputs"], targets=arrays["targets"] + arrays["inputs"])
     with pytest.raises(CheckpointError, match="of other samples"):
         n3.run(experiment, quiet=True)
+
+
+def contents(folder):
+    """The bytes of every file of a folder, and of what its links lead to, by path."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("name", ["results.nc", "models", "checkpoints", ".lock", "figures/loss.png"])
+def test_a_link_in_a_run_directory_is_refused_and_nothing_is_written_through_it(name, copy, record):
+    n3.run(replaced(record, copy), quiet=True)
+    (copy / name).rename(copy.parent / "outside")
+    (copy / name).symlink_to(copy.parent / "outside")
+    (copy / "summary.json").write_text("{")
+    before, outside = contents(copy), (copy.parent / "outside")
+    kept = outside.read_bytes() if outside.is_file() else contents(outside)
+    with pytest.raises(CheckpointError, match=f"{copy / name} is (a link|no regular file)"):
+        n3.run(replaced(record, copy), quiet=True)
+    assert contents(copy) == before
+    assert (outside.read_bytes() if outside.is_file() else contents(outside)) == kept
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(copy, record):
+    shutil.rmtree(copy / "models")
+    (copy / "models").write_text("mine")
+    with pytest.raises(CheckpointError, match=f"{copy / 'models'} is a file where a folder belongs. Move it"):
+        n3.run(replaced(record, copy), quiet=True)
+    assert (copy / "models").read_text() == "mine"
+
+
+def test_files_of_others_among_the_figures_stay(copy, record):
+    n3.run(replaced(record, copy), quiet=True)
+    (copy / "figures" / "mine.txt").write_text("mine")
+    (copy / "report.html").unlink()
+    n3.run(replaced(record, copy), quiet=True)
+    assert (copy / "figures" / "mine.txt").read_text() == "mine"
+    assert (copy / "report.html").exists()
+
+
+def test_a_group_of_another_study_is_refused(tmp_path):
+    for name, seeds in {"a": (0, 1), "b": (2, 3)}.items():
+        own = product(tiny(arms=("static",), seeds=seeds), [Axis("learning_rate", (1e-2, 1e-3))])
+        studies.run_study(own, tmp_path / name, quiet=True)
+    shutil.rmtree(tmp_path / "a/groups/0000")
+    shutil.copytree(tmp_path / "b/groups/0000", tmp_path / "a/groups/0000")
+    own = product(tiny(arms=("static",), seeds=(0, 1)), [Axis("learning_rate", (1e-2, 1e-3))])
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'a/groups/0000'} is of other settings .* remove"):
+        studies.run_study(own, tmp_path / "a", quiet=True)
+
+
+def on(table, folder, **training):
+    task = {"data": str(table), "samples": None, "test_samples": None}
+    return tiny(folder, arms=("static",), task=task, training={"steps": 6, **training})
+
+
+def other_numbers(table):
+    inputs = np.linspace(-1, 1, 15, dtype=np.float32)[:, None]
+    np.savez(table, inputs=inputs, targets=inputs**3)
+
+
+def test_finished_results_of_other_samples_are_refused(table, tmp_path):
+    folder = n3.run(on(table, tmp_path), quiet=True, has_figures=False).directory
+    other_numbers(table)
+    with pytest.raises(CheckpointError, match=f"{folder} is of other sources .* remove {folder} to train it"):
+        n3.run(on(table, tmp_path), quiet=True, has_figures=False)
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+@pytest.mark.parametrize("lost", ["manifest", "checkpoints"])
+def test_results_without_manifest_or_checkpoints_are_not_trained_over(steps, lost, table, tmp_path):
+    closed = {"schedule": "cosine"} if lost == "manifest" and steps == 6 else {}
+    folder = n3.run(on(table, tmp_path, **closed), quiet=True, has_figures=False).directory
+    if lost == "manifest":
+        (folder / "manifest.json").unlink()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    before = contents(folder)
+    other_numbers(table)
+    with pytest.raises(CheckpointError, match=f"another `name`, or remove {folder} to train|other sources"):
+        n3.run(on(table, tmp_path, **closed | {"steps": steps}), quiet=True, has_figures=False)
+    assert contents(folder) == before
+
+
+def spoilt(folder, table, monkeypatch, fault):
+    """What makes the checkpoints of a finished folder those of something else."""
+    if fault == "data":
+        other_numbers(table)
+    if fault == "precision":
+        monkeypatch.setattr("n3.training.checkpoint.precision", lambda: "float64")
+    if fault == "foreign":
+        own = on(table, folder.parent, learning_rate=1e-3)
+        other = n3.run(replace(own, run=replace(own.run, name="other")), quiet=True, has_figures=False)
+        shutil.rmtree(folder / "checkpoints")
+        shutil.copytree(other.directory / "checkpoints", folder / "checkpoints")
+
+
+@pytest.mark.parametrize("fault", ["data", "precision", "foreign"])
+@pytest.mark.parametrize("is_longer", [True, False])
+def test_checkpoints_of_something_else_cost_nothing_of_what_is_there(
+    fault, is_longer, table, tmp_path, monkeypatch
+):
+    """More steps, or results that are damaged: neither manifest nor figures nor configuration go."""
+    own = on(table, tmp_path)
+    folder = n3.run(own, quiet=True).directory
+    spoilt(folder, table, monkeypatch, fault)
+    if not is_longer:
+        (folder / "results.nc").write_bytes(b"?")
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match=r"is of other (samples|precision|settings) .* remove"):
+        n3.run(on(table, tmp_path, steps=12 if is_longer else 6), quiet=True)
+    assert contents(folder) == before
+
+
+def test_more_steps_that_are_killed_leave_the_results_of_fewer(tmp_path, monkeypatch):
+    own = tiny(tmp_path, arms=("static",))
+    few = n3.run(own, quiet=True)
+    cuts = Cuts(monkeypatch)
+    cuts.left = 1
+    longer = replace(own, training=replace(own.training, steps=24))
+    with pytest.raises(Interrupted):
+        n3.run(longer, quiet=True, checkpoint_every=0.0)
+    assert n3.verify(few.directory) == []
+    assert n3.run(own, quiet=True).results.identical(few.results)
+    cuts.left = 0
+    whole = n3.run(replace(longer, run=replace(longer.run, name="whole")), quiet=True)
+    again = n3.run(longer, quiet=True)
+    final = lambda record: record.results.test_loss.isel(step=-1)  # noqa: E731
+    assert final(again).equals(final(whole))
+    assert n3.verify(few.directory) == []

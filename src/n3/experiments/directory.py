@@ -10,9 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from n3.stats.summary import versions
 from n3.surgery.export import PART, write_file
 from n3.training.checkpoint import (
     EVERY,
-    FOLDER,
     LOCK,
     MANIFEST,
     STATE,
@@ -43,11 +42,19 @@ from n3.training.history import note
 
 Resume = Literal["auto", "never", "must"]
 """Whether to go on with what a folder holds: where it is of the same configuration, never, or else refuse."""
-OF_NUMBERS = "figures", "report.html"
+REPORT = "report.html"
+OF_NUMBERS = "figures/", REPORT
 """What shows the numbers of a finished folder, and goes when they change."""
 SUMMARY = "summary.json"
 REMEDY = "Repeat the command that made it: it rebuilds what it can, or names the folder to remove."
 """What to do where a file is damaged."""
+Mended = Literal["train", "show", "nothing"]
+"""What is to be done with a folder: train what it is for, show its whole results again, or nothing."""
+_FOLDERS = "figures", "models", "checkpoints", "groups"
+_FILES = "config.json", "study.json", "preprocessing.json", "structure.json"
+_FILES += "results.nc", SUMMARY, REPORT, MANIFEST
+_KINDS = ".json", ".nc", ".html", ".safetensors", ".png", ".pdf", ".svg"
+"""What lies in a folder of an experiment or a sweep, and the endings of its files."""
 _PLACES = ("out", "name", "log_dir", "device")
 """Fields of a run that change no number."""
 
@@ -57,6 +64,8 @@ class RunDirectory:
     """A folder that belongs to one experiment; every file appears in it whole or not at all."""
 
     path: Path
+    longer: tuple[str, str] | None = None
+    """Name and text of a configuration with more steps, which will take the place of the folder's own."""
 
     @classmethod
     @contextmanager
@@ -76,17 +85,16 @@ class RunDirectory:
         """
         with ExitStack() as stack:
             directory = cls(_owned_folder(experiment, resume, stack))
-            own = "config.json", experiment.to_json()
-            directory.begin(*own, resume=resume, cells_of=lambda text: [Experiment.from_json(text).resolved()])
-            yield directory
+            cells_of = lambda text: [Experiment.from_json(text).resolved()]  # noqa: E731
+            yield directory.begin("config.json", experiment.to_json(), resume=resume, cells_of=cells_of)
 
     def begin(
         self, name: str, text: str, *, resume: Resume = "auto", cells_of: Callable[[str], Sequence[Experiment]]
-    ) -> None:
+    ) -> "RunDirectory":
         """Write the configuration that the folder is for, or see that it is there already; errors as `of`.
 
-        It is taken too where all that it asks for beyond the folder's own are further steps of every experiment
-        of `cells_of`.
+        Where all that it asks for beyond the folder's own are further steps of every experiment of `cells_of`,
+        that one stays until there are results of it (`longer`).
         """
         written = self.path / name
         if self.is_sealed:
@@ -94,16 +102,17 @@ class RunDirectory:
         if refuse_foreign(self.path, name):
             if resume == "must":
                 raise FileNotFoundError(f"`resume` must: there is nothing to go on with in {self.path}.")
-            return self.write(name, text.encode())
+            self.write(name, text.encode())
+            return self
         if resume == "never":
             raise FileExistsError(f"{self.path} is not empty: give another `name` or `out`, or `resume` auto.")
         found = differences(written, text)
         if len(found) == 1 and all(map(_follows, cells_of(read_text(written)), cells_of(text))):
-            return self._reopen(name, text)
+            return replace(self, longer=(name, text))
         if found:
             rest = "Give the same fields, or another `name` or `out`."
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
-        return None
+        return self
 
     def _restore(self, name: str, content: bytes) -> None:
         """Write a lost or damaged configuration of a finished folder anew, if the manifest is of this one.
@@ -112,7 +121,6 @@ class RunDirectory:
             CheckpointError: If it is of another.
         """
         faults = damages(self.path, name)
-        _refuse_folders(faults)
         if not faults or ((self.path / name).is_file() and not faults[0].startswith(str(self.path / name))):
             return  # all is well, or the manifest is damaged and will be written again
         if read_manifest(self.path)["sha256"].get(name) != hashlib.sha256(content).hexdigest():
@@ -122,47 +130,56 @@ class RunDirectory:
         self.write(name, content)
         note(f"{self.path / name} is written anew")
 
-    def _reopen(self, name: str, text: str) -> None:
-        """Take the configuration of more steps, once what it goes on from is seen to be whole."""
-        self._open_again()
-        self.write(name, text.encode())
+    def clear(self) -> None:
+        """Make room for new results, of the configuration that they have: what the old manifest names goes."""
+        self._drop_shown()
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        if self.longer is not None:
+            name, text = self.longer
+            self.write(name, text.encode())
 
-    def _open_again(self) -> None:
-        """Let a finished folder count as not finished, once its checkpoints are seen to be whole."""
-        for part in sorted({path.parents[1] for path in self.path.rglob(f"checkpoints/**/{STATE}")}):
-            Checkpoints(folder=part).newest(is_any=True)
-        self._drop(MANIFEST, *OF_NUMBERS)
+    def _drop_shown(self) -> None:
+        """Remove what shows the numbers: the files that the manifest names, or else the one page."""
+        try:
+            names = [name for name in read_manifest(self.path)["sha256"] if name.startswith(OF_NUMBERS)]
+        except (CheckpointError, FileNotFoundError):
+            names = [REPORT]
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
-    def _drop(self, *names: str) -> None:
-        for path in (self.path / name for name in names):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    def mend(self, **facts: Any) -> Mended:
+        """Name what is damaged in a finished folder, and tell what is to be done. Nothing is removed.
 
-    def mend(self) -> bool:
-        """Name what is damaged in a finished folder; whether what shows `results.nc` is to be written anew.
-
-        Where numbers are, a folder with checkpoints then counts as not finished, and all is written anew from
-        them. Damaged checkpoints beside whole results are named alone.
+        Damaged numbers are trained anew, from the checkpoints if these are whole. Damaged checkpoints beside
+        whole results are named alone. `facts` are those that the manifest must have.
 
         Raises:
-            CheckpointError: If a file is damaged that nothing in the folder gives; the remedy is named.
+            CheckpointError: If a file is damaged that nothing in the folder gives, or the results are of other
+                facts; the remedy is named.
         """
-        if not self.is_sealed:
-            return False
+        anew = f"remove {self.path} to train it again"
+        if not self.is_sealed or self.longer is not None:
+            if (self.path / "results.nc").exists() and not self.has_checkpoints:
+                rest = "has no checkpoints to go on from" if self.is_sealed else f"has lost its {MANIFEST}"
+                raise CheckpointError(f"{self.path} {rest}: give another `name`, or {anew}.")
+            return "train"
         faults, shown = damages(self.path), tuple(str(self.path / name) for name in (SUMMARY, *OF_NUMBERS))
-        _refuse_folders(faults)
         gone = [fault for fault in faults if not fault.startswith(shown)]
         for fault in verify(self.path):
             rest = f" The results are whole; remove {self.path / 'checkpoints'} to keep them alone."
             note(f"warning: {fault}{rest * (not gone and fault not in faults)}")
         if gone and not self.has_checkpoints:
-            raise CheckpointError(f"{gone[0]} It has no checkpoints: remove {self.path} to train it again.")
+            raise CheckpointError(f"{gone[0]} It has no checkpoints: {anew}.")
         if gone:
-            self._open_again()
+            for part in self.checkpoints().parts():
+                part.newest(is_any=True)
             note(f"{self.path} is rebuilt from its checkpoints")
-        elif faults:
-            self._drop(SUMMARY, *OF_NUMBERS)
+            return "train"
+        require_facts(self.path, facts)
+        if faults:
+            self._drop_shown()
             note(f"{self.path}: what shows results.nc is written anew")
-        return bool(faults) and not gone
+        return "show" if faults else "nothing"
 
     @property
     def is_sealed(self) -> bool:
@@ -171,8 +188,8 @@ class RunDirectory:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether a finished folder kept what more steps go on from."""
-        return (self.path / "checkpoints").is_dir()
+        """Whether there is something to go on from."""
+        return any((self.path / "checkpoints").rglob(STATE))
 
     def checkpoints(self, every: float = EVERY) -> Checkpoints:
         """Where training leaves how far it has come, until the folder is sealed."""
@@ -201,7 +218,7 @@ class RunDirectory:
     def write_results(self, results: xr.Dataset) -> None:
         """Write `results.nc` (NetCDF4, compressed)."""
         encoding = {name: {"zlib": True} for name, variable in results.data_vars.items() if variable.ndim > 1}
-        # xarray locks what it writes by the client of Dask, if there is one, which does not know bytes in memory
+        # xarray locks what it writes by the client of Dask, where there is one, which knows no bytes in memory
         dask = sys.modules.get("dask")
         with contextlib.nullcontext() if dask is None else dask.config.set(scheduler="synchronous"):
             content = bytes(results.to_netcdf(engine="h5netcdf", encoding=encoding))
@@ -231,10 +248,44 @@ class RunDirectory:
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
-def _refuse_folders(faults: Sequence[str]) -> None:
-    """CheckpointError where one of these is a folder in the place of a file: nobody else's is removed."""
-    for fault in (own for own in faults if own.endswith(FOLDER)):
+def obstacles(folder: Path) -> list[str]:
+    """Links, and folders and files in the place of the other, where an experiment writes, a sentence each."""
+    tops = [folder / name for name in _FOLDERS]
+    below = [path for top in tops if not top.is_symlink() for path in sorted(top.rglob("*"))]
+    own = [*(folder / name for name in _FILES), *tops, *below]
+    kinds = {
+        "is a link, which is not followed.": Path.is_symlink,
+        "is a folder where a file belongs.": lambda path: path.suffix in _KINDS and path.is_dir(),
+        "is a file where a folder belongs.": lambda path: path in tops and path.is_file(),
+    }
+    return [f"{path} {what}" for path in own for what, is_so in kinds.items() if is_so(path)]
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone (`owned`), in which nothing stands in the way of what is written.
+
+    Nobody else's files are overwritten or removed: CheckpointError names what to move away.
+    """
+    for fault in obstacles(folder):
         raise CheckpointError(f"{fault} Move it away and repeat the command.")
+    with owned(folder):
+        yield
+
+
+def require_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """See that the manifest of finished results has these facts; CheckpointError names one that differs."""
+    found = read_manifest(folder)
+    for name, value in facts.items():
+        if found.get(name) != value:
+            both = f"{str(found.get(name))[:80]}, now {str(value)[:80]}"
+            rest = f"take the same, or another `name`, or remove {folder} to train it again"
+            raise CheckpointError(f"{folder} is of other {name} ({both}): {rest}.")
+
+
+def hash_files(names: Iterable[str]) -> dict[str, str]:
+    """The sha256 of every file of samples."""
+    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
 def _follows(earlier: Experiment, own: Experiment) -> bool:
@@ -265,7 +316,7 @@ def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> P
     if experiment.run.name is not None:
         path = Path(experiment.run.out) / experiment.run.name
         refuse_foreign(path, "config.json")  # a lock is a file too
-        stack.enter_context(owned(path))
+        stack.enter_context(held(path))
         return path
     out, stem = Path(experiment.run.out), f"{experiment.task.task}-{experiment.network.method}"
     for path in sorted(out.glob(f"{stem}-*"), reverse=True) if resume != "never" else ():
@@ -273,7 +324,7 @@ def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> P
         is_open = config.exists() and not (path / MANIFEST).exists()
         with contextlib.suppress(BusyError, CheckpointError):
             if is_open and not differences(config, experiment.to_json()):
-                stack.enter_context(owned(path))
+                stack.enter_context(held(path))
                 note(f"{path} is of the same settings and not finished: it is taken")
                 return path
     if resume == "must":
@@ -283,7 +334,7 @@ def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> P
         path = out / f"{stem}-{stamp}{f'-{number}' * (number > 1)}"
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
-            stack.enter_context(owned(path))
+            stack.enter_context(held(path))
             return path
     raise AssertionError
 
@@ -315,6 +366,13 @@ def _fields(tree: Any, path: str = "") -> dict[str, Any]:
         if not (path.endswith("run") and name in _PLACES):
             found |= _fields(own, f"{path}.{name}" if path else name)
     return found
+
+
+def hash_settings(text: str) -> str:
+    """The sha256 of a configuration in JSON, but for its places and the number of steps of training."""
+    own = _fields(json.loads(text)).items()
+    kept = {name: value for name, value in own if not name.endswith("training.steps")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 REPORTING = (
@@ -355,7 +413,8 @@ def verify(directory: str | Path) -> list[str]:
     whole = (path for name in (STATE, "results.nc") for path in Path(directory).rglob(name))
     sealed = {path.parent for path in whole if path.parent.suffix != PART}
     lost = [f"{folder / MANIFEST} is missing." for folder in sorted(sealed - set(folders))]
-    return list(dict.fromkeys([*lost, *(fault for folder in folders for fault in damages(folder))]))
+    every = [*obstacles(Path(directory)), *lost, *(fault for folder in folders for fault in damages(folder))]
+    return list(dict.fromkeys(every))
 
 
 def _git_state() -> dict[str, Any]:

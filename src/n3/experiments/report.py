@@ -16,7 +16,7 @@ from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.config.validation import inside, read_file
 from n3.experiments import page
-from n3.experiments.directory import REMEDY
+from n3.experiments.directory import REMEDY, REPORT
 from n3.experiments.predict import read_preprocessing
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
@@ -36,7 +36,6 @@ from n3.stats.summary import (
 from n3.surgery.export import write_file, write_out
 from n3.training.checkpoint import MANIFEST, CheckpointError, damages, read_manifest, write_manifest
 
-REPORT = "report.html"
 MOST_INTERVALS = 500
 """Rows of a sweep's table that have intervals at most: each takes some milliseconds."""
 CAPTIONS = {

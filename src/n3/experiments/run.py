@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,11 +20,11 @@ from n3.config.experiment import SIZED, Experiment
 from n3.data import dataset
 from n3.data.dataset import Dataset, describe_task, load_task
 from n3.experiments import arms, results
-from n3.experiments.directory import SUMMARY, Resume, RunDirectory, optional
+from n3.experiments.directory import REPORT, SUMMARY, Resume, RunDirectory, hash_files, optional
 from n3.experiments.ensembles import Ended, HeldOutEstimate, count_active, finish_or_restart, refit_arms
 from n3.experiments.memory import find_devices, outline, runs_at_a_time, sweep_blocks
 from n3.experiments.predict import write_preprocessing
-from n3.experiments.report import REPORT, run_report
+from n3.experiments.report import run_report
 from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.nn import metrics
@@ -82,10 +83,10 @@ def run(
     names = experiment.run.arms
     recipes = {arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in names}
     with RunDirectory.of(experiment, resume=resume) as directory:
-        is_shown_anew = directory.mend()
-        if directory.is_sealed:
+        due = directory.mend(**_sources_of(experiment))
+        if due != "train":
             record = results.read(directory.path)
-            if is_shown_anew:
+            if due == "show":
                 directory.write_json(SUMMARY, summarise(record))
                 _seal_again(record, directory)
         else:
@@ -101,6 +102,11 @@ def run(
                 record = _written(experiment, trained, data, directory, started)
         _show(record, directory, has_figures=has_figures)
     return record
+
+
+def _sources_of(experiment: Experiment) -> dict[str, Any]:
+    """What a manifest has of the user's file of samples, by which results of another are refused."""
+    return {"sources": hash_files({experiment.task.data} - {None})} if experiment.task.data else {}
 
 
 def _rules_of(
@@ -124,6 +130,7 @@ def _written(
     """The record of trained arms, once it is in the run directory with all that was computed."""
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
+    directory.clear()
     directory.write_results(found)
     for arm, recipe in trained.recipes.items():
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
@@ -139,7 +146,7 @@ def _written(
         note(f"warning: {warning}")
     seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
     facts = {"device": found.attrs["device"], "seconds": seconds, "samples": digest(arms.stack(data))}
-    directory.seal(facts, keeps_checkpoints=experiment.is_open_ended)
+    directory.seal(facts | _sources_of(experiment), keeps_checkpoints=experiment.is_open_ended)
     return record
 
 
@@ -162,7 +169,8 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
 
 def _seal_again(record: RunRecord, directory: RunDirectory) -> None:
     """Seal the files that are there now, with the facts of the training that was sealed."""
-    own = {name: read_manifest(directory.path)[name] for name in ("device", "seconds", "samples")}
+    names = "device", "seconds", "samples", "sources"
+    own = {name: value for name, value in read_manifest(directory.path).items() if name in names}
     directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
 
 

@@ -1,7 +1,6 @@
 """Study: a grid of experiments in as few programs as it needs, on disk group by group: none is done twice."""
 
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,17 @@ from n3.config.grid import Study
 from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
-from n3.experiments.directory import SUMMARY, Resume, RunDirectory, optional, refuse_foreign
+from n3.experiments.directory import (
+    SUMMARY,
+    Resume,
+    RunDirectory,
+    hash_files,
+    hash_settings,
+    held,
+    optional,
+    refuse_foreign,
+    require_facts,
+)
 from n3.experiments.memory import describe_memory, outline, runs_at_a_time
 from n3.experiments.report import cell_values, metric_heading, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold, with_units
@@ -28,11 +37,9 @@ from n3.stats.distributions import Ends, setting_curves
 from n3.stats.summary import FINAL, LOSS_UNITS, METRICS, Results, align_columns
 from n3.training.checkpoint import (
     EVERY,
-    MANIFEST,
     CheckpointError,
     Checkpoints,
     damages,
-    owned,
     precision,
     read_manifest,
 )
@@ -192,14 +199,21 @@ def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> 
     """
     count = len(plan_groups(study))
     refuse_foreign(directory, "study.json")  # a lock is a file too
-    with owned(directory):
+    with held(directory):
         _begin(study, directory, resume)
     return count
 
 
 def _begin(study: Study, directory: Path, resume: Resume) -> None:
+    """Write the configuration, also of more steps, once the groups there are seen to be of it."""
     cells_of = lambda text: Study.from_json(text).experiments()  # noqa: E731
-    RunDirectory(directory).begin("study.json", study.to_json(), resume=resume, cells_of=cells_of)
+    folder = RunDirectory(directory).begin("study.json", study.to_json(), resume=resume, cells_of=cells_of)
+    if folder.longer is None:
+        return
+    for index in range(len(plan_groups(study))):
+        if _folder(directory, index).is_sealed:
+            require_facts(_folder(directory, index).path, _facts_of(study, index))
+    folder.clear()
 
 
 def train_group(
@@ -216,13 +230,12 @@ def train_group(
         OSError: If the results cannot be written.
     """
     folder = _folder(Path(directory), index)
-    with owned(folder.path):
+    with held(folder.path):
         study = Study.load(inside(directory, "study.json"))
         folder.mend()
         if is_finished(Path(directory), index):
             return
-        (folder.path / MANIFEST).unlink(missing_ok=True)  # of fewer steps
-        sources = sources_of(study)
+        facts = _facts_of(study, index)
         group = plan_groups(study)[index]
         steps = study.experiments()[group.cells[0]].training.steps or 0
         if not quiet and (line := folder.describe_progress(steps)):
@@ -232,8 +245,9 @@ def train_group(
             results = train_group_cells(study, group, checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
         results = results.assign(seconds)
+        folder.clear()  # of fewer steps
         folder.write_results(results)
-        _seal(folder, results, study, sources)
+        _seal(folder, results, study, facts)
 
 
 def is_finished(directory: Path, index: int) -> bool:
@@ -251,22 +265,21 @@ def is_finished(directory: Path, index: int) -> bool:
         if folder.has_checkpoints:
             return False
         raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
-    facts = read_manifest(folder.path)
     study = Study.load(inside(directory, "study.json"))
-    now = {"precision": precision(), "sources": sources_of(study), "steps": _last_step(study)}
-    steps = facts.get("steps")
-    if isinstance(steps, int) and steps < now["steps"]:
-        return False
-    for name, value in now.items():
-        if facts.get(name) != value:
-            raise CheckpointError(f"{folder.path} is of other {name} ({facts.get(name)}, now {value}): {rest}")
-    return True
+    steps = read_manifest(folder.path)["steps"]
+    require_facts(folder.path, _facts_of(study, index))
+    return steps >= _last_step(study)
 
 
 def sources_of(study: Study) -> dict[str, str]:
     """The sha256 of every file of samples of a study."""
-    files = {cell.get("data", study.base.task.data) for cell in study.cells} - {None}
-    return {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in sorted(files)}
+    return hash_files({cell.get("data", study.base.task.data) for cell in study.cells} - {None})
+
+
+def _facts_of(study: Study, index: int) -> dict[str, Any]:
+    """What the manifest of a group must have, by which results of another study or group are refused."""
+    own = {"precision": precision(), "sources": sources_of(study)}
+    return own | {"settings": hash_settings(study.to_json()), "group": index}
 
 
 def collect_study(directory: Path) -> Results:
@@ -293,17 +306,17 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    folder, sources = RunDirectory(directory), sources_of(study)
+    folder, facts = RunDirectory(directory), {"sources": sources_of(study)}
     folder.write_results(results)
     folder.write_json(SUMMARY, summarise_study(results, study))
-    _seal(folder, results, study, sources)
+    _seal(folder, results, study, facts)
     with optional("figures"):
         from n3.plotting import plot_settings  # Matplotlib is slow to import
 
         title = f"{', '.join(_tasks(study))}: sweep"
         figure = plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
         folder.write_figures({"settings": figure}, study.base.run.figure_format)
-        _seal(folder, results, study, sources)
+        _seal(folder, results, study, facts)
     with optional("report"):
         write_report(directory)
     return results
@@ -343,8 +356,10 @@ def run_study(
     find_devices(device)
     number = len(plan_groups(study))
     refuse_foreign(directory, "study.json")
-    with owned(directory):
+    with held(directory):
         _begin(study, directory, resume)
+        for fault in damages(directory) if RunDirectory(directory).is_sealed else ():
+            note(f"warning: {fault} It is written anew from the groups.")
         done = sum(is_finished(directory, index) for index in range(number))
         if done and not quiet:
             note(f"takes {done} of {number} groups, which are finished, from {directory}")
@@ -432,8 +447,8 @@ def _ends(study: Study, results: Results) -> Ends:
     ]
 
 
-def _seal(folder: RunDirectory, results: Results, study: Study, sources: Mapping[str, str]) -> None:
+def _seal(folder: RunDirectory, results: Results, study: Study, facts: Mapping[str, Any]) -> None:
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
-    facts = {"device": results.attrs.get("device", device_name()), "seconds": seconds}
+    own = {"device": results.attrs.get("device", device_name()), "seconds": seconds}
     may_follow = "steps" not in study.cells[0] and all(cell.is_open_ended for cell in study.experiments())
-    folder.seal({**facts, "sources": sources, "steps": _last_step(study)}, keeps_checkpoints=may_follow)
+    folder.seal({**own, **facts, "steps": _last_step(study)}, keeps_checkpoints=may_follow)

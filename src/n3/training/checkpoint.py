@@ -91,9 +91,9 @@ _KINDS = {
     "command": list[str],
     "git": dict[str, Any],
     "stops": list[int],
-    "step": int,
+    **dict.fromkeys(("step", "group"), int),
     **dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), float),
-    **dict.fromkeys(("device", "precision", "samples"), str),
+    **dict.fromkeys(("device", "precision", "samples", "settings"), str),
 }
 """What the facts of a manifest are."""
 _MOST_MANIFEST = 2**26
@@ -127,7 +127,7 @@ def read_manifest(folder: Path) -> Facts:
         found = json.loads(content)
         text = _rendered(found) if isinstance(found, dict) else b""
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{fault}: {error}.") from error
+        raise CheckpointError(f"{fault}: {str(error).rstrip('.')}.") from error
     if not isinstance(found, dict) or "checksum" not in found:
         raise CheckpointError(f"{fault}: it has no `checksum`.")
     rest = {name: own for name, own in found.items() if name != "checksum"}
@@ -138,10 +138,6 @@ def read_manifest(folder: Path) -> Facts:
     return Facts(path, rest)
 
 
-FOLDER = "is a folder where a file belongs."
-"""What is said of one."""
-
-
 def damages(folder: Path, *names: str) -> list[str]:
     """What of a folder's files, or of those named, is not as its manifest says; FileNotFoundError without."""
     try:
@@ -150,9 +146,7 @@ def damages(folder: Path, *names: str) -> list[str]:
         return [str(error)]
     found = []
     for path, expected in ((folder / name, sums.get(name)) for name in names or sums):
-        if path.is_dir():
-            found.append(f"{path} {FOLDER}")
-        elif not path.is_file():
+        if not path.is_file():
             found.append(f"{path} is missing.")
         elif _sha256(path.read_bytes()) != expected:
             found.append(f"{path} is damaged or another's: its sha256 is not the one in the manifest.")
@@ -216,8 +210,9 @@ class Checkpoints:
         for path in found:
             try:
                 faults += (new := damages(path, *_FILES))
-            except FileNotFoundError as error:
-                faults += (new := [f"{error.filename} is missing."])
+            except OSError as error:
+                what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged: {error.strerror}"
+                faults += (new := [f"{error.filename} {what}."])
             if not new:
                 return self._read(path, {} if is_any else self._fixed())
             note(f"warning: {new[0]}")
@@ -225,6 +220,12 @@ class Checkpoints:
             rest = f"Nothing was overwritten; remove {self.folder} to train it from its first step."
             raise CheckpointError(f"no checkpoint in {self.folder} is whole: {faults[0]} {rest}")
         return None
+
+    def parts(self) -> list["Checkpoints"]:
+        """Those of the courses that left any, here or below."""
+        every = (path for path in self.folder.rglob("*[0-9]") if path.name.isdecimal())
+        folders = {path.parent for path in every if path.is_dir()}
+        return [Checkpoints(folder=folder) for folder in sorted(folders)]
 
     def progress(self) -> dict[str, int]:
         """The last step of each part that is whole, by its name, in the order of training."""
@@ -239,7 +240,8 @@ class Checkpoints:
         for name, value in fixed.items():
             if facts.get(name) != value:
                 both = f"{str(facts.get(name))[:80]} there, {str(value)[:80]} here"
-                raise CheckpointError(f"{path} is of other {name} ({both}): take the same, or another folder.")
+                rest = f"take the same or another folder, or remove {self.folder}"
+                raise CheckpointError(f"{path} is of other {name} ({both}): {rest}.")
         for name, value in _program().items():
             if facts.get(name) != value:
                 both = f"{name} {value} in place of {facts.get(name)}"
@@ -338,10 +340,14 @@ def owned(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: If another holds it, which is named.
+        CheckpointError: If its lock is no regular file.
         OSError: If nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    lock = folder / LOCK
+    if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+        raise CheckpointError(f"{lock} is no regular file: remove it and repeat the command.")
+    with lock.open("a+") as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 """Files: a table by hand from each format, what a target is taken for, and every refusal."""
 
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -48,6 +49,34 @@ def test_quotes_blanks_empty_rows_and_a_byte_order_mark_are_read(tmp_path):
     table = read_table(write(tmp_path, text), target=("y",))
     assert table.inputs == ("name=a, or b", "name=c")
     assert table.samples.targets.tolist() == [[1.5], [2.5]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_a_file_is_the_same_in_blocks_of_rows_of_any_number(rows, tmp_path, monkeypatch):
+    """Numbers alone, a text in a later block, a value that is missing, and a row of another length."""
+    path = write(tmp_path, "a,b,c,y\n1,1,1,1\n2,2,2,2\n\n3,3,,3\n4,x,4,5\n5,x,5,7\n6,x,6,8\n")
+    odd = write(tmp_path, "a,y\n1,2\n3,4\n5,6\n7\n8,9,1\n", name="odd.csv")
+    whole = tables._cells(path, separator=None, decimal=".", encoding=None)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", rows)
+    own = tables._cells(path, separator=None, decimal=".", encoding=None)
+    assert own[0] == whole[0]
+    assert {name: list(cells) for name, cells in own[1].items()} == {n: list(c) for n, c in whole[1].items()}
+    assert [type(cells) for cells in own[1].values()] == [np.ndarray, list, list, np.ndarray]
+    assert own[1]["b"] == ["1", "2", "3", "x", "x", "x"]
+    with pytest.raises(DataError, match=r"row 5 must have 2 cells, as the header; got 1 \(and in row 6\)"):
+        read_table(odd, target=("y",))
+
+
+def test_numbers_of_a_file_take_little_more_than_their_own_memory(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(20_000, 20))
+    path = write(tmp_path, ",".join(f"x{n}" for n in range(20)) + "\n")
+    with path.open("a") as file:
+        np.savetxt(file, numbers, fmt="%.6f", delimiter=",")
+    tracemalloc.start()
+    tables._cells(path, separator=None, decimal=".", encoding=None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * path.stat().st_size  # held as texts, cells alone take more
 
 
 @pytest.mark.parametrize(

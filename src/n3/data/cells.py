@@ -113,9 +113,8 @@ class CellColumn:
 
         None may be missing where it `is_whole`; all may where it is not `is_required`.
         """
-        quick = None if self.is_text or self.origin.decimal != "." else _quick_numbers(self.cells)
-        if quick is not None:
-            missing, numbers = np.flatnonzero(np.isnan(quick)), quick
+        if isinstance(self.cells, np.ndarray) and not self.is_text:
+            missing, numbers = np.flatnonzero(np.isnan(self.cells)), self.cells
             problems += self._magnitudes(numbers)
         else:
             parsed = {cell: self._parse(cell) for cell in set(self.cells)}
@@ -242,12 +241,11 @@ def _is_date(cell: str) -> bool:
     return bool(_DATE.fullmatch(cell))
 
 
-def _quick_numbers(cells: Sequence[Any] | np.ndarray) -> np.ndarray | None:
-    """All cells as numbers, NaN where one is `nan`; None where one is anything else."""
-    if isinstance(cells, np.ndarray):
-        return cells
+def plain_numbers(cells: Sequence[str]) -> np.ndarray | None:
+    """All cells as numbers; None where one is none, NaN, or so large that its text must be looked at."""
     try:
         numbers = np.fromiter(map(float, cells), float, len(cells))
     except ValueError:
         return None
-    return None if "_" in "".join(cells) else numbers
+    is_plain = np.all(np.abs(numbers) < LARGEST_WHOLE) and "_" not in "".join(cells)
+    return numbers if is_plain else None

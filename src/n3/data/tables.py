@@ -14,7 +14,7 @@ import io
 import itertools
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ from n3.data.cells import (
     and_in,
     in_memory,
     number_of,
+    plain_numbers,
     report_problems,
 )
 from n3.data.encoding import TableEncoder
@@ -44,7 +45,9 @@ SEPARATORS = ",;\t"
 """What may stand between the cells of a row where it is not given; of several, the one with most cells."""
 MOST_ARRAY = 2**34
 """Bytes of an array of an archive."""
-_Cells = tuple[str, ...] | list[str]
+BLOCK_ROWS = 4096
+"""Rows of a text file that are held as texts at once."""
+_Cells = np.ndarray | list[str]
 
 
 def read_table(
@@ -93,7 +96,8 @@ def _read_table(
         arrays = _read_npz(path, ("inputs", "targets"))
         frame, targets = arrays["inputs"], arrays["targets"]
     else:
-        origin, cells = _cells(path, separator=separator, decimal=decimal, encoding=encoding)
+        how = {"separator": separator, "decimal": decimal, "encoding": encoding}
+        origin, cells = _cells(path, texts=categorical, **how)
         for field, names in {"target": target, "drop": drop, "categorical": categorical}.items():
             _check_names(path, field, names, cells, origin)
         known = {name: own for name, own in cells.items() if name not in drop}
@@ -193,7 +197,8 @@ def numbered_rows(
             raise DataError(f"{path}: `inputs` must have {len(names)} columns; got {len(frame)}.")
         named = dict(zip(names, frame.values(), strict=True))
         return named, in_memory(len(next(iter(named.values()))))
-    origin, cells = _cells(path, least=1, separator=separator, decimal=decimal, encoding=encoding)
+    how = {"separator": separator, "decimal": decimal, "encoding": encoding}
+    origin, cells = _cells(path, least=1, texts=texts, **how)
     if absent := describe_absent(names, cells):
         raise DataError(f"{path} must have {absent}{_found(cells, origin)}")
     found, problems = {}, []
@@ -250,53 +255,91 @@ def _columns(path, cells, origin, *, target, texts) -> tuple[Frame, Frame]:
 
 
 def _cells(
-    path: Path, *, separator: str | None, decimal: str, encoding: str | None, least: int = 2
+    path: Path,
+    *,
+    separator: str | None,
+    decimal: str,
+    encoding: str | None,
+    texts: Collection[str] = (),
+    least: int = 2,
 ) -> tuple[Origin, dict[str, _Cells]]:
-    """Where the samples are, and the cells of each column by its name."""
-    text = _text(path, encoding)
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(f"{path}: row {line} must be text; it holds a NUL (set `encoding`, such as utf-16).")
-    mark = separator or _separator(text, SEPARATORS if decimal == "." else SEPARATORS.replace(",", ""))
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=mark)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            if row:
-                rows.append(tuple(row))  # which the garbage collector passes over
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        where = f"row {max(reader.line_num, 1)} cannot be read as comma-separated values"
-        raise DataError(f"{path}: {where}: {error}.") from error
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    origin = Origin(lines=lines[1:], decimal=decimal, separator=mark)
+    """Where the samples are, and each column by name: its numbers, or its cells where one is no plain number.
+
+    Cells of `texts` are kept. The texts of a block of rows go once they are numbers.
+    """
+    content, encoding = _content(path, encoding)
+    first = next((line for line in _lines_of(content, encoding) if line.strip()), "")
+    mark = separator or _separator(first, SEPARATORS if decimal == "." else SEPARATORS.replace(",", ""))
+    read = functools.partial(_rows, path, content, encoding, mark)
+    header = [cell.strip() for cell in next(read(), (1, []))[1]]
     if None not in map(number_of, header):
         got = ", ".join(header[:3]) or "nothing"
         raise DataError(f"{path} must begin with a header that names its columns; got {got}.")
     if len(header) == 1 and "|" in header[0]:
         raise DataError(f"{path}: `separator` must be given, such as '|'; its header is {header[0]!r}.")
+    lines, odd, parts = [], [], [[] for _ in header]
+    plain = {place for place, name in enumerate(header) if decimal == "." and name not in texts}
+    rows = itertools.islice(read(), 1, None)
+    while block := list(itertools.islice(rows, BLOCK_ROWS)):
+        lines += [line for line, _ in block]
+        odd += [(line, len(row)) for line, row in block if len(row) != len(header)]
+        for place, cells in enumerate(zip(*(row for _, row in block), strict=not odd)) if not odd else ():
+            if place in plain:
+                numbers = plain_numbers(cells)
+                plain -= {place} if numbers is None else set()
+                parts[place].append(numbers)
+    origin = Origin(lines=lines, decimal=decimal, separator=mark)
+    report_problems(str(path), _faults_of_rows(header, origin, odd, least))
+    kept = {place: [] for place in range(len(header)) if place not in plain}
+    same: dict[str, str] = {}  # a text that repeats is held once
+    for _, row in itertools.islice(read(), 1, None) if kept else ():
+        for place, cells in kept.items():
+            cells.append(same.setdefault(row[place], row[place]))
+    columns = (kept.get(place) or np.concatenate(own) for place, own in enumerate(parts))
+    return origin, dict(zip(header, columns, strict=True))
+
+
+def _faults_of_rows(
+    header: Sequence[str], origin: Origin, odd: Sequence[tuple[int, int]], least: int
+) -> list[str]:
+    """What is wrong with the header, the number of rows, and rows of another length, by line and length."""
     problems = [
         f"column {place} must have a name in the header" for place, own in enumerate(header, 1) if not own
     ]
     doubled = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
     problems += [f"the names of the columns must differ; {name!r} appears more than once" for name in doubled]
-    if len(rows) <= least:
+    if len(origin.lines) < least:
         need = f"there must be {'two rows' if least == 2 else 'a row'} or more below the header"
-        problems.append(f"{need}; got {len(rows) - 1}")
-    odd = [(line, len(row)) for line, row in zip(lines, rows, strict=True) if len(row) != len(header)]
+        problems.append(f"{need}; got {len(origin.lines)}")
     if odd:
         (first, cells), *others = odd
         rest = and_in([line for line, _ in others])
         why = f".{_found(header, origin)}".removesuffix(".") if len(header) == 1 else ""
         problems.append(f"row {first} must have {len(header)} cells, as the header; got {cells}{rest}{why}")
-    report_problems(str(path), problems)
-    return origin, dict(zip(header, zip(*rows[1:], strict=True), strict=True))
+    return problems
 
 
-def _text(path: Path, encoding: str | None) -> str:
-    content = path.read_bytes()
+def _rows(path: Path, content: bytes, encoding: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a text that are not empty, and the line that each ends on."""
+    reader = csv.reader(_lines_of(content, encoding), strict=True, skipinitialspace=True, delimiter=mark)
     try:
-        return content.decode(encoding or "utf-8-sig")
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        where = f"row {max(reader.line_num, 1)} cannot be read as comma-separated values"
+        raise DataError(f"{path}: {where}: {error}.") from error
+
+
+def _lines_of(content: bytes, encoding: str) -> Iterator[str]:
+    return io.TextIOWrapper(io.BytesIO(content), encoding=encoding, newline="")
+
+
+def _content(path: Path, encoding: str | None) -> tuple[bytes, str]:
+    """The bytes of a text file and their encoding, in which all of them can be read."""
+    content, known = path.read_bytes(), encoding or "utf-8-sig"
+    try:
+        text = content.decode(known)
     except UnicodeError as error:
         where = f"byte {error.start} does not fit" if isinstance(error, UnicodeDecodeError) else str(error)
         if encoding is not None or not isinstance(error, UnicodeDecodeError):
@@ -304,11 +347,14 @@ def _text(path: Path, encoding: str | None) -> str:
         likely = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1 or cp1252"
         rest = f"set `encoding`, such as {likely}, or save the file as UTF-8"
         raise DataError(f"{path} must be UTF-8 text; byte {error.start} is not: {rest}.") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{path}: row {line} must be text; it holds a NUL (set `encoding`, such as utf-16).")
+    return content, known
 
 
-def _separator(text: str, marks: str) -> str:
+def _separator(header: str, marks: str) -> str:
     """The mark by which the header has most cells, the first of several."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
     try:
         return max(marks, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
     except csv.Error:

@@ -21,7 +21,8 @@ from n3.config.validation import inside
 from n3.experiments import arms
 from n3.experiments import study as studies
 from n3.experiments.directory import RunDirectory, differences, optional, verify
-from n3.training.checkpoint import BusyError, CheckpointError, Interrupted, owned
+from n3.experiments.report import write_report
+from n3.training.checkpoint import BusyError, CheckpointError, Interrupted, owned, read_manifest
 from trials import tiny
 
 pipeline = importlib.import_module("n3.experiments.run")
@@ -666,3 +667,102 @@ def test_more_steps_that_are_killed_leave_the_results_of_fewer(tmp_path, monkeyp
     final = lambda record: record.results.test_loss.isel(step=-1)  # noqa: E731
     assert final(again).equals(final(whole))
     assert n3.verify(few.directory) == []
+
+
+@pytest.mark.parametrize("fault", ["checkpoints", "killed"])
+def test_more_steps_of_a_study_that_fail_leave_its_results(fault, tmp_path, monkeypatch):
+    few = product(tiny(arms=("static",)), [Axis("capacity", ((4,), (3,)))])
+    more = replace(few, base=replace(few.base, training=replace(few.base.training, steps=24)))
+    whole = studies.run_study(few, tmp_path, quiet=True)
+    before = {path: own for path, own in contents(tmp_path).items() if "groups" not in path.parts}
+    states = {
+        path: path.read_bytes() for path in tmp_path.glob("groups/0001/checkpoints/*/*/state.safetensors")
+    }
+    cuts = Cuts(monkeypatch)
+    if fault == "checkpoints":
+        for path in states:
+            path.write_bytes(b"?")
+    else:
+        cuts.left = 3
+    with pytest.raises((CheckpointError, Interrupted)):
+        studies.run_study(more, tmp_path, quiet=True, checkpoint_every=0.0)
+    cuts.left = 0
+    after = {path: own for path, own in contents(tmp_path).items() if "groups" not in path.parts}
+    assert after.pop(tmp_path / "study.next.json") == more.to_json().encode()
+    assert after == before
+    for path, content in states.items() if fault == "checkpoints" else ():
+        path.write_bytes(content)
+    longer = studies.run_study(more, tmp_path, quiet=True)
+    assert not (tmp_path / "study.next.json").exists()
+    assert longer.sizes["step"] >= whole.sizes["step"]
+    assert n3.verify(tmp_path) == []
+    with pytest.raises(FileExistsError, match="`steps` 24 there and 6 here"):
+        studies.run_study(few, tmp_path, quiet=True)
+
+
+def test_a_study_whose_more_steps_were_given_up_has_its_results_or_is_refused(tmp_path, monkeypatch):
+    few = product(tiny(arms=("static",)), [Axis("capacity", ((4,), (3,)))])
+    more = replace(few, base=replace(few.base, training=replace(few.base.training, steps=24)))
+    whole = studies.run_study(few, tmp_path, quiet=True)
+    cuts = Cuts(monkeypatch)
+    cuts.left = 3
+    with pytest.raises(Interrupted):
+        studies.run_study(more, tmp_path, quiet=True, checkpoint_every=0.0)
+    cuts.left = 0
+    if read_manifest(tmp_path / "groups/0000")["steps"] == 6:
+        pytest.fail("no group has the new steps")
+    assert studies.run_study(few, tmp_path, quiet=True).identical(whole)
+    (tmp_path / "results.nc").unlink()
+    with pytest.raises(CheckpointError, match=r"groups/0000 is of 24 `steps`, and 6 are asked for"):
+        studies.run_study(few, tmp_path, quiet=True)
+
+
+def test_a_disk_that_is_full_takes_no_figures(copy, record, monkeypatch):
+    n3.run(replaced(record, copy), quiet=True)
+    (copy / "models/static.safetensors").write_bytes(b"?")
+    before = contents(copy)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_results", full)
+        with pytest.raises(OSError, match="No space"):
+            n3.run(replaced(record, copy), quiet=True)
+    assert contents(copy) == before
+
+
+def test_files_of_the_user_in_a_run_directory_are_neither_removed_nor_sealed(copy, record):
+    own = [copy / "notes.txt", copy / "download.part", copy / "sub" / "x.part"]
+    (copy / "sub").mkdir()
+    for path in own:
+        path.write_text("mine")
+    (copy / "summary.json").unlink()
+    n3.run(replaced(record, copy), quiet=True)
+    assert all(path.read_text() == "mine" for path in own)
+    (copy / "notes.txt").unlink()
+    assert n3.verify(copy) == []
+
+
+def test_finished_results_of_another_precision_are_refused(copy, record, monkeypatch):
+    monkeypatch.setattr(pipeline, "precision", lambda: "float64")
+    with pytest.raises(CheckpointError, match=f"{copy} is of other precision .float32, now float64."):
+        n3.run(replaced(record, copy), quiet=True)
+
+
+def test_what_is_drawn_anew_keeps_the_facts_of_its_training(copy, record):
+    n3.run(replaced(record, copy), quiet=True)
+    forge(copy, lambda facts: facts | {"versions": {"jax": "1"}, "command": ["mine"]})
+    (copy / "summary.json").write_text("?")
+    n3.run(replaced(record, copy), quiet=True)
+    facts = read_manifest(copy)
+    assert (facts["versions"], facts["command"]) == ({"jax": "1"}, ["mine"])
+
+
+def test_a_pipe_in_the_place_of_a_folder_or_a_report_is_refused(copy, record):
+    shutil.rmtree(copy / "models")
+    os.mkfifo(copy / "models")
+    with pytest.raises(CheckpointError, match=f"{copy / 'models'} is no regular file"):
+        n3.run(replaced(record, copy), quiet=True)
+    with pytest.raises(CheckpointError, match=f"{copy / 'models'} is no regular file"):
+        write_report(copy)

@@ -89,7 +89,7 @@ def test_the_page_of_a_table_says_what_became_of_its_columns(tmp_path):
     [
         (["/usr/bin/n3", "train", "--name", "a b"], "n3 train --name 'a b'"),
         (["scripts/sweep.py", "--grid", "x=1"], "python scripts/sweep.py --grid x=1"),
-        (["mine.py"], ""),
+        (["mine.py"], "python mine.py"),
         ([], ""),
     ],
 )

@@ -111,6 +111,12 @@ def test_a_model_of_another_class_comes_back_by_a_model_of_its_class(tmp_path):
     like = filled(lambda: eqx.nn.MLP(2, 3, 8, 2, key=jax.random.key(0)), seed=4)
     back, plain = load_compact(tmp_path, like), compact(grown)
     assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (back, plain)))
+    three = Ensemble(stack_runs([plain] * 3), True)
+    save_compact(three, tmp_path / "three")
+    for one in (like, three):
+        back = load_compact(tmp_path / "three", one)
+        assert_bit_equal(*(eqx.filter(own, eqx.is_array) for own in (back, three)))
+        assert back.is_classes
     for wrong, kind in ((None, "None"), (like.layers[0], "Linear")):
         with pytest.raises(ValueError, match=f"`like` must be a MLP, of any sizes, to read .*; got {kind}"):
             load_compact(tmp_path, wrong)

@@ -254,7 +254,7 @@ def test_arguments_out_of_range(changes, message):
 
 def test_models_with_a_state_are_refused():
     parts = lambda: [Linear(5, 8, key=KEY), eqx.nn.BatchNorm(8, "batch", mode="batch")]  # noqa: E731
-    with pytest.raises(ValueError, match=r"`model` must have no state.*\.layers\[1\]"):
+    with pytest.raises(ValueError, match=r"`model` must have no state.*\.layers\[1\].*LayerNorm and GroupNorm"):
         grow(eqx.filter_eval_shape(lambda: Sequential(parts())), example=ROW, key=KEY)
 
 
@@ -392,3 +392,29 @@ def test_a_picked_layer_that_cannot_be_smaller_is_named_with_those_that_it_is_ti
     )
     with pytest.raises(ValueError, match=message):
         grow(model, lambda m: m.own.value_proj, example=jnp.ones((5, 8)), key=KEY)
+
+
+class NeedsKey(eqx.Module):
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+    def __init__(self):
+        self.first, self.second = (eqx.nn.Linear(3, 3, key=jr.key(seed)) for seed in range(2))
+
+    def __call__(self, x, *, key):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+def test_a_key_without_a_default_an_example_with_a_batch_and_a_traced_model_are_refused_with_a_remedy():
+    with pytest.raises(ValueError, match="`key` must have a default, such as `key=None`"):
+        grow(NeedsKey(), example=np.zeros(3, np.float32), key=jr.key(0))
+    with pytest.raises(
+        ValueError, match=r"`example` must be one sample .* without a batch; of shape \(5, 2\) it fails"
+    ):
+        grow(eqx.nn.MLP(2, 1, 8, 1, key=jr.key(0)), example=np.zeros((5, 2), np.float32), key=jr.key(0))
+
+    def train(key):
+        return grow(eqx.nn.MLP(2, 1, 8, 1, key=key), example=np.zeros(2, np.float32), key=key)
+
+    with pytest.raises(ValueError, match="`model` must not be inside `jit` or `vmap`: grow first"):
+        eqx.filter_vmap(train)(jr.split(jr.key(0), 2))

@@ -28,11 +28,15 @@ def verify_command(words: Sequence[str], *, program: str) -> int:
     def work() -> int:
         import n3
         from n3.experiments.directory import REMEDY
+        from n3.training.checkpoint import MANIFEST
 
         if not arguments.folders:
             raise ValueError("`folders` must name one run directory or more.")
         found = [fault for folder in arguments.folders for fault in n3.verify(folder)]
-        show("\n".join([*found, REMEDY] if found else ["all files are as they were written"]))
+        begun = [own for own in arguments.folders if (own / "config.json").exists()]
+        left = [own for own in begun if not (own / MANIFEST).exists()]
+        rest = [f"{own} is not finished: the command that made it continues" for own in left]
+        show("\n".join([*found, REMEDY] if found else ["all files are as they were written", *rest]))
         return CORRUPT if found else OK
 
     return ended(work)

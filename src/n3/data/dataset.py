@@ -264,6 +264,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 """Generators, each called as `(*, train_samples, test_samples, seed)`; None means the set's own size."""
 
 
+BUILT_IN = frozenset(DATASETS)
+"""Those of every process."""
+
+
 def load_dataset(
     name: str, *, train_samples: int | None = None, test_samples: int | None = None, seed: int
 ) -> Dataset:
@@ -279,7 +283,8 @@ def load_dataset(
             raise ValueError(f"`{field}` must be positive; got {samples}.")
     if name not in DATASETS:
         hint = suggestion(name, tuple(DATASETS))
-        raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{hint}")
+        rest = hint or " `n3.register_dataset` gives data of your own a name, in the process that calls it."
+        raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{rest}")
     return DATASETS[name](seed=seed, **sizes)
 
 

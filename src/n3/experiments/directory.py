@@ -51,8 +51,10 @@ REMEDY = "Repeat the command that made it: it rebuilds what it can, or names the
 Mended = Literal["train", "show", "nothing"]
 """What is to be done with a folder: train what it is for, show its whole results again, or nothing."""
 _FOLDERS = "figures", "models", "checkpoints", "groups"
-_FILES = "config.json", "study.json", "preprocessing.json", "structure.json"
-_FILES += "results.nc", SUMMARY, REPORT, MANIFEST
+NEXT = "study.next.json"
+"""The configuration of a study with more steps, until there are results of it."""
+_FILES = "config.json", "study.json", NEXT, "preprocessing.json", "structure.json", "results.nc"
+_FILES += SUMMARY, REPORT, MANIFEST, "verdict.json", "verdict.txt"
 _KINDS = ".json", ".nc", ".html", ".safetensors", ".png", ".pdf", ".svg"
 """What lies in a folder of an experiment or a sweep, and the endings of its files."""
 _PLACES = ("out", "name", "log_dir", "device")
@@ -237,10 +239,11 @@ class RunDirectory:
         What was only needed on the way is removed: checkpoints, unless more steps may follow, and parts of
         files that a killed process left.
         """
-        for path in self.path.rglob(f"*{PART}"):
+        own = [path for path in self.path.rglob("*") if _is_own(path.relative_to(self.path))]
+        for path in (path for path in own if path.suffix == PART):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-        own = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
-        names = [path.as_posix() for path in sorted(own) if not _is_passing(path)]
+        files = (path.relative_to(self.path) for path in own if path.is_file())
+        names = [path.as_posix() for path in sorted(files) if not _is_passing(path)]
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
         ours["compilation_cache"] = bool(jax.config.values["jax_compilation_cache_dir"])
         write_manifest(self.path, {**ours, **facts}, names)
@@ -256,9 +259,16 @@ def obstacles(folder: Path) -> list[str]:
     kinds = {
         "is a link, which is not followed.": Path.is_symlink,
         "is a folder where a file belongs.": lambda path: path.suffix in _KINDS and path.is_dir(),
-        "is a file where a folder belongs.": lambda path: path in tops and path.is_file(),
+        "is a file where a folder belongs.": lambda path: _is_folder(folder, path) and path.is_file(),
+        "is no regular file.": lambda path: path.exists() and not path.is_dir() and not path.is_file(),
     }
     return [f"{path} {what}" for path in own for what, is_so in kinds.items() if is_so(path)]
+
+
+def _is_folder(folder: Path, path: Path) -> bool:
+    """Whether a name in a folder of an experiment or a sweep is one of a folder."""
+    parts = path.relative_to(folder).parts
+    return (len(parts) == 1 and parts[0] in _FOLDERS) or (parts[0] in _FOLDERS[2:] and len(parts) == 2)
 
 
 @contextmanager
@@ -295,9 +305,15 @@ def _follows(earlier: Experiment, own: Experiment) -> bool:
     return is_longer and set(new[new <= steps]) <= set(stops_of(earlier))
 
 
+def _is_own(path: Path) -> bool:
+    """Whether a path in a run directory is of what this package writes, whole or in part, not of the user."""
+    name = Path(path.stem).stem if path.suffix == PART else path.name
+    return path.parts[0] in _FOLDERS or (len(path.parts) == 1 and name in _FILES)
+
+
 def _is_passing(path: Path) -> bool:
-    """Whether a file of a run directory says nothing of what was found."""
-    return path.name == LOCK or "checkpoints" in path.parts or path.parts[0] == MANIFEST
+    """Whether a file of a run directory says nothing of what was found, or has a manifest of its own."""
+    return path.name == LOCK or "checkpoints" in path.parts or path.parts[0] in ("groups", MANIFEST)
 
 
 def refuse_foreign(path: Path, name: str) -> bool:

@@ -15,8 +15,9 @@ from n3.config import grid
 from n3.config.experiment import Experiment
 from n3.config.grid import Study
 from n3.config.validation import inside, read_file
+from n3.data.dataset import BUILT_IN
 from n3.experiments import page
-from n3.experiments.directory import REMEDY, REPORT
+from n3.experiments.directory import REMEDY, REPORT, obstacles
 from n3.experiments.predict import read_preprocessing
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
@@ -70,6 +71,8 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(directory)
     if out is not None and "\0" not in str(out) and Path(out).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"`out` must lie outside of {folder}, which has its {REPORT} without it; got {out}.")
+    for fault in obstacles(folder):
+        raise CheckpointError(f"{fault} Move it away and repeat the command.")
     if not (folder / MANIFEST).exists():
         due = "must be the finished run directory of `n3 train` or `n3 sweep`"
         raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")
@@ -98,6 +101,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
     experiment, facts, whole = record.experiment, read_manifest(folder), summarise(record)
     summary = _without_nan(whole)
     title = f"{summary['task']}, method {summary['method']}"
+    own = f"n3 train --config {shlex.quote(str(folder / 'config.json'))}"
     sections = [
         _header(title, folder, _run_sentences(record)),
         page.html_section(
@@ -111,7 +115,7 @@ def run_report(record: RunRecord, folder: Path) -> str:
         page.html_section("Warnings", page.html_warnings([each["text"] for each in summary["warnings"]])),
         page.html_section("Figures", _figures(folder, facts)),
         page.html_section("Settings", *_settings([experiment])),
-        *_end(facts, folder, [f"n3 train --config {shlex.quote(str(folder / 'config.json'))}"]),
+        *_end(facts, folder, [own] if experiment.task.data or experiment.task.task in BUILT_IN else []),
     ]
     return page.html_page(f"n3: {title}", sections)
 
@@ -352,8 +356,9 @@ def _end(facts: _Facts, folder: Path, more: Sequence[str]) -> Iterator[str]:
 
 
 def _command(words: Sequence[str]) -> str:
-    """The command line that started the run, or nothing where a program of the user did."""
+    """The command line that started the run; nothing where no file did, as in a notebook."""
     name = Path(words[0]).name if words else ""
     if name == "n3":
         return shlex.join(["n3", *words[1:]])
-    return shlex.join(["python", f"scripts/{name}", *words[1:]]) if name in _TRAINING else ""
+    first = f"scripts/{name}" if name in _TRAINING else name
+    return shlex.join(["python", first, *words[1:]]) if name.endswith(".py") else ""

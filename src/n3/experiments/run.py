@@ -29,7 +29,7 @@ from n3.experiments.tensorboard import check_log_dir, write_events
 from n3.information.measures import Importance, blindness, check_importance
 from n3.nn import metrics
 from n3.stats.summary import METRICS, Results, RunRecord, summarise
-from n3.training.checkpoint import EVERY, Checkpoints, digest, read_manifest
+from n3.training.checkpoint import EVERY, Checkpoints, digest, precision, read_manifest
 from n3.training.decisions import Staged
 from n3.training.history import Progress, note
 from n3.training.restructure import Rules, train_in_stages
@@ -83,7 +83,7 @@ def run(
     names = experiment.run.arms
     recipes = {arm: arms.recipe_of(experiment, arm, data[0], importance=importance) for arm in names}
     with RunDirectory.of(experiment, resume=resume) as directory:
-        due = directory.mend(**_sources_of(experiment))
+        due = directory.mend(**_facts_of(experiment))
         if due != "train":
             record = results.read(directory.path)
             if due == "show":
@@ -104,9 +104,10 @@ def run(
     return record
 
 
-def _sources_of(experiment: Experiment) -> dict[str, Any]:
-    """What a manifest has of the user's file of samples, by which results of another are refused."""
-    return {"sources": hash_files({experiment.task.data} - {None})} if experiment.task.data else {}
+def _facts_of(experiment: Experiment) -> dict[str, Any]:
+    """The precision, and the hash of the user's file of samples, by which results of others are refused."""
+    own = {"precision": precision()}
+    return own | ({"sources": hash_files([experiment.task.data])} if experiment.task.data else {})
 
 
 def _rules_of(
@@ -130,8 +131,8 @@ def _written(
     """The record of trained arms, once it is in the run directory with all that was computed."""
     found = _labelled(experiment, trained, data, started)
     record = RunRecord(experiment=experiment, results=found, directory=directory.path)
-    directory.clear()
     directory.write_results(found)
+    directory.clear()
     for arm, recipe in trained.recipes.items():
         results.write_models(directory, arm, recipe, trained.swept[arm].state.net)
     write_preprocessing(directory, data)
@@ -146,7 +147,7 @@ def _written(
         note(f"warning: {warning}")
     seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
     facts = {"device": found.attrs["device"], "seconds": seconds, "samples": digest(arms.stack(data))}
-    directory.seal(facts | _sources_of(experiment), keeps_checkpoints=experiment.is_open_ended)
+    directory.seal(facts | _facts_of(experiment), keeps_checkpoints=experiment.is_open_ended)
     return record
 
 
@@ -169,8 +170,7 @@ def _show(record: RunRecord, directory: RunDirectory, *, has_figures: bool) -> N
 
 def _seal_again(record: RunRecord, directory: RunDirectory) -> None:
     """Seal the files that are there now, with the facts of the training that was sealed."""
-    names = "device", "seconds", "samples", "sources"
-    own = {name: value for name, value in read_manifest(directory.path).items() if name in names}
+    own = {name: value for name, value in read_manifest(directory.path).items() if name != "sha256"}
     directory.seal(own, keeps_checkpoints=record.experiment.is_open_ended)
 
 

@@ -19,6 +19,7 @@ from n3.config.validation import inside
 from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
 from n3.experiments.directory import (
+    NEXT,
     SUMMARY,
     Resume,
     RunDirectory,
@@ -205,15 +206,21 @@ def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> 
 
 
 def _begin(study: Study, directory: Path, resume: Resume) -> None:
-    """Write the configuration, also of more steps, once the groups there are seen to be of it."""
+    """Write the configuration; one of more steps beside that of the results, until these are joined anew."""
     cells_of = lambda text: Study.from_json(text).experiments()  # noqa: E731
     folder = RunDirectory(directory).begin("study.json", study.to_json(), resume=resume, cells_of=cells_of)
     if folder.longer is None:
+        (directory / NEXT).unlink(missing_ok=True)
         return
     for index in range(len(plan_groups(study))):
         if _folder(directory, index).is_sealed:
             require_facts(_folder(directory, index).path, _facts_of(study, index))
-    folder.clear()
+    folder.write(NEXT, study.to_json().encode())
+
+
+def _study_of(directory: Path) -> Study:
+    """The study whose groups are to be trained."""
+    return Study.load(inside(directory, NEXT if (directory / NEXT).exists() else "study.json"))
 
 
 def train_group(
@@ -231,7 +238,7 @@ def train_group(
     """
     folder = _folder(Path(directory), index)
     with held(folder.path):
-        study = Study.load(inside(directory, "study.json"))
+        study = _study_of(Path(directory))
         folder.mend()
         if is_finished(Path(directory), index):
             return
@@ -245,8 +252,8 @@ def train_group(
             results = train_group_cells(study, group, checkpoint=checkpoint, **how)
         seconds = {name: results[name].expand_dims(group=[index]) for name in GROUP_SECONDS}
         results = results.assign(seconds)
-        folder.clear()  # of fewer steps
         folder.write_results(results)
+        folder.clear()
         _seal(folder, results, study, facts)
 
 
@@ -265,10 +272,13 @@ def is_finished(directory: Path, index: int) -> bool:
         if folder.has_checkpoints:
             return False
         raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
-    study = Study.load(inside(directory, "study.json"))
-    steps = read_manifest(folder.path)["steps"]
+    study = _study_of(directory)
+    steps, due = read_manifest(folder.path)["steps"], _last_step(study)
     require_facts(folder.path, _facts_of(study, index))
-    return steps >= _last_step(study)
+    if steps > due:
+        rest = f"give as many, or remove {folder.path} to train its group again"
+        raise CheckpointError(f"{folder.path} is of {steps} `steps`, and {due} are asked for: {rest}.")
+    return steps == due
 
 
 def sources_of(study: Study) -> dict[str, str]:
@@ -293,7 +303,7 @@ def collect_study(directory: Path) -> Results:
         FileNotFoundError: If a group is not finished.
         ValueError: If the results of a group are damaged.
     """
-    study = Study.load(inside(directory, "study.json"))
+    study = _study_of(directory)
     indices = range(len(plan_groups(study)))
     missing = [index for index in indices if not is_finished(directory, index)]
     if missing:
@@ -308,6 +318,9 @@ def collect_study(directory: Path) -> Results:
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
     folder, facts = RunDirectory(directory), {"sources": sources_of(study)}
     folder.write_results(results)
+    if (directory / NEXT).exists():
+        folder.clear()
+        (directory / NEXT).replace(directory / "study.json")
     folder.write_json(SUMMARY, summarise_study(results, study))
     _seal(folder, results, study, facts)
     with optional("figures"):
@@ -358,11 +371,14 @@ def run_study(
     refuse_foreign(directory, "study.json")
     with held(directory):
         _begin(study, directory, resume)
-        for fault in damages(directory) if RunDirectory(directory).is_sealed else ():
-            note(f"warning: {fault} It is written anew from the groups.")
+        taken = "takes {} of {} groups, which are finished, from {}"
+        if not (directory / NEXT).exists() and _is_whole(study, directory, number):
+            if not quiet:
+                note(taken.format(number, number, directory))
+            return read_results(directory)
         done = sum(is_finished(directory, index) for index in range(number))
         if done and not quiet:
-            note(f"takes {done} of {number} groups, which are finished, from {directory}")
+            note(taken.format(done, number, directory))
         how = {"device": device, "checkpoint_every": checkpoint_every}
         if executor is not None:
             folder, left = str(directory.resolve()), [n for n in range(number) if not is_finished(directory, n)]
@@ -374,6 +390,16 @@ def run_study(
                 note(f"group {index + 1} of {number}")
             train_group(str(directory), index, quiet=quiet, **how)
         return collect_study(directory)
+
+
+def _is_whole(study: Study, directory: Path, number: int) -> bool:
+    """Whether the joined results and those of all groups are there, of this study, and none is damaged."""
+    own = [RunDirectory(directory), *(_folder(directory, index) for index in range(number))]
+    if not all(folder.is_sealed for folder in own) or any(damages(folder.path) for folder in own):
+        return False
+    for index, folder in enumerate(own[1:]):
+        require_facts(folder.path, _facts_of(study, index))
+    return True
 
 
 def summarise_study(results: Results, study: Study) -> dict[str, Any]:

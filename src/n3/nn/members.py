@@ -46,7 +46,7 @@ class Ensemble(eqx.Module, Generic[_Model]):
         return [run_of(self.members, row) for row in range(number)]
 
     def __call__(self, *inputs: Any, **options: Any) -> Float[Array, "..."]:
-        """Outputs of one sample: numbers, or logits."""
+        """Outputs of one sample: numbers, or log-probabilities of classes (of two, the log-odds of class 1)."""
         each = eqx.filter_vmap(lambda own: own(*inputs, **options))(self.members)
         mean = mean_outputs(each.reshape(len(each), -1), is_classes=self.is_classes)
         return mean.reshape(each.shape[1:])

@@ -20,7 +20,7 @@ from n3.config.validation import from_json, read_file, read_text
 from n3.nn import norms
 from n3.nn.members import Ensemble, over_members
 from n3.nn.mlp import ACTIVATIONS
-from n3.nn.sized import AbstractSized
+from n3.nn.sized import AbstractSized, stack_runs
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
 from n3.tracing.trace import key_if_taken, with_true_sizes
@@ -203,12 +203,11 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
             "activations": tuple(layer.activation for layer in every),
             "keeps_input": tuple(layer.keeps_input for layer in every),
         }
-    if isinstance(plain, Ensemble) and of_layers:
+    if isinstance(plain, Ensemble):
         of_layers |= {"members": len(members), "is_classes": plain.is_classes}
     content = to_bytes(over_members(norms.participating, plain))
     digest = hashlib.sha256(content).hexdigest()
-    kind = type(one if of_layers else plain).__name__
-    manifest = Manifest(format=FORMAT, sha256=digest, model=kind, **of_layers)
+    manifest = Manifest(format=FORMAT, sha256=digest, model=type(one).__name__, **of_layers)
     write_file(Path(directory) / "network.safetensors", content)
     write_file(Path(directory) / "network.json", (json.dumps(asdict(manifest), indent=2) + "\n").encode())
 
@@ -216,8 +215,8 @@ def save_compact(net: eqx.Module, directory: str | Path) -> None:
 def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
     """The network, or the ensemble, that `save_compact` wrote.
 
-    `like` is a model of the class that was written, of any sizes, such as the model before it was grown: all
-    but the arrays is taken from it, its activations too. None: the network is a `CompactMLP`.
+    `like` is a model of the class that was written, or that the members have, of any sizes, such as the model
+    before it was grown: all but the arrays is taken from it, its activations too. None: that is a `CompactMLP`.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -228,16 +227,18 @@ def load_compact(directory: str | Path, like: eqx.Module | None = None) -> Any:
     content = read_file(source)
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ValueError(f"{source} is damaged or another network's: its sha256 is not the one in {path}.")
-    kind = CompactMLP.__name__ if like is None else type(like).__name__
+    one = like.each()[0] if isinstance(like, Ensemble) else like
+    kind = CompactMLP.__name__ if one is None else type(one).__name__
     if manifest.model != kind:
         got = None if like is None else kind
         raise ValueError(f"`like` must be a {manifest.model}, of any sizes, to read {source}; got {got}.")
-    if like is None:
+    if one is None:
         most = max(manifest.in_size, manifest.members, len(manifest.units), *manifest.units)
         if most > len(content):
             raise ValueError(f"{path} must be of the network in {source}, which is too small for {most} units.")
         return from_bytes(content, _like(manifest), source=str(source))
-    shaped = _stored_shapes(arrays_in(content, str(source)), over_members(norms.participating, like))
+    whole = Ensemble(stack_runs([one] * manifest.members), manifest.is_classes) if manifest.members else one
+    shaped = _stored_shapes(arrays_in(content, str(source)), over_members(norms.participating, whole))
     found = from_bytes(content, shaped, source=str(source))
     return over_members(lambda own: norms.simplified(with_true_sizes(own)), found)
 

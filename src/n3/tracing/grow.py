@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from n3.nn import groups, norms
@@ -242,6 +243,9 @@ def grown_whole(model: _Model, *, example: Example | tuple[Example, ...]) -> Gro
 
 
 def _grown(model, where, *, example, key, method, initial_size=None, mask="sine") -> Grown:
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, key))):
+        rest = "grow first, and use `eqx.filter_vmap` over what comes of it; an array of keys grows many"
+        raise ValueError(f"`model` must not be inside `jit` or `vmap`: {rest}.")
     _check_stateless(model)
     if isinstance(model, AbstractSized):
         raise ValueError("`model` must be a plain model; got one that is grown already.")
@@ -251,7 +255,12 @@ def _grown(model, where, *, example, key, method, initial_size=None, mask="sine"
     _check_takes(one, example)
     inputs = [own if isinstance(own, jax.ShapeDtypeStruct) else jnp.asarray(own) for own in example]
     chosen = None if where is None else _paths(one, where)
-    found = _checked_structure(norms.participating(one), inputs, chosen, key=keys[1].reshape(-1)[0])
+    try:
+        found = _checked_structure(norms.participating(one), inputs, chosen, key=keys[1].reshape(-1)[0])
+    except TypeError as error:  # of JAX, about shapes
+        shapes = " and ".join(str(own.shape) for own in inputs)
+        text = f"`example` must be one sample that the model takes, without a batch; of shape {shapes}"
+        raise ValueError(f"{text} it fails: {error}") from error
     capacity = jnp.array(found.capacity, jnp.float32)
 
     def controlled(own: Any, key: PRNGKeyArray) -> Grown:
@@ -279,6 +288,8 @@ def _check_takes(model: PyTree, example: tuple[Any, ...]) -> None:
         inspect.signature(model.__call__).bind(*example)
     except TypeError as error:
         rest = f"got {len(example)}: {error}. A tuple stands for several arguments."
+        if inspect.signature(model.__call__).parameters.keys() >= {"key"} and "'key'" in str(error):
+            rest = "its `key` must have a default, such as `key=None`."
         raise ValueError(f"`example` must be an input for each argument of {call}; {rest}") from error
 
 
@@ -328,4 +339,5 @@ def _check_stateless(model: PyTree) -> None:
     for path, node in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_state):
         if is_state(node):
             name = jax.tree_util.keystr(path)
-            raise ValueError(f"`model` must have no state, such as batch statistics; got one at {name}.")
+            rest = f"got one at {name}. LayerNorm and GroupNorm have none."
+            raise ValueError(f"`model` must have no state, such as batch statistics; {rest}")

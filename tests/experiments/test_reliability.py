@@ -733,15 +733,53 @@ def test_a_disk_that_is_full_takes_no_figures(copy, record, monkeypatch):
 
 
 def test_files_of_the_user_in_a_run_directory_are_neither_removed_nor_sealed(copy, record):
-    own = [copy / "notes.txt", copy / "download.part", copy / "sub" / "x.part"]
+    names = (
+        "notes.txt",
+        "download.part",
+        "sub/x.part",
+        "figures/mine.png",
+        "models/mine.bin",
+        "checkpoints/.DS_Store",
+    )
+    own = [copy / name for name in names]
     (copy / "sub").mkdir()
+    n3.run(replaced(record, copy), quiet=True)
     for path in own:
         path.write_text("mine")
     (copy / "summary.json").unlink()
     n3.run(replaced(record, copy), quiet=True)
+    longer = replaced(record, copy)
+    n3.run(replace(longer, training=replace(longer.training, steps=12)), quiet=True)
+    (copy / "figures" / "link").symlink_to(copy.parent)
+    n3.run(replace(longer, training=replace(longer.training, steps=24)), quiet=True)
     assert all(path.read_text() == "mine" for path in own)
-    (copy / "notes.txt").unlink()
+    (copy / "models/mine.bin").unlink()
     assert n3.verify(copy) == []
+
+
+def test_files_of_the_user_among_checkpoints_stay_when_these_go(tmp_path):
+    own = tiny(tmp_path, training={"steps": 6, "schedule": "cosine"}, arms=("static",))
+    folder = n3.run(own, quiet=True, has_figures=False).directory
+    assert not (folder / "checkpoints").exists()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "notes.txt").write_text("mine")
+    (folder / "summary.json").unlink()
+    n3.run(own, quiet=True, has_figures=False)
+    assert (folder / "checkpoints" / "notes.txt").read_text() == "mine"
+
+
+def test_joined_results_of_groups_that_were_trained_again_are_joined_again(table, tmp_path, monkeypatch):
+    study, folder = product(on(table, "runs"), [Axis("learning_rate", (1e-2, 1e-3))]), tmp_path / "study"
+    before = studies.run_study(study, folder, quiet=True)
+    other_numbers(table)
+    shutil.rmtree(folder / "groups")
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "collect_study", broken)
+        with pytest.raises(RuntimeError, match="no fonts"):
+            studies.run_study(study, folder, quiet=True)
+    again = studies.run_study(study, folder, quiet=True)
+    assert not again.test_loss.equals(before.test_loss)
+    assert again.identical(n3.read_results(folder))
 
 
 def test_finished_results_of_another_precision_are_refused(copy, record, monkeypatch):

@@ -94,7 +94,7 @@ def test_a_written_file_has_the_mode_that_the_umask_asks_for(directory):
 
 def test_the_manifest_has_the_sums_of_all_outputs(directory):
     directory.write("models/a.bin", b"abc")
-    directory.write("sub/a.bin", b"the user's")
+    (directory.path / "models" / "mine.bin").write_bytes(b"the user's")
     for _ in range(2):  # a manifest never sums itself
         directory.seal({"device": "cpu"})
     manifest = json.loads((directory.path / "manifest.json").read_text())

@@ -100,7 +100,7 @@ def test_jobs_of_this_machine_train_what_is_missing_and_the_results_are_joined(
 
         def map_array(self, function, items):
             asked.update(items=items)
-            jobs = [{"result": lambda _, item=item: function(item), "job_id": f"77_{item}"} for item in items]
+            jobs = [{"wait": lambda _, item=item: function(item), "job_id": f"77_{item}"} for item in items]
             return [type("Job", (), job)() for job in jobs]
 
     monkeypatch.setattr(submitit, "AutoExecutor", Executor)

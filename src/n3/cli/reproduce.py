@@ -78,6 +78,7 @@ def reproduce_experiment(name: str, arguments: ReproduceArguments) -> bool:
         ]
         (folder.path / "figures").mkdir(exist_ok=True)
         animate_growth(trajectories[0], folder.path / "figures" / "growth.gif")
+        folder.written.add("figures/growth.gif")
     folder.write_figures({name: paper_figure(made, trained, results, found, trajectories)})
     cost = cost_of(made.parts, results, is_looped=options.loop)
     told = reproduction_report(made, trained, found, cost=cost)

@@ -102,7 +102,7 @@ def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
     jobs = executor.map_array(train, left) if left else []
     if launch.launcher == "local":
         for job in jobs:
-            job.result()
+            job.wait()  # what failed is told where it is trained here
         return True
     show(f"{len(jobs)} jobs: {', '.join(job.job_id for job in jobs)}")
     show("When they are done, the same command with `--launcher here` joins their results.")

@@ -5,14 +5,14 @@ import hashlib
 import io
 import itertools
 import json
-import shutil
+import re
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,12 +51,11 @@ REMEDY = "Repeat the command that made it: it rebuilds what it can, or names the
 Mended = Literal["train", "show", "nothing"]
 """What is to be done with a folder: train what it is for, show its whole results again, or nothing."""
 _FOLDERS = "figures", "models", "checkpoints", "groups"
+"""What lies in a folder of an experiment or a sweep."""
 NEXT = "study.next.json"
 """The configuration of a study with more steps, until there are results of it."""
 _FILES = "config.json", "study.json", NEXT, "preprocessing.json", "structure.json", "results.nc"
 _FILES += SUMMARY, REPORT, MANIFEST, "verdict.json", "verdict.txt"
-_KINDS = ".json", ".nc", ".html", ".safetensors", ".png", ".pdf", ".svg"
-"""What lies in a folder of an experiment or a sweep, and the endings of its files."""
 _PLACES = ("out", "name", "log_dir", "device")
 """Fields of a run that change no number."""
 
@@ -68,6 +67,8 @@ class RunDirectory:
     path: Path
     longer: tuple[str, str] | None = None
     """Name and text of a configuration with more steps, which will take the place of the folder's own."""
+    written: set[str] = field(default_factory=set)
+    """Names of what this process wrote: with those of the manifest, all that is ours."""
 
     @classmethod
     @contextmanager
@@ -141,12 +142,8 @@ class RunDirectory:
             self.write(name, text.encode())
 
     def _drop_shown(self) -> None:
-        """Remove what shows the numbers: the files that the manifest names, or else the one page."""
-        try:
-            names = [name for name in read_manifest(self.path)["sha256"] if name.startswith(OF_NUMBERS)]
-        except (CheckpointError, FileNotFoundError):
-            names = [REPORT]
-        for name in names:
+        """Remove what shows the numbers: the files that the manifest names."""
+        for name in (name for name in sealed_names(self.path) if name.startswith(OF_NUMBERS)):
             (self.path / name).unlink(missing_ok=True)
 
     def mend(self, **facts: Any) -> Mended:
@@ -210,6 +207,7 @@ class RunDirectory:
     def write(self, name: str, content: bytes) -> None:
         """Write a file under its final name only once it is complete."""
         write_file(self.path / name, content)
+        self.written.add(name)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a mapping as indented JSON; NaN and infinities become null."""
@@ -236,39 +234,42 @@ class RunDirectory:
     def seal(self, facts: Mapping[str, Any], *, keeps_checkpoints: bool = False) -> None:
         """Write `manifest.json`: versions, commit, command line, the run's facts, and each file's sha256.
 
-        What was only needed on the way is removed: checkpoints, unless more steps may follow, and parts of
-        files that a killed process left.
+        Files that this package did not write are none of them. What was only needed on the way is removed:
+        checkpoints, unless more steps may follow, and parts of files that a killed process left.
         """
-        own = [path for path in self.path.rglob("*") if _is_own(path.relative_to(self.path))]
-        for path in (path for path in own if path.suffix == PART):
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-        files = (path.relative_to(self.path) for path in own if path.is_file())
-        names = [path.as_posix() for path in sorted(files) if not _is_passing(path)]
+        for path in (*self.path.glob(f"*.*{PART}"), *self.path.glob(f"*/*.*{PART}")):
+            if re.fullmatch(rf".+\.\d+\{PART}", path.name) and path.is_file():
+                path.unlink()
+        own = self.written | set(sealed_names(self.path)) | {"config.json", "study.json"}
+        names = sorted(name for name in own - {MANIFEST, NEXT} if (self.path / name).is_file())
         ours = {"versions": versions(), "git": _git_state(), "command": sys.argv, "precision": precision()}
         ours["compilation_cache"] = bool(jax.config.values["jax_compilation_cache_dir"])
         write_manifest(self.path, {**ours, **facts}, names)
         if not keeps_checkpoints:
-            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+            self.checkpoints().remove()
+
+
+def sealed_names(folder: Path) -> list[str]:
+    """The files that the manifest of a folder names; none where it is missing or damaged."""
+    try:
+        return list(read_manifest(folder)["sha256"])
+    except (CheckpointError, FileNotFoundError):
+        return []
 
 
 def obstacles(folder: Path) -> list[str]:
     """Links, and folders and files in the place of the other, where an experiment writes, a sentence each."""
-    tops = [folder / name for name in _FOLDERS]
-    below = [path for top in tops if not top.is_symlink() for path in sorted(top.rglob("*"))]
-    own = [*(folder / name for name in _FILES), *tops, *below]
+    parts = [*folder.glob("groups/[0-9]*"), *(folder / "checkpoints" / arm for arm in ARMS)]
+    parts += [path for path in folder.rglob("checkpoints/**/[0-9]*") if path.name.isdecimal()]
+    folders = [*(folder / name for name in _FOLDERS), *sorted(set(parts))]
+    files = dict.fromkeys(folder / name for name in (*_FILES, *sealed_names(folder)))
     kinds = {
         "is a link, which is not followed.": Path.is_symlink,
-        "is a folder where a file belongs.": lambda path: path.suffix in _KINDS and path.is_dir(),
-        "is a file where a folder belongs.": lambda path: _is_folder(folder, path) and path.is_file(),
+        "is a folder where a file belongs.": lambda path: path in files and path.is_dir(),
+        "is a file where a folder belongs.": lambda path: path not in files and path.is_file(),
         "is no regular file.": lambda path: path.exists() and not path.is_dir() and not path.is_file(),
     }
-    return [f"{path} {what}" for path in own for what, is_so in kinds.items() if is_so(path)]
-
-
-def _is_folder(folder: Path, path: Path) -> bool:
-    """Whether a name in a folder of an experiment or a sweep is one of a folder."""
-    parts = path.relative_to(folder).parts
-    return (len(parts) == 1 and parts[0] in _FOLDERS) or (parts[0] in _FOLDERS[2:] and len(parts) == 2)
+    return [f"{path} {what}" for path in (*files, *folders) for what, is_so in kinds.items() if is_so(path)]
 
 
 @contextmanager
@@ -303,17 +304,6 @@ def _follows(earlier: Experiment, own: Experiment) -> bool:
     steps, new = earlier.training.steps or 0, stops_of(own)
     is_longer = own.is_open_ended and steps < (own.training.steps or 0)
     return is_longer and set(new[new <= steps]) <= set(stops_of(earlier))
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a path in a run directory is of what this package writes, whole or in part, not of the user."""
-    name = Path(path.stem).stem if path.suffix == PART else path.name
-    return path.parts[0] in _FOLDERS or (len(path.parts) == 1 and name in _FILES)
-
-
-def _is_passing(path: Path) -> bool:
-    """Whether a file of a run directory says nothing of what was found, or has a manifest of its own."""
-    return path.name == LOCK or "checkpoints" in path.parts or path.parts[0] in ("groups", MANIFEST)
 
 
 def refuse_foreign(path: Path, name: str) -> bool:

@@ -286,6 +286,12 @@ def sources_of(study: Study) -> dict[str, str]:
     return hash_files({cell.get("data", study.base.task.data) for cell in study.cells} - {None})
 
 
+def _joined_facts(study: Study) -> dict[str, Any]:
+    """What the manifest of joined results has, by which results of before are told from those of now."""
+    own = {"precision": precision(), "sources": sources_of(study)}
+    return own | {"settings": hash_settings(study.to_json()), "steps": _last_step(study)}
+
+
 def _facts_of(study: Study, index: int) -> dict[str, Any]:
     """What the manifest of a group must have, by which results of another study or group are refused."""
     own = {"precision": precision(), "sources": sources_of(study)}
@@ -316,7 +322,7 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    folder, facts = RunDirectory(directory), {"sources": sources_of(study)}
+    folder, facts = RunDirectory(directory), _joined_facts(study)
     folder.write_results(results)
     if (directory / NEXT).exists():
         folder.clear()
@@ -396,6 +402,9 @@ def _is_whole(study: Study, directory: Path, number: int) -> bool:
     """Whether the joined results and those of all groups are there, of this study, and none is damaged."""
     own = [RunDirectory(directory), *(_folder(directory, index) for index in range(number))]
     if not all(folder.is_sealed for folder in own) or any(damages(folder.path) for folder in own):
+        return False
+    joined, facts = read_manifest(directory), _joined_facts(study)
+    if any(joined.get(name) != value for name, value in facts.items()):
         return False
     for index, folder in enumerate(own[1:]):
         require_facts(folder.path, _facts_of(study, index))

@@ -227,6 +227,16 @@ class Checkpoints:
         folders = {path.parent for path in every if path.is_dir()}
         return [Checkpoints(folder=folder) for folder in sorted(folders)]
 
+    def remove(self) -> None:
+        """Remove all checkpoints, here and below, and the folders that are empty then."""
+        for part in self.parts():
+            for path in part.folder.glob("[0-9]*"):
+                if path.is_dir() and path.name.removesuffix(PART).isdecimal():
+                    shutil.rmtree(path, ignore_errors=True)
+        for folder in (*sorted(self.folder.rglob("*"), reverse=True), self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
     def progress(self) -> dict[str, int]:
         """The last step of each part that is whole, by its name, in the order of training."""
         found: dict[str, int] = {}

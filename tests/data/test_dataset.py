@@ -442,7 +442,7 @@ def test_bundled_sets_have_an_end(sizes, numbers):
 def test_unknown_name_lists_the_names_and_guesses():
     with pytest.raises(ValueError, match=r"bessel, narrow-bessel.*got 'spiral'.* Did you mean 'spirals'\?"):
         load("spiral")
-    with pytest.raises(ValueError, match=r"got 'qqq'\.$"):
+    with pytest.raises(ValueError, match=r"got 'qqq'. `n3.register_dataset` gives data of your own a name"):
         load("qqq")
 
 

@@ -1,6 +1,7 @@
 """Programs: kept in a folder of the user's own, and only there."""
 
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_programs_are_kept_in_a_folder_that_is_the_users_alone(home):
     assert os.environ[VARIABLE] == str(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert int(os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"]) == programs.MOST_CACHE_BYTES
+
+
+@pytest.mark.parametrize("verb", ["reading", "writing"])
+def test_a_fault_of_the_cache_is_told_to_nobody(verb, home):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        keep_programs()
+        warnings.warn(f"Error {verb} persistent compilation cache entry for 'jit_f': gone", stacklevel=1)
+    assert not told
 
 
 def test_each_processor_has_a_folder_of_its_own(home, monkeypatch):

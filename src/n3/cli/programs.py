@@ -34,7 +34,9 @@ def keep_programs() -> None:
     above = [each.stat() for each in (folder, *folder.parents[:2])]
     if os.name == "posix" and any(own.st_uid != os.getuid() or own.st_mode & 0o022 for own in above):
         return
-    warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")  # compiled then
+    warnings.filterwarnings(
+        "ignore", message="Error (reading|writing) persistent compilation cache"
+    )  # compiled then
     os.environ[VARIABLE] = str(folder)
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(MOST_CACHE_BYTES))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(LEAST_SECONDS))

@@ -134,7 +134,10 @@ class RunDirectory:
         note(f"{self.path / name} is written anew")
 
     def clear(self) -> None:
-        """Make room for new results, of the configuration that they have: what the old manifest names goes."""
+        """Let the manifest and the figures of earlier results go, once the new ones are written.
+
+        The configuration becomes that of the new ones, where it has more steps.
+        """
         self._drop_shown()
         (self.path / MANIFEST).unlink(missing_ok=True)
         if self.longer is not None:
@@ -147,10 +150,11 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def mend(self, **facts: Any) -> Mended:
-        """Name what is damaged in a finished folder, and tell what is to be done. Nothing is removed.
+        """Name what is damaged in a finished folder, and tell what is to be done.
 
-        Damaged numbers are trained anew, from the checkpoints if these are whole. Damaged checkpoints beside
-        whole results are named alone. `facts` are those that the manifest must have.
+        Nothing is removed but figures and the report where these are to be drawn anew. Damaged numbers are
+        trained anew, from the checkpoints if these are whole. Damaged checkpoints beside whole results are
+        named alone. `facts` are those that the manifest must have.
 
         Raises:
             CheckpointError: If a file is damaged that nothing in the folder gives, or the results are of other
@@ -272,14 +276,19 @@ def obstacles(folder: Path) -> list[str]:
     return [f"{path} {what}" for path in (*files, *folders) for what, is_so in kinds.items() if is_so(path)]
 
 
+def refuse_obstacles(folder: Path) -> None:
+    """CheckpointError for the first of the `obstacles`: it names what to move away."""
+    for fault in obstacles(folder):
+        raise CheckpointError(f"{fault} Move it away and repeat the command.")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone (`owned`), in which nothing stands in the way of what is written.
 
     Nobody else's files are overwritten or removed: CheckpointError names what to move away.
     """
-    for fault in obstacles(folder):
-        raise CheckpointError(f"{fault} Move it away and repeat the command.")
+    refuse_obstacles(folder)
     with owned(folder):
         yield
 

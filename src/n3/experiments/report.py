@@ -17,7 +17,7 @@ from n3.config.grid import Study
 from n3.config.validation import inside, read_file
 from n3.data.dataset import BUILT_IN
 from n3.experiments import page
-from n3.experiments.directory import REMEDY, REPORT, obstacles
+from n3.experiments.directory import REMEDY, REPORT, refuse_obstacles
 from n3.experiments.predict import read_preprocessing
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
@@ -71,8 +71,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(directory)
     if out is not None and "\0" not in str(out) and Path(out).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"`out` must lie outside of {folder}, which has its {REPORT} without it; got {out}.")
-    for fault in obstacles(folder):
-        raise CheckpointError(f"{fault} Move it away and repeat the command.")
+    refuse_obstacles(folder)
     if not (folder / MANIFEST).exists():
         due = "must be the finished run directory of `n3 train` or `n3 sweep`"
         raise FileNotFoundError(f"`run` {due}; {folder} has no {MANIFEST}.")

@@ -212,9 +212,10 @@ def _begin(study: Study, directory: Path, resume: Resume) -> None:
     if folder.longer is None:
         (directory / NEXT).unlink(missing_ok=True)
         return
+    facts = _facts_of(study)
     for index in range(len(plan_groups(study))):
         if _folder(directory, index).is_sealed:
-            require_facts(_folder(directory, index).path, _facts_of(study, index))
+            require_facts(_folder(directory, index).path, facts | {"group": index})
     folder.write(NEXT, study.to_json().encode())
 
 
@@ -242,7 +243,7 @@ def train_group(
         folder.mend()
         if is_finished(Path(directory), index):
             return
-        facts = _facts_of(study, index)
+        facts = _facts_of(study) | {"group": index}
         group = plan_groups(study)[index]
         steps = study.experiments()[group.cells[0]].training.steps or 0
         if not quiet and (line := folder.describe_progress(steps)):
@@ -274,7 +275,7 @@ def is_finished(directory: Path, index: int) -> bool:
         raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
     study = _study_of(directory)
     steps, due = read_manifest(folder.path)["steps"], _last_step(study)
-    require_facts(folder.path, _facts_of(study, index))
+    require_facts(folder.path, _facts_of(study) | {"group": index})
     if steps > due:
         rest = f"give as many, or remove {folder.path} to train its group again"
         raise CheckpointError(f"{folder.path} is of {steps} `steps`, and {due} are asked for: {rest}.")
@@ -286,16 +287,10 @@ def sources_of(study: Study) -> dict[str, str]:
     return hash_files({cell.get("data", study.base.task.data) for cell in study.cells} - {None})
 
 
-def _joined_facts(study: Study) -> dict[str, Any]:
-    """What the manifest of joined results has, by which results of before are told from those of now."""
+def _facts_of(study: Study) -> dict[str, Any]:
+    """What manifests of the study's results must have, by which those of another or of before are told."""
     own = {"precision": precision(), "sources": sources_of(study)}
-    return own | {"settings": hash_settings(study.to_json()), "steps": _last_step(study)}
-
-
-def _facts_of(study: Study, index: int) -> dict[str, Any]:
-    """What the manifest of a group must have, by which results of another study or group are refused."""
-    own = {"precision": precision(), "sources": sources_of(study)}
-    return own | {"settings": hash_settings(study.to_json()), "group": index}
+    return own | {"settings": hash_settings(study.to_json())}
 
 
 def collect_study(directory: Path) -> Results:
@@ -322,7 +317,7 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    folder, facts = RunDirectory(directory), _joined_facts(study)
+    folder, facts = RunDirectory(directory), _facts_of(study)
     folder.write_results(results)
     if (directory / NEXT).exists():
         folder.clear()
@@ -403,11 +398,11 @@ def _is_whole(study: Study, directory: Path, number: int) -> bool:
     own = [RunDirectory(directory), *(_folder(directory, index) for index in range(number))]
     if not all(folder.is_sealed for folder in own) or any(damages(folder.path) for folder in own):
         return False
-    joined, facts = read_manifest(directory), _joined_facts(study)
-    if any(joined.get(name) != value for name, value in facts.items()):
+    joined, facts = read_manifest(directory), _facts_of(study)
+    if any(joined.get(name) != value for name, value in (facts | {"steps": _last_step(study)}).items()):
         return False
     for index, folder in enumerate(own[1:]):
-        require_facts(folder.path, _facts_of(study, index))
+        require_facts(folder.path, facts | {"group": index})
     return True
 
 

@@ -288,9 +288,7 @@ def _faults_of_sizes(plan: Plan, history: History, one: PyTree) -> Iterator[str]
     layers, rows = history.layers, np.atleast_2d(history.sizes[..., -1, :])
     if empty := _named(layers, rows < EMPTY):
         rest = "" if plan.members else ", or lower `price_scale`"
-        has_begun_full = np.all(history.sizes[..., 0, :] > np.array(one.controller.capacity) - FULL)
-        first = "" if has_begun_full else "start from all units (`initial_size=None` in `n3.grow`), "
-        text = f"{first}train longer{rest}"
+        text = f"start from all units (`initial_size=None` in `n3.grow`), train longer{rest}"
         yield f"`fit` ended without a unit in {empty}: {text}."
     if plan.drive is None:
         return

@@ -206,7 +206,7 @@ def test_the_same_command_rebuilds_what_is_damaged_from_checkpoints(names, copy,
     again = n3.run(replaced(record, copy), quiet=True)
     assert cuts.written == 0
     is_shown = set(names) <= {"summary.json", "figures/loss.png"}
-    told = "what shows results.nc is written anew" if is_shown else "is rebuilt from its checkpoints"
+    told = "what shows results.nc is written anew" if is_shown else "training goes on from its checkpoints"
     assert told in capsys.readouterr().err
     assert again.results.drop_vars(TIMED).equals(record.results.drop_vars(TIMED))
     assert n3.verify(copy) == []
@@ -386,7 +386,7 @@ def test_a_group_whose_results_are_damaged_is_rebuilt_from_its_checkpoints(tmp_p
     again = studies.run_study(rates(6), tmp_path / "a", quiet=False)
     assert cuts.written == 0
     said = capsys.readouterr().err
-    assert "groups/0000 is rebuilt from its checkpoints" in said
+    assert "groups/0000: training goes on from its checkpoints" in said
     assert "takes 1 finished arm in" in said
     assert again.drop_vars(TAKEN).equals(whole.drop_vars(TAKEN))
     studies.run_study(rates(6), tmp_path / "a")
@@ -503,7 +503,7 @@ def forge(folder, change):
 
 def test_a_study_killed_before_its_first_file_is_whole_begins_again(tmp_path):
     (tmp_path / "study.json.1.part").write_text("{")
-    assert studies.prepare_study(STUDY, tmp_path) == 2
+    assert studies.prepare_study(STUDY, tmp_path) == [0, 1]
 
 
 @pytest.fixture
@@ -711,10 +711,28 @@ def test_a_study_whose_more_steps_were_given_up_has_its_results_or_is_refused(tm
     cuts.left = 0
     if read_manifest(tmp_path / "groups/0000")["steps"] == 6:
         pytest.fail("no group has the new steps")
+    assert studies.prepare_study(few, tmp_path) == []  # nor would jobs train what is there
     assert studies.run_study(few, tmp_path, quiet=True).identical(whole)
     (tmp_path / "results.nc").unlink()
     with pytest.raises(CheckpointError, match=r"groups/0000 is of 24 `steps`, and 6 are asked for"):
         studies.run_study(few, tmp_path, quiet=True)
+
+
+def test_a_damaged_configuration_is_mended_by_the_command_that_made_it(tmp_path):
+    whole = studies.run_study(rates(6), tmp_path, quiet=True)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"study.json .* repeat the command that made it, or remove"):
+        studies.run_study(rates(24), tmp_path, quiet=True)
+    assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
+    assert n3.verify(tmp_path) == []
+
+
+def test_verify_names_what_stands_in_the_way_in_a_group(tmp_path):
+    studies.run_study(rates(6), tmp_path / "study", quiet=True)
+    own = tmp_path / "study/groups/0000/results.nc"
+    own.rename(tmp_path / "away.nc")
+    own.symlink_to(tmp_path / "away.nc")
+    assert f"{own} is a link, which is not followed." in n3.verify(tmp_path / "study")
 
 
 def test_a_disk_that_is_full_takes_no_figures(copy, record, monkeypatch):

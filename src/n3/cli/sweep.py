@@ -85,11 +85,9 @@ def submit(study: Study, folder: Path, arguments: SweepArguments) -> bool:
     launch = arguments.launch
     import submitit
 
-    from n3.experiments import is_finished, prepare_study, train_group
+    from n3.experiments import prepare_study, train_group
 
-    left = [
-        n for n in range(prepare_study(study, folder, resume=arguments.resume)) if not is_finished(folder, n)
-    ]
+    left = prepare_study(study, folder, resume=arguments.resume)
     executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=launch.launcher)
     settings = {"timeout_min": launch.minutes, "cpus_per_task": launch.cpus, "gpus_per_node": launch.gpus}
     if launch.launcher == "slurm":

@@ -127,9 +127,8 @@ class RunDirectory:
         if not faults or ((self.path / name).is_file() and not faults[0].startswith(str(self.path / name))):
             return  # all is well, or the manifest is damaged and will be written again
         if read_manifest(self.path)["sha256"].get(name) != hashlib.sha256(content).hexdigest():
-            raise CheckpointError(
-                f"{faults[0]} The manifest is not of these very settings: remove {self.path}."
-            )
+            rest = f"repeat the command that made it, or remove {self.path} to train it again"
+            raise CheckpointError(f"{faults[0]} The manifest is not of these very settings: {rest}.")
         self.write(name, content)
         note(f"{self.path / name} is written anew")
 
@@ -176,7 +175,7 @@ class RunDirectory:
         if gone:
             for part in self.checkpoints().parts():
                 part.newest(is_any=True)
-            note(f"{self.path} is rebuilt from its checkpoints")
+            note(f"{self.path}: training goes on from its checkpoints")
             return "train"
         require_facts(self.path, facts)
         if faults:
@@ -363,7 +362,7 @@ def differences(written: Path, text: str) -> list[str]:
     try:
         old = _fields(load_json(inside(written.parent, written.name)))
     except ValueError as error:
-        again = f"remove {written.parent} to train it again"
+        again = f"repeat the command that made it, or remove {written.parent} to train it again"
         raise CheckpointError(f"{written} is damaged: {error}; {again}.") from error
     new = _fields(json.loads(text))
     changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
@@ -428,7 +427,9 @@ def verify(directory: str | Path) -> list[str]:
     whole = (path for name in (STATE, "results.nc") for path in Path(directory).rglob(name))
     sealed = {path.parent for path in whole if path.parent.suffix != PART}
     lost = [f"{folder / MANIFEST} is missing." for folder in sorted(sealed - set(folders))]
-    every = [*obstacles(Path(directory)), *lost, *(fault for folder in folders for fault in damages(folder))]
+    own = Path(directory), *sorted(Path(directory).glob("groups/[0-9]*"))
+    every = [*(fault for folder in own for fault in obstacles(folder)), *lost]
+    every += [fault for folder in folders for fault in damages(folder)]
     return list(dict.fromkeys(every))
 
 

@@ -189,8 +189,8 @@ def _confusions(
     return ("arm", "cell", "seed", "true_class", "predicted_class"), counts.reshape(shape)
 
 
-def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> int:
-    """Make the folder of a study, or find that it holds this very study; the number of the study's groups.
+def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> list[int]:
+    """Make the folder of a study, or find that it holds this very study; the groups that are to be trained.
 
     Raises:
         FileExistsError: If the folder holds something else, or anything where `resume` is never.
@@ -198,11 +198,18 @@ def prepare_study(study: Study, directory: Path, *, resume: Resume = "auto") -> 
         BusyError: If another process trains it.
         ValueError: If the study is not valid; nothing is written then.
     """
-    count = len(plan_groups(study))
+    plan_groups(study)
     refuse_foreign(directory, "study.json")  # a lock is a file too
     with held(directory):
         _begin(study, directory, resume)
-    return count
+        return _unfinished(study, directory)
+
+
+def _unfinished(study: Study, directory: Path) -> list[int]:
+    """The groups that are to be trained; none where the joined results are whole."""
+    if _is_whole(study, directory):
+        return []
+    return [index for index in range(len(plan_groups(study))) if not is_finished(directory, index)]
 
 
 def _begin(study: Study, directory: Path, resume: Resume) -> None:
@@ -373,35 +380,38 @@ def run_study(
     with held(directory):
         _begin(study, directory, resume)
         taken = "takes {} of {} groups, which are finished, from {}"
-        if not (directory / NEXT).exists() and _is_whole(study, directory, number):
-            if not quiet:
-                note(taken.format(number, number, directory))
+        left = _unfinished(study, directory)
+        if len(left) < number and not quiet:
+            note(taken.format(number - len(left), number, directory))
+        if not left and _is_whole(study, directory):
             return read_results(directory)
-        done = sum(is_finished(directory, index) for index in range(number))
-        if done and not quiet:
-            note(taken.format(done, number, directory))
         how = {"device": device, "checkpoint_every": checkpoint_every}
         if executor is not None:
-            folder, left = str(directory.resolve()), [n for n in range(number) if not is_finished(directory, n)]
+            folder = str(directory.resolve())
             for job in [executor.submit(train_group, folder, index, quiet=True, **how) for index in left]:
                 job.result()
             return collect_study(directory)
-        for index in range(number):
-            if number > 1 and not quiet and not is_finished(directory, index):
+        for index in left:
+            if number > 1 and not quiet:
                 note(f"group {index + 1} of {number}")
             train_group(str(directory), index, quiet=quiet, **how)
         return collect_study(directory)
 
 
-def _is_whole(study: Study, directory: Path, number: int) -> bool:
+def _is_whole(study: Study, directory: Path) -> bool:
     """Whether the joined results and those of all groups are there, of this study, and none is damaged."""
-    own = [RunDirectory(directory), *(_folder(directory, index) for index in range(number))]
-    if not all(folder.is_sealed for folder in own) or any(damages(folder.path) for folder in own):
+    groups = [_folder(directory, index) for index in range(len(plan_groups(study)))]
+    own = [RunDirectory(directory), *groups]
+    if (
+        (directory / NEXT).exists()
+        or not all(folder.is_sealed for folder in own)
+        or any(damages(folder.path) for folder in own)
+    ):
         return False
     joined, facts = read_manifest(directory), _facts_of(study)
     if any(joined.get(name) != value for name, value in (facts | {"steps": _last_step(study)}).items()):
         return False
-    for index, folder in enumerate(own[1:]):
+    for index, folder in enumerate(groups):
         require_facts(folder.path, facts | {"group": index})
     return True
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import n3
+from n3.data import dataset
 from n3.experiments import arms, memory
 from n3.experiments.memory import free_bytes, outline, runs_at_a_time
 from n3.experiments.run import load_splits
@@ -103,3 +104,67 @@ def test_a_run_is_the_same_to_the_bit_beside_any_number_of_others(tmp_path, task
     )
     for name in ("train_loss", "test_loss", "size"):
         np.testing.assert_array_equal(*(own.results[name].sel(seed=0) for own in (alone, among)))
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """An experiment on a file that counts as large."""
+    for room in (dataset, arms):
+        monkeypatch.setattr(room, "LARGE", 20)
+    monkeypatch.setattr(arms, "BATCH", 5)
+    inputs = np.linspace(-1, 1, 40)[:, None]
+    np.savez(tmp_path / "own.npz", inputs=inputs, targets=np.sin(3 * inputs))
+
+    def made(**changes):
+        own = {"network": {"method": "information"}, "information": {"criterion": "held-out", "every": 2}}
+        sizes = {"samples": None, "test_samples": None, "data": str(tmp_path / "own.npz")}
+        return tiny(tmp_path, task=sizes | changes.pop("task", {}), **own, **changes)
+
+    return made
+
+
+def test_seeds_share_the_samples_of_a_large_file(large):
+    one, two = load_splits(large(seeds=(1, 2)).resolved())[0]
+    assert one is two
+    problem = arms.stack([one, two], members=2, seeds=(1, 2))
+    assert problem.train.inputs.shape == (2, 1, 32)
+    assert np.shares_memory(problem.train.inputs[0], problem.train.inputs[1])
+    assert not np.array_equal(*problem.folds)
+    for some in (arms.repeat(problem, 2), arms.take(problem, np.array([1, 0, 1]))):
+        assert np.shares_memory(some.train.inputs[0], some.train.inputs[2])
+    np.testing.assert_array_equal(arms.take(problem, np.array([1])).folds[0], problem.folds[1])
+    own = load_splits(large(seeds=(1, 2), task={"samples": 12}).resolved())[0]
+    assert not np.array_equal(own[0].train_inputs, own[1].train_inputs)
+
+
+def test_a_step_takes_a_batch_of_many_samples_unless_told_otherwise(large):
+    many = large().resolved()
+    assert arms.batch_of(many, 32) == 5
+    assert arms.batch_of(many, 20) is None
+    assert arms.batch_of(large(training={"batch": "full"}).resolved(), 32) is None
+    assert arms.batch_of(large(training={"batch": 7}).resolved(), 20) == 7
+    assert "6 steps, each by 5 samples" in memory.describe(many)
+    assert "32 training and 8 test samples a seed, all of one split" in memory.describe(many)
+
+
+def test_shared_samples_are_in_memory_for_one_run_in_training(large, monkeypatch):
+    many = large(seeds=(1, 2, 3)).resolved()
+    own = outline(many)
+    assert own.is_shared
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 5 * own.state_bytes + 2 * own.sample_bytes)
+    assert runs_at_a_time(many, own, DEVICES) == 1
+
+
+def test_runs_of_shared_samples_are_the_same_in_blocks(large):
+    training = {"steps": 40, "members": 2, "refit": True}
+    whole, blocks = (
+        n3.run(
+            large(name=f"b{block}", seeds=(1, 2, 3), block=block, training=training),
+            has_figures=False,
+            quiet=True,
+        )
+        for block in (None, 2)
+    )
+    for name in ("test_loss", "held_out_loss", "size", "member_loss", "readout_strength"):
+        values = (own.results[name].values for own in (whole, blocks))
+        np.testing.assert_allclose(*values, rtol=1e-4)

@@ -28,9 +28,9 @@ PROBLEM = arms.stack(DATA, members=MEMBERS, seeds=SEEDS)
 FOLDS = jnp.asarray(PROBLEM.folds)
 
 
-def train(problem):
+def train(problem, recipe=RECIPE):
     keys = jax.vmap(jr.key)(jnp.array(SEEDS))
-    return sweep(RECIPE, HYPERS, problem, keys=keys, stops=arms.stops_of(EXPERIMENT))
+    return sweep(recipe, HYPERS, problem, keys=keys, stops=arms.stops_of(EXPERIMENT))
 
 
 def with_layer(swept, **values):
@@ -96,7 +96,7 @@ def test_samples_of_weight_count_in_readouts_and_in_what_is_held_out_by_it(train
         fitted = np.asarray(net.batch(jnp.asarray(inputs))[0])
         np.testing.assert_allclose(fitted[own], (design / root @ best)[own], rtol=1e-3, atol=1e-4)
         lost[~own] = (fitted - targets[0])[~own] ** 2
-    record = with_last_record(RECIPE, found, HYPERS, problem).records
+    record = with_last_record(RECIPE, found, HYPERS, problem, 1).records
     mean = np.average(lost, weights=weights)
     number = weights.sum() ** 2 / np.sum(weights**2)
     error = np.sqrt(np.average((lost - mean) ** 2, weights=weights) / (number - 1))
@@ -108,7 +108,7 @@ def test_samples_of_weight_count_in_readouts_and_in_what_is_held_out_by_it(train
 
 def test_the_last_record_is_of_the_solved_readouts_and_no_other(trained):
     found, strengths = with_solved_readouts(RECIPE, steeper(trained), PROBLEM)
-    found = with_last_record(RECIPE, found, HYPERS, PROBLEM)
+    found = with_last_record(RECIPE, found, HYPERS, PROBLEM, 8)
     assert set(strengths) <= set(readouts.STRENGTHS)
     np.testing.assert_array_equal(found.records.test_loss[:, :-1], trained.records.test_loss[:, :-1])
     for row in range(2):
@@ -129,14 +129,15 @@ def test_a_run_that_diverged_stays_as_it_is(trained):
     assert not np.array_equal(after[1], before[1])
 
 
-def test_a_member_does_not_depend_on_the_targets_that_it_holds_out(trained, monkeypatch):
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_member_does_not_depend_on_the_targets_that_it_holds_out(batch, monkeypatch):
     monkeypatch.setattr(readouts, "STRENGTHS", (1e-3,))  # which all members choose together
     poison = jnp.where(FOLDS[:, None] == 0, 1e3, PROBLEM.train.targets)
-    poisoned = eqx.tree_at(lambda own: own.train.targets, PROBLEM, poison)
-    clean, _ = with_solved_readouts(RECIPE, trained, PROBLEM)
-    other, _ = with_solved_readouts(RECIPE, train(poisoned), poisoned)
+    poisoned, recipe = eqx.tree_at(lambda own: own.train.targets, PROBLEM, poison), replace(RECIPE, batch=batch)
+    every = (with_solved_readouts(recipe, train(own, recipe), own)[0] for own in (PROBLEM, poisoned))
+    clean, other = (own.state.net for own in every)
     for row in range(2):
-        one, two = run_of(clean.state.net, row), run_of(other.state.net, row)
+        one, two = run_of(clean, row), run_of(other, row)
         assert eqx.tree_equal(run_of(one, 0), run_of(two, 0))
         assert not eqx.tree_equal(run_of(one, 1), run_of(two, 1))
 

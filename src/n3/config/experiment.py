@@ -89,8 +89,9 @@ class TrainingConfig:
     held-out loss stays that of the members."""
     schedule: Literal["constant", "cosine"] | None = None
     """Learning rate over the run: `constant`, or `cosine` down to zero; None: the method's."""
-    batch: Annotated[int | Literal["full"], "positive"] = "full"
-    """Samples in a step: all of them, or this many from a fresh shuffle in every epoch."""
+    batch: Annotated[int | Literal["full"] | None, "positive"] = None
+    """Samples in a step: full (all of them), or this many from a fresh shuffle in every epoch; None: full, and
+    1,024 where there are more than 32,768 training samples."""
     size_cost: Annotated[float | None, "at_least_zero"] = None
     """Weight of the size penalty (lambda), loss units per squared unit; None: the method's."""
     weight_prior: Annotated[float | None, "at_least_zero"] = None
@@ -374,7 +375,7 @@ class Experiment:
         if self.structure.structure_every is not None:
             yield from self._structure_faults(self.structure.structure_every)
         samples, batch = self.task.samples, training.batch
-        if batch != "full" and samples is not None and batch > samples:
+        if isinstance(batch, int) and samples is not None and batch > samples:
             yield f"`batch` must lie in [1, {samples}], the training samples; got {batch}."
 
     def _structure_faults(self, every: int) -> Iterator[str]:

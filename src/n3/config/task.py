@@ -62,7 +62,8 @@ class TaskConfig:
     """Test samples, per seed; None: of `data` a fifth of the rows, of a named set its own number or the
     method's."""
     data_seed: Annotated[int | None, "at_least_zero"] = None
-    """Give every seed the same data, drawn from this seed; None: each seed draws its own."""
+    """Give every seed the same data, drawn from this seed; None: each seed draws its own, but of `data` with
+    more than 32,768 rows all have the split of seed 0, which is in memory once."""
 
     def __post_init__(self) -> None:
         validation.check_ranges(self)

@@ -317,6 +317,8 @@ def register_dataset(name: str, function: Callable[..., Dataset]) -> None:
 def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     """The data set of each seed: drawn by its name, or split from the rows of the user's file, read once.
 
+    A file of more than `LARGE` rows is split by seed 0 for all of them, which are one object then.
+
     Raises:
         ValueError, ModuleNotFoundError: As `load_dataset`; or if the file is not there, or lacks a column.
         DataError: If what the file holds cannot be learnt from.
@@ -327,8 +329,19 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     else:
         names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
         table = tables.read_table(task.data, **{name: getattr(task, name) for name in names})
-        drawn = [split(task.task, table, share=5, seed=seed, **sizes) for seed in seeds]
-    return drawn if task.class_weight is None else [_balanced(data) for data in drawn]
+        parts = [0] if is_shared(task, task.samples or len(table.samples.targets)) else seeds
+        drawn = [split(task.task, table, share=5, seed=seed, **sizes) for seed in parts]
+    drawn = drawn if task.class_weight is None else [_balanced(data) for data in drawn]
+    return drawn * (len(seeds) // len(drawn))
+
+
+LARGE = 2**15
+"""Samples above which the seeds share the split of a file, and a step takes a batch unless told otherwise."""
+
+
+def is_shared(task: TaskConfig, samples: int) -> bool:
+    """Whether the seeds of a task with so many samples, those for tests included, share one split of a file."""
+    return task.data is not None and task.data_seed is None and samples > LARGE
 
 
 def _balanced(data: Dataset) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from n3.config.experiment import Experiment, Select
-from n3.data.dataset import Dataset, folds_of, number_of_folds
+from n3.data.dataset import LARGE, Dataset, folds_of, number_of_folds
 from n3.information import gaussian
 from n3.information.measures import Importance, LayerMonitor, check_monitor, check_prune
 from n3.information.price import degrees_of, prices_of
@@ -48,7 +48,7 @@ def recipe_of(
         loss="cross-entropy" if is_classes else "squared-error",
         drive=drive if controller == "information" else None,
         monitor=_monitor_of(experiment, data, importance),
-        batch=None if training.batch == "full" else training.batch,
+        batch=batch_of(experiment, len(data.train_inputs)),
         **{name: getattr(network, name) for name in ("capacity", "mask", "activation", "initialisation")},
         **{name: getattr(training, name) for name in ("optimiser", "schedule")},
     )
@@ -98,17 +98,49 @@ def hypers_of(
     )
 
 
+BATCH = 1024
+"""Samples in a step where there are more than `LARGE` and nothing else is asked for."""
+
+
+def batch_of(experiment: Experiment, samples: int) -> int | None:
+    """Samples in a step of an experiment with so many training samples; None: all of them."""
+    batch = experiment.training.batch
+    if batch is None:
+        return BATCH if samples > LARGE else None
+    return None if batch == "full" else batch
+
+
 def check_batch(experiment: Experiment, samples: int) -> None:
     """Refuse a batch of more training samples than a run has, of members than one trains on."""
-    batch, members = experiment.training.batch, experiment.training.members
+    batch, members = batch_of(experiment, samples), experiment.training.members
     most = samples - largest_fold(samples, members) if members else samples
-    if batch != "full" and batch > most:
+    if batch is not None and batch > most:
         raise ValueError(f"`batch` must lie in [1, {most}], the training samples; got {batch}.")
 
 
 def concatenate(trees: Sequence[PyTree]) -> PyTree:
-    """Trees of arrays as one, row after row."""
+    """Trees of arrays as one, row after row; a single tree as it is."""
+    if len(trees) == 1:
+        return trees[0]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
+def repeat(tree: PyTree, times: int) -> PyTree:
+    """Rows of a tree of arrays again and again; those that are one in memory stay so."""
+    copies = lambda leaf: jnp.concatenate([leaf] * times)  # noqa: E731
+    spread = lambda leaf: np.broadcast_to(leaf[0], (times * len(leaf), *leaf.shape[1:]))  # noqa: E731
+    return jax.tree.map(lambda leaf: spread(leaf) if _is_one_row(leaf) else copies(leaf), tree)
+
+
+def take(tree: PyTree, rows: Int[np.ndarray, " rows"]) -> PyTree:
+    """Some rows of a tree of arrays; those that are one in memory stay so."""
+    spread = lambda leaf: np.broadcast_to(leaf[0], (len(rows), *leaf.shape[1:]))  # noqa: E731
+    return jax.tree.map(lambda leaf: spread(leaf) if _is_one_row(leaf) else leaf[rows], tree)
+
+
+def _is_one_row(leaf: Any) -> bool:
+    """Whether all rows of an array are the same memory, as `stack` gives them."""
+    return isinstance(leaf, np.ndarray) and leaf.strides[0] == 0 and len(leaf) > 1
 
 
 def _monitor_of(experiment: Experiment, data: Dataset, custom: Importance | None) -> LayerMonitor | None:
@@ -133,16 +165,20 @@ def stack(data: Sequence[Dataset], *, members: int = 0, seeds: Sequence[int] = (
     """The samples of all seeds in the layout of training, with a first axis of seeds, and members' folds.
 
     The unit of a target is a share of the largest one, `units_of`, which may be beyond all numbers of float32.
+    Where the seeds have one data set, their samples are views of the same memory, of NumPy.
     """
+    alone = data[:1] if all(one is data[0] for one in data) else data
+    spread = lambda own: np.broadcast_to(own, (len(data), *own.shape[1:]))  # noqa: E731
+    placed = spread if len(alone) < len(data) else jnp.asarray
 
     def side(name: str) -> Samples:
-        parts = ([getattr(one, f"{name}_{part}").T for one in data] for part in ("inputs", "targets"))
-        inputs, targets = (jnp.asarray(np.stack(part)) for part in parts)
+        parts = ([getattr(one, f"{name}_{part}").T for one in alone] for part in ("inputs", "targets"))
+        inputs, targets = map(np.stack, parts)
         shares = np.full(inputs.shape[::2], 1.0 / inputs.shape[-1], np.float32)
-        for row, one in zip(shares, data, strict=True):
+        for row, one in zip(shares, alone, strict=True):
             if name == "train" and one.train_weights is not None:
                 row[:] = one.train_weights / one.train_weights.sum()
-        return Samples(inputs, targets, jnp.asarray(shares))
+        return Samples(*map(placed, (inputs, targets, shares)))
 
     unit = np.stack([each.target_scale for each in data]) / units_of(data)[:, None]
     folds, number = None, number_of_folds(members)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,8 +14,8 @@ import numpy as np
 from jax import Device
 from jaxtyping import Array, Bool, Float, Key
 
-from n3.experiments.arms import concatenate
-from n3.experiments.memory import sweep_blocks
+from n3.experiments.arms import concatenate, repeat, take
+from n3.experiments.memory import over_blocks, sweep_blocks
 from n3.nn import metrics
 from n3.nn.losses import constant_losses, sample_losses
 from n3.nn.members import MEMBERS, SMALLEST_CHANCE, Ensemble
@@ -49,19 +50,19 @@ class HeldOutEstimate:
 
 
 def finish_members(
-    recipe: Recipe, swept: Swept, hypers: Hypers, problem: Problem, *, is_solved: bool
+    recipe: Recipe, swept: Swept, hypers: Hypers, problem: Problem, *, block: int, is_solved: bool
 ) -> tuple[Swept, HeldOutEstimate, HeldOutLosses]:
     """Runs of members as ensembles, at their best, with solved read-outs if asked for, and what they lose.
 
-    In all, and sample by sample.
+    In all, and sample by sample; `block` runs at a time are judged.
     """
     strengths = np.full(len(swept.state.diverged_at), np.nan)
     swept = with_best_kept(swept)
     if is_solved:
         nets, strengths = with_solved_readouts(recipe, swept.state.net, problem, thrift=_thrift(recipe, hypers))
         swept = _with_nets(swept, nets)
-    swept = with_last_record(recipe, swept, hypers, problem)
-    estimate, losses = _estimated(recipe, swept.state.net, problem, strengths)
+    swept = with_last_record(recipe, swept, hypers, problem, block)
+    estimate, losses = _estimated(recipe, swept.state.net, problem, strengths, block)
     whole = Ensemble(swept.state.net, recipe.loss == "cross-entropy")
     diverged_at = jnp.max(swept.state.diverged_at, axis=1)
     state = eqx.tree_at(lambda own: (own.net, own.diverged_at), swept.state, (whole, diverged_at))
@@ -90,19 +91,20 @@ def finish_or_restart(
 
     What comes of it stays where it is better (`Outcome`). `settings` are those of `sweep_blocks`.
     """
-    swept, estimate, losses = finish_members(recipe, swept, hypers, problem, is_solved=is_solved)
+    how = {"block": block, "is_solved": is_solved}
+    swept, estimate, losses = finish_members(recipe, swept, hypers, problem, **how)
     if _thrift(recipe, hypers) is None:
         return swept, estimate
     capacity, outcome = np.array(recipe.capacity, np.float32), _outcome(recipe, swept, hypers, estimate, losses)
     rows = np.flatnonzero(outcome.is_in_doubt & np.any(np.asarray(hypers.initial_size) < capacity, axis=-1))
     if not rows.size:
         return swept, estimate
-    hypers, problem, keys = jax.tree.map(lambda leaf: leaf[rows], (hypers, problem, keys))
+    hypers, problem, keys = take((hypers, problem, keys), rows)
     hypers = dataclasses.replace(
         hypers, initial_size=jnp.broadcast_to(jnp.asarray(capacity), hypers.initial_size.shape)
     )
     again = sweep_blocks(recipe, hypers, problem, block, keys=keys, **settings)
-    again, *other = finish_members(recipe, again, hypers, problem, is_solved=is_solved)
+    again, *other = finish_members(recipe, again, hypers, problem, **how)
     is_kept = outcome.is_beaten_by(_outcome(recipe, again, hypers, *other), rows)
     is_kept &= np.asarray(again.state.diverged_at) < 0
 
@@ -144,9 +146,9 @@ def _with_nets(swept: Swept, nets: GrowingMLP) -> Swept:
     return dataclasses.replace(swept, state=eqx.tree_at(lambda own: own.net, swept.state, nets))
 
 
-def with_last_record(recipe: Recipe, swept: Swept, hypers: Hypers, problem: Problem) -> Swept:
+def with_last_record(recipe: Recipe, swept: Swept, hypers: Hypers, problem: Problem, block: int) -> Swept:
     """The runs with the last record of what they are now."""
-    last = _observed(recipe, swept.state, hypers, problem)
+    last = over_blocks(partial(_observed, recipe), block, swept.state, hypers, problem)
     return dataclasses.replace(swept, records=jax.tree.map(_with_last, swept.records, jax.device_get(last)))
 
 
@@ -166,9 +168,9 @@ def _observed(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Proble
 
 
 def _estimated(
-    recipe: Recipe, nets: GrowingMLP, problem: Problem, strengths: Float[np.ndarray, " runs"]
+    recipe: Recipe, nets: GrowingMLP, problem: Problem, strengths: Float[np.ndarray, " runs"], block: int
 ) -> tuple[HeldOutEstimate, HeldOutLosses]:
-    losses, constants, known = jax.device_get(_held_out(recipe, nets, problem))
+    losses, constants, known = jax.device_get(over_blocks(partial(_held_out, recipe), block, nets, problem))
     own, constant = HeldOutLosses(losses, known), HeldOutLosses(constants, known).pooled()
     gain = own.pooled().gain(constant)
     estimate = HeldOutEstimate(
@@ -192,7 +194,8 @@ def _held_out(recipe: Recipe, nets: GrowingMLP, problem: Problem) -> tuple[Array
             train, held = problem.train, of_member(recipe, problem).held
             own = sample_losses(net.batch(held.inputs), held.targets, recipe.loss)
             how = {"least": SMALLEST_CHANCE, "shares": train.shares}
-            return own, constant_losses(train.targets, held.targets, recipe.loss, **how), held.shares
+            constants = constant_losses(train.targets, held.targets, recipe.loss, **how)
+            return own, constants, jnp.asarray(held.shares)
 
         return jax.vmap(of_one, axis_name=MEMBERS)(nets)
 
@@ -234,7 +237,7 @@ def refit_arms(
     whole, found = dataclasses.replace(problem, folds=None), {}
     for recipe, arms in groups.items():
         hypers = concatenate([_found_sizes(ended[arm]) for arm in arms])
-        every = concatenate([whole] * len(arms))
+        every = repeat(whole, len(arms))
         after_members = ended[arms[0]].recipe.members
         own = jax.vmap(jr.fold_in, in_axes=(0, None))(keys, after_members)  # none of a member's
         own_keys = jnp.concatenate([own] * len(arms))
@@ -244,7 +247,7 @@ def refit_arms(
             swept = sweep_blocks(recipe, hypers, every, block, progress=report, **settings)
         strengths = np.concatenate([ended[arm].strengths for arm in arms])
         nets, _ = with_solved_readouts(recipe, swept.state.net, every, strengths)
-        swept = with_last_record(recipe, _with_nets(swept, nets), hypers, every)
+        swept = with_last_record(recipe, _with_nets(swept, nets), hypers, every, block)
         swept = dataclasses.replace(swept, state=jax.device_get(swept.state))
         for place, arm in enumerate(arms):
             found[arm] = _replaced(ended[arm], recipe, swept, place, len(arms))

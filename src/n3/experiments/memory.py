@@ -15,10 +15,19 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import Device
+from jaxtyping import PyTree
 
 from n3.config.experiment import Experiment
 from n3.config.release import install_advice
-from n3.data.dataset import HELD_OUT, Dataset, check_folds, describe_task, number_of_folds, outline_task
+from n3.data.dataset import (
+    HELD_OUT,
+    Dataset,
+    check_folds,
+    describe_task,
+    is_shared,
+    number_of_folds,
+    outline_task,
+)
 from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
 from n3.training.checkpoint import Checkpoints
@@ -43,6 +52,8 @@ class Outline:
     hypers: Mapping[str, Hypers]
     """Of one run, by arm."""
     members: int
+    is_shared: bool
+    """Whether all runs have the samples of one seed."""
 
     @cached_property
     def states(self) -> Mapping[str, TrainState]:
@@ -99,6 +110,7 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         recipes={arm: recipe_of(one, arm, sample) for arm in names},
         hypers=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hypers),
         members=members,
+        is_shared=is_shared(experiment.task, train + test),
     )
 
 
@@ -122,8 +134,10 @@ def runs_at_a_time(experiment: Experiment, own: Outline, devices: Sequence[Devic
         ValueError: If these do not fit, or none does; nothing has been drawn then.
     """
     a_seed, block = cells * len(over_prices(experiment)), experiment.run.block
-    runs, each = a_seed * len(experiment.run.seeds), HELD_AT_ONCE * own.sample_bytes + own.state_bytes
-    free, kept, training = free_bytes(devices), runs * each, HELD_AT_ONCE * own.state_bytes
+    runs, samples = a_seed * len(experiment.run.seeds), HELD_AT_ONCE * own.sample_bytes
+    each = own.state_bytes + (0 if own.is_shared else samples)
+    training = HELD_AT_ONCE * own.state_bytes + (samples if own.is_shared else 0)
+    free, kept = free_bytes(devices), runs * each
     most = min(runs, int((free - kept) // training))
     told = f"{_size(free)} are free, and {runs} runs of an arm leave {_size(kept)} behind"
     if most < (runs if experiment.structure.structure_every is not None else 1):
@@ -139,14 +153,17 @@ def describe(experiment: Experiment) -> str:
     """What `run` would do, as text: shapes, parameters, memory and runs. Nothing is compiled or written."""
     experiment, devices = experiment.resolved(), find_devices(experiment.run.device)
     own, seeds, steps = outline(experiment), len(experiment.run.seeds), experiment.training.steps
+    batch = next(iter(own.recipes.values())).batch
+    each = f"{steps} steps" if batch is None else f"{steps} steps, each by {batch} samples"
     tried, members, sample = over_prices(experiment), own.members, own.sample
     runs = {arm: seeds * (len(tried) if arm == "growing" else 1) for arm in experiment.run.arms}
     path = f", growing at {len(tried)} prices" if experiment.information.path else ""
     train, test = (len(side.shares) for side in (own.problem.train, own.problem.test))
     lines = [
         f"task        {describe_task(experiment.task, sample)}, {sample.in_size} inputs, "
-        f"{sample.out_size} outputs, {train} training and {test} test samples a seed",
-        f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {steps} steps",
+        f"{sample.out_size} outputs, {train} training and {test} test samples a seed"
+        f"{', all of one split' * own.is_shared}",
+        f"runs        {len(runs)} arms x {seeds} seeds{path} = {sum(runs.values())} runs of {each}",
     ]
     if members:
         parts, last = number_of_folds(members), ", then one refitted on all" * experiment.training.refit
@@ -172,7 +189,7 @@ def describe(experiment: Experiment) -> str:
 
 def describe_memory(own: Outline, most: int, total: int) -> str:
     """What runs take, `most` of an arm and so many in `total`, in words."""
-    taken = own.sample_bytes * most + own.state_bytes * total
+    taken = own.sample_bytes * (1 if own.is_shared else most) + own.state_bytes * total
     return f"about {_size(taken)} for samples and states, besides the program"
 
 
@@ -227,10 +244,10 @@ def sweep_blocks(
     """The sweep of all runs; or of parts of `block` runs at most, in turn, whose moments are let go."""
     if block >= len(keys):
         return sweep(recipe, hypers, problem, keys=keys, checkpoint=checkpoint, **settings)
-    parts, runs = [], (hypers, problem, keys)
-    for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // block)):
-        *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], runs)
-        saved = checkpoint and checkpoint.part(f"from-{rows[0]}-on")
+    parts = []
+    for rows in _blocks(len(keys), block):
+        *own, own_keys = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (hypers, problem, keys))
+        saved = checkpoint and checkpoint.part(f"from-{rows.start}-on")
         part = sweep(recipe, *own, keys=own_keys, checkpoint=saved, **settings)
         state = eqx.tree_at(lambda own: own.moments, part.state, ())
         parts.append(replace(part, state=jax.device_get(state)))
@@ -242,6 +259,20 @@ def sweep_blocks(
         for name in ("compile_seconds", "run_seconds", "cpu_seconds")
     }
     return Swept(**joined, **seconds)
+
+
+def over_blocks(function: Callable[..., PyTree], block: int, *trees: PyTree) -> PyTree:
+    """What a function of runs gives for trees of them; where they are more, of `block` runs at most in turn."""
+    runs = len(jax.tree.leaves(trees)[0])
+    if block >= runs:
+        return function(*trees)
+    parts = [function(*jax.tree.map(lambda leaf, own=own: leaf[own], trees)) for own in _blocks(runs, block)]
+    return jax.tree.map(_joined, *parts)
+
+
+def _blocks(runs: int, block: int) -> list[slice]:
+    """As few parts of runs as blocks allow, nearly equal in length."""
+    return [slice(own[0], own[-1] + 1) for own in np.array_split(np.arange(runs).tolist(), -(-runs // block))]
 
 
 def _joined(*rows: np.ndarray | jax.Array) -> np.ndarray | jax.Array:

@@ -146,7 +146,8 @@ def _written(
     if warning := blindness({arm: gap[:, -1] for arm, gap in gaps.items() if gap is not None}):
         note(f"warning: {warning}")
     seconds = {name: found.attrs[f"{name}_seconds"] for name in ("wall", "compile", "cpu")}
-    facts = {"device": found.attrs["device"], "seconds": seconds, "samples": digest(arms.stack(data))}
+    samples = digest(arms.stack(list(dict.fromkeys(data))))
+    facts = {"device": found.attrs["device"], "seconds": seconds, "samples": samples}
     directory.seal(facts | _facts_of(experiment), keeps_checkpoints=experiment.is_open_ended)
     return record
 
@@ -253,7 +254,7 @@ def train_cells(
         times = len(tried) // len(cells)
         rows = zip(tried, [*data] * times, active * times, strict=True)
         hypers = arms.concatenate([arms.hypers_of(one, arm, data=d, active=units) for one, d, units in rows])
-        problem, keys = arms.concatenate([runs] * times)
+        problem, keys = arms.repeat(runs, times)
         with Progress(arm, int(stops[-1]), len(keys), quiet) as report:
             settings = {"keys": keys, "stops": stops, "devices": devices, "progress": report}
             settings["checkpoint"] = checkpoint and checkpoint.part(arm)

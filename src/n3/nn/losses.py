@@ -6,6 +6,7 @@ from types import MappingProxyType
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from n3.nn.mlp import GrowingMLP
@@ -21,13 +22,13 @@ _Term, _Loss = Float[Array, ""], str | type_of_loss
 class Samples(eqx.Module):
     """Samples in the layout of training, one a column, each with its share of the mean."""
 
-    inputs: Float[Array, "*runs in_size samples"]
-    targets: Float[Array, "*runs out_size samples"]
-    shares: Float[Array, "*runs samples"]
+    inputs: Float[Array | np.ndarray, "*runs in_size samples"]
+    targets: Float[Array | np.ndarray, "*runs out_size samples"]
+    shares: Float[Array | np.ndarray, "*runs samples"]
 
     def weights(self) -> Float[Array, "*runs samples"]:
         """The shares relative to the largest: 1 where all are the same."""
-        return self.shares / jnp.max(self.shares, axis=-1, keepdims=True)
+        return jnp.asarray(self.shares) / jnp.max(self.shares, axis=-1, keepdims=True)
 
 
 class LossWeights(eqx.Module):

@@ -291,7 +291,7 @@ def _shortened(part: Part) -> Part:
     study, base = part.study, part.study.base
     task, training, units = base.task, base.training, base.network.capacity or (QUICK_UNITS,)
     samples = min(task.samples or QUICK_SAMPLES, QUICK_SAMPLES)
-    batch = training.batch if training.batch == "full" else min(training.batch, samples)
+    batch = min(training.batch, samples) if isinstance(training.batch, int) else training.batch
     tests = min(task.test_samples or QUICK_SAMPLES, QUICK_SAMPLES // 2)
     base = replace(
         base,

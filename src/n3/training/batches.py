@@ -35,7 +35,7 @@ def draw_batch(order: Int[Array, " samples"], count: Int[Array, ""], batch: int,
     """The samples of the step after `count` steps: each counts by its weight, a whole epoch as all samples."""
     within = jnp.mod(count, order.shape[0] // batch)
     rows = jax.lax.dynamic_slice_in_dim(order, within * batch, batch)
-    shares = samples.shares[rows] * (samples.shares.shape[0] / batch)
+    shares = samples.shares[rows] * (order.shape[0] / batch)
     return Samples(samples.inputs[:, rows], samples.targets[:, rows], shares)
 
 

@@ -250,8 +250,9 @@ def _seen(recipe: Recipe, nets: GrowingMLP, problem: Problem) -> Seen:
     def of_one(net: GrowingMLP) -> Seen:
         own = of_member(recipe, problem)
         held = net.features(own.held.inputs), own.held.targets, own.held.shares
-        seen = net.features(own.train.inputs), own.train.targets, net.controller.gain()
-        return Seen(*seen, held, own.train.weights())
+        rows = own.fit_rows()
+        seen = net.features(own.train.inputs)[:, rows], own.train.targets[:, rows], net.controller.gain()
+        return Seen(*seen, held, own.train.weights()[rows])
 
     return jax.vmap(of_one, axis_name=MEMBERS)(nets)
 

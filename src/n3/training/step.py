@@ -120,6 +120,13 @@ class Problem(eqx.Module):
     held: Samples | None = None
     """The samples that a member holds out, with their weight relative to the largest in the place of shares, or
     0 for what fills the fold up (`of_member`)."""
+    rows: Int[Array, " fit"] | None = None
+    """Where a member takes batches, those of `train` that it trains on; the others have no share, and are not
+    copied for each member."""
+
+    def fit_rows(self) -> Int[Array, " fit"]:
+        """Places of the samples that are trained on."""
+        return jnp.arange(self.train.shares.shape[0]) if self.rows is None else self.rows
 
 
 class Kept(eqx.Module):
@@ -156,8 +163,12 @@ def of_member(recipe: Recipe, problem: Problem) -> Problem:
         return Samples(problem.train.inputs[:, rows], problem.train.targets[:, rows], shares)
 
     held = taken(order[fit:], jnp.where(is_held, weights, 0.0)[order[fit:]])
-    train = taken(order[:fit], weights[order[:fit]] / jnp.sum(weights[order[:fit]]))
-    return Problem(train, problem.test, problem.unit, held=held)
+    rows = order[:fit]
+    shares = weights[rows] / jnp.sum(weights[rows])
+    if recipe.batch is None:
+        return Problem(taken(rows, shares), problem.test, problem.unit, held=held)
+    train = eqx.tree_at(lambda own: own.shares, problem.train, jnp.zeros_like(weights).at[rows].set(shares))
+    return Problem(train, problem.test, problem.unit, held=held, rows=rows)
 
 
 def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray) -> TrainState:
@@ -207,7 +218,7 @@ def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, co
     if recipe.batch is not None:
         order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
-        batch = batches.draw_batch(order, count, recipe.batch, problem.train)
+        batch = batches.draw_batch(problem.fit_rows()[order], count, recipe.batch, problem.train)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
     gradient = with_shared_sizes(gradient) if recipe.members else gradient
     is_falling, shape = recipe.schedule == "cosine", jnp.pi * count.astype(jnp.float32) / hypers.horizon
@@ -364,7 +375,8 @@ def pool_of(problem: Problem) -> Pool:
     Measures take weights as equal.
     """
     train, held = problem.train, problem.held
-    rows = _spread(train.shares.shape[0])
+    fit = problem.fit_rows()
+    rows = fit[_spread(fit.shape[0])]
     inputs, targets = train.inputs[:, rows].T, train.targets[:, rows]
     if held is None:
         return Pool(inputs, targets)

@@ -176,7 +176,7 @@ class _Engine:
     ):
         self.recipe, self.block, self.mesh, self.runs, self.is_tiered = recipe, block, mesh, runs, is_tiered
         self.arguments, self.state = jax.device_get((arguments, state)) if is_tiered else (arguments, state)
-        self.programs, self.compiling = {}, 0.0
+        self.programs, self.compiling, self.placed = {}, 0.0, arguments
 
     def advance(self, start: int, chunk: Int[np.ndarray, " stops"]) -> StepRecord:
         """Train all runs over some stops; what they record there, as NumPy arrays."""
@@ -189,7 +189,9 @@ class _Engine:
             own = np.flatnonzero([tier == each for each in tiers])
             for rows in np.split(own, range(width, len(own), width)):
                 at = np.resize(rows, width)
-                state, arguments = jax.tree.map(lambda leaf, at=at: leaf[at], (self.state, self.arguments))
+                taken = partial(jax.tree.map, lambda leaf, at=at: leaf[at])
+                is_all = np.array_equal(at, np.arange(len(self.arguments[2])))
+                state, arguments = taken(self.state), self.placed if is_all else taken(self.arguments)
                 part, records = self._advance(tier, state, arguments, start, chunk)
                 new = widened(jax.device_get(part), state)
                 self.state = jax.tree.map(
@@ -389,7 +391,7 @@ def _first_rows(tree: PyTree, rows: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:rows], jax.device_get(tree))
 
 
-def _padded(leaf: Array, total: int) -> Array:
+def _padded(leaf: Array | np.ndarray, total: int) -> Array | np.ndarray:
     """The leaf with its first row repeated at the end, up to `total` rows."""
     if leaf.shape[0] == total:
         return leaf

@@ -12,8 +12,10 @@ import optax
 import pytest
 
 from n3.nn.losses import LossWeights, Samples, task_loss
+from n3.nn.members import MEMBERS
 from n3.nn.mlp import Annealing
-from n3.training.step import Hypers, Problem, Recipe, init, optimiser, pool_of, step, train
+from n3.training.batches import draw_batch
+from n3.training.step import Hypers, Problem, Recipe, init, of_member, optimiser, pool_of, step, train
 
 RECIPE = Recipe(in_size=1, out_size=1, capacity=(6,))
 FIXED = {name: replace(RECIPE, controller="fixed", optimiser=name) for name in ("sgd", "adam")}
@@ -292,3 +294,19 @@ def test_a_look_takes_a_sample_of_many_samples(monkeypatch):
     assert pool_of(Problem(train, train, jnp.ones(1))).held is None
     monkeypatch.undo()
     assert pool_of(Problem(train, train, jnp.ones(1), held=held)).inputs.shape == (10, 1)
+
+
+def test_a_member_in_batches_takes_the_samples_that_it_trains_on_and_no_others():
+    folds = jnp.arange(COUNT) % 4
+    problem, recipe = replace(PROBLEM, folds=folds), replace(IN_BATCHES, members=4, held=10)
+    every = jax.vmap(lambda _: of_member(recipe, problem), axis_name=MEMBERS)(jnp.arange(4))
+    for fold in range(4):
+        own = jax.tree.map(lambda leaf, fold=fold: leaf[fold], every)
+        assert sorted(own.fit_rows().tolist()) == np.flatnonzero(folds != fold).tolist()
+        np.testing.assert_allclose(own.train.shares, np.where(folds == fold, 0.0, 1 / 30), rtol=1e-6)
+        drawn = [draw_batch(own.fit_rows(), jnp.asarray(count), 10, own.train) for count in range(3)]
+        seen = np.concatenate([np.asarray(each.inputs[0]) for each in drawn])
+        assert sorted(seen.tolist()) == sorted(np.asarray(PROBLEM.train.inputs)[0, folds != fold].tolist())
+        np.testing.assert_allclose([float(each.shares.sum()) for each in drawn], 1.0, rtol=1e-6)
+    pools = jax.vmap(lambda own: pool_of(own).inputs)(every)
+    assert sorted(pools[1, :, 0].tolist()) == sorted(np.asarray(PROBLEM.train.inputs)[0, folds != 1].tolist())

@@ -451,10 +451,11 @@ def test_every_unit_of_a_perceptron_of_equinox_chooses():
 
 def test_a_group_that_ends_empty_is_told():
     price = InformationConfig(every=5, price=50.0, size_rate=2.0)
-    with pytest.warns(
-        RuntimeWarning, match=r"ended without a unit in \.layers\[0\] \(1 of 1 runs\): start from"
-    ):
-        quiet(grown(), (X, LINE), steps=50, information=price)
+    told = r"ended without a unit in \.layers\[0\] \(1 of 1 runs\): "
+    for first, advice in ((2.0, "start from all units .* train longer"), (None, "train longer")):
+        model = grow(perceptron(), example=X[0], key=KEYS[1], method="information", initial_size=first)
+        with pytest.warns(RuntimeWarning, match=told + advice):
+            quiet(model, (X, LINE), steps=50, information=price)
 
 
 @pytest.mark.parametrize("runs", [0, 2])

@@ -288,7 +288,9 @@ def _faults_of_sizes(plan: Plan, history: History, one: PyTree) -> Iterator[str]
     layers, rows = history.layers, np.atleast_2d(history.sizes[..., -1, :])
     if empty := _named(layers, rows < EMPTY):
         rest = "" if plan.members else ", or lower `price_scale`"
-        text = f"start from all units (`initial_size=None` in `n3.grow`), train longer{rest}"
+        is_lower = isinstance(one.controller, Information) and bool(began_lower(one).any())
+        start = "start from all units (`initial_size=None` in `n3.grow`), " * is_lower
+        text = f"{start}train longer{rest}"
         yield f"`fit` ended without a unit in {empty}: {text}."
     if plan.drive is None:
         return

@@ -118,7 +118,7 @@ def large(tmp_path, monkeypatch):
     def made(**changes):
         own = {"network": {"method": "information"}, "information": {"criterion": "held-out", "every": 2}}
         sizes = {"samples": None, "test_samples": None, "data": str(tmp_path / "own.npz")}
-        return tiny(tmp_path, task=sizes | changes.pop("task", {}), **own, **changes)
+        return tiny(tmp_path, task=sizes | changes.pop("task", {}), **own | changes)
 
     return made
 
@@ -133,8 +133,20 @@ def test_seeds_share_the_samples_of_a_large_file(large):
     for some in (arms.repeat(problem, 2), arms.take(problem, np.array([1, 0, 1]))):
         assert np.shares_memory(some.train.inputs[0], some.train.inputs[2])
     np.testing.assert_array_equal(arms.take(problem, np.array([1])).folds[0], problem.folds[1])
-    own = load_splits(large(seeds=(1, 2), task={"samples": 12}).resolved())[0]
-    assert not np.array_equal(own[0].train_inputs, own[1].train_inputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_shared"),
+    [
+        ({}, True),
+        ({"task": {"samples": 12}}, True),
+        ({"information": {"price": "0.1:1:2"}}, False),  # each seed holds out others
+    ],
+)
+def test_an_outline_knows_whether_samples_are_shared(changes, is_shared, large):
+    experiment = large(seeds=(1, 2), **changes).resolved()
+    one, two = load_splits(experiment)[0]
+    assert outline(experiment).is_shared == (one is two) == is_shared
 
 
 def test_a_step_takes_a_batch_of_many_samples_unless_told_otherwise(large):

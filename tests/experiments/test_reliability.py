@@ -22,7 +22,7 @@ from n3.experiments import arms
 from n3.experiments import study as studies
 from n3.experiments.directory import RunDirectory, differences, optional, verify
 from n3.experiments.report import write_report
-from n3.training.checkpoint import BusyError, CheckpointError, Interrupted, owned, read_manifest
+from n3.training.checkpoint import BusyError, CheckpointError, Checkpoints, Interrupted, owned, read_manifest
 from trials import tiny
 
 pipeline = importlib.import_module("n3.experiments.run")
@@ -822,3 +822,91 @@ def test_a_pipe_in_the_place_of_a_folder_or_a_report_is_refused(copy, record):
         n3.run(replaced(record, copy), quiet=True)
     with pytest.raises(CheckpointError, match=f"{copy / 'models'} is no regular file"):
         write_report(copy)
+
+
+def test_nothing_is_written_through_a_link_among_checkpoints(tmp_path):
+    own = tiny(tmp_path, arms=("static",))
+    folder, outside = n3.run(own, quiet=True).directory, tmp_path / "outside"
+    outside.mkdir()
+    link = folder / "checkpoints/static/00000001.part"
+    link.symlink_to(outside)
+    longer = replace(own, training=replace(own.training, steps=24))
+    with pytest.raises(CheckpointError, match=r"00000001.part is a link, which is not followed. Move it away"):
+        n3.run(longer, quiet=True)
+    with pytest.raises(FileExistsError, match=r"00000001.part"):
+        Checkpoints(folder=folder / "checkpoints/static").write({"a": np.zeros(2)}, {}, {"step": 9})
+    assert not list(outside.iterdir())
+    link.unlink()
+    state = next(folder.glob("checkpoints/static/*/state.safetensors"))
+    state.rename(outside / "state")
+    state.symlink_to(outside / "state")
+    assert f"{state} is a link, which is not followed." in n3.verify(folder)
+
+
+def test_a_link_in_a_group_of_a_finished_sweep_is_refused(tmp_path):
+    studies.run_study(rates(6), tmp_path / "study", quiet=True)
+    own = tmp_path / "study/groups/0000/results.nc"
+    own.rename(tmp_path / "away.nc")
+    own.symlink_to(tmp_path / "away.nc")
+    with pytest.raises(CheckpointError, match=r"groups/0000/results.nc is a link"):
+        studies.run_study(rates(6), tmp_path / "study", quiet=True)
+
+
+def test_what_shows_a_sweep_is_drawn_where_it_is_missing(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_show", lambda *_: None)  # as after a kill
+        studies.run_study(rates(6), tmp_path, quiet=True)
+    assert not (tmp_path / "report.html").exists()
+    studies.run_study(rates(6), tmp_path, quiet=True)
+    assert (tmp_path / "report.html").exists()
+    assert (tmp_path / "figures/settings.png").exists()
+    assert n3.verify(tmp_path) == []
+
+
+def test_damaged_checkpoints_of_a_finished_sweep_are_named(tmp_path, capsys):
+    whole = studies.run_study(rates(6), tmp_path, quiet=True)
+    state = next(tmp_path.glob("groups/0000/checkpoints/static/*/state.safetensors"))
+    state.write_bytes(b"?")
+    assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
+    said = capsys.readouterr().err
+    assert f"{state} is damaged" in said
+    assert f"The results are whole; remove {tmp_path / 'groups/0000/checkpoints'} to keep them alone." in said
+
+
+def test_a_group_killed_between_its_results_and_its_manifest_leaves_the_results_of_fewer_steps(
+    tmp_path, monkeypatch
+):
+    whole = studies.run_study(rates(6), tmp_path, quiet=True)
+
+    def killed(*_):
+        raise Interrupted(15, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "_seal", killed)
+        with pytest.raises(Interrupted):
+            studies.run_study(rates(24), tmp_path, quiet=True)
+    assert not (tmp_path / "groups/0000/manifest.json").exists()
+    assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
+    assert studies.run_study(rates(24), tmp_path, quiet=True)["step"].max() == 24
+    assert n3.verify(tmp_path) == []
+
+
+def test_verify_names_groups_that_are_missing_or_of_another_sweep(tmp_path):
+    study = product(tiny(arms=("static",)), [Axis("capacity", ((4,), (3,)))])
+    studies.run_study(study, tmp_path / "a", quiet=True)
+    other = replace(study, base=replace(study.base, training=replace(study.base.training, learning_rate=1e-3)))
+    studies.run_study(other, tmp_path / "b", quiet=True)
+    first, second = (tmp_path / "a/groups" / name for name in ("0000", "0001"))
+    shutil.rmtree(first)
+    assert n3.verify(tmp_path / "a") == [f"{first} is missing."]
+    shutil.copytree(tmp_path / "b/groups/0000", first)
+    assert n3.verify(tmp_path / "a") == [f"{first} is another sweep's, or another group."]
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    assert n3.verify(tmp_path / "a") == [f"{first} is another sweep's, or another group."]
+
+
+def test_resume_must_leaves_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`resume` must: there is nothing to go on with"):
+        n3.run(tiny(tmp_path, name="new"), quiet=True, resume="must")
+    assert not (tmp_path / "new").exists()

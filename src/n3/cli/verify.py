@@ -33,7 +33,8 @@ def verify_command(words: Sequence[str], *, program: str) -> int:
         if not arguments.folders:
             raise ValueError("`folders` must name one run directory or more.")
         found = [fault for folder in arguments.folders for fault in n3.verify(folder)]
-        begun = [own for own in arguments.folders if (own / "config.json").exists()]
+        names = "config.json", "study.json"
+        begun = [own for own in arguments.folders if any((own / name).exists() for name in names)]
         left = [own for own in begun if not (own / MANIFEST).exists()]
         rest = [f"{own} is not finished: the command that made it continues" for own in left]
         show("\n".join([*found, REMEDY] if found else ["all files are as they were written", *rest]))

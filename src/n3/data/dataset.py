@@ -327,9 +327,8 @@ def load_task(task: TaskConfig, seeds: Sequence[int]) -> list[Dataset]:
     if task.data is None:
         drawn = [load_dataset(task.task, seed=seed, **sizes) for seed in seeds]
     else:
-        names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
-        table = tables.read_table(task.data, **{name: getattr(task, name) for name in names})
-        parts = [0] if is_shared(task, task.samples or len(table.samples.targets)) else seeds
+        table = _table_of(task)
+        parts = [0] if _is_shared(task) else seeds
         drawn = [split(task.task, table, share=5, seed=seed, **sizes) for seed in parts]
     drawn = drawn if task.class_weight is None else [_balanced(data) for data in drawn]
     return drawn * (len(seeds) // len(drawn))
@@ -339,9 +338,15 @@ LARGE = 2**15
 """Samples above which the seeds share the split of a file, and a step takes a batch unless told otherwise."""
 
 
-def is_shared(task: TaskConfig, samples: int) -> bool:
-    """Whether the seeds of a task with so many samples, those for tests included, share one split of a file."""
-    return task.data is not None and task.data_seed is None and samples > LARGE
+def _table_of(task: TaskConfig) -> sources.Table:
+    """The rows of the user's file, which are read once."""
+    names = ("target", "kind", "drop", "categorical", "separator", "decimal", "encoding")
+    return tables.read_table(str(task.data), **{name: getattr(task, name) for name in names})
+
+
+def _is_shared(task: TaskConfig) -> bool:
+    """Whether the seeds of a task share one split of a file."""
+    return task.data is not None and task.data_seed is None and len(_table_of(task).samples.targets) > LARGE
 
 
 def _balanced(data: Dataset) -> Dataset:
@@ -359,19 +364,20 @@ FEW = 64
 """Samples that an outline draws at most."""
 
 
-def outline_task(task: TaskConfig) -> tuple[Dataset, int, int]:
-    """A data set of the task with few samples, and how many a seed has for training and for tests.
+def outline_task(task: TaskConfig) -> tuple[Dataset, int, int, bool]:
+    """A data set of the task with few samples, how many a seed has for training and for tests, and whether
+    all seeds share them.
 
     Of endless sets a few are drawn, of others a split is taken; errors as `load_task`.
     """
     recipe = sources.SYNTHETIC_TASKS.get(task.task) if task.data is None else None
     if recipe is None:
         (whole,) = load_task(task, [task.data_seed or 0])
-        return whole, len(whole.train_inputs), len(whole.test_inputs)
+        return whole, len(whole.train_inputs), len(whole.test_inputs), _is_shared(task)
     train, test = task.samples or recipe.sizes[0], task.test_samples or recipe.sizes[1]
     few = {"train_samples": min(train, FEW), "test_samples": min(test, FEW)}
     drawn = load_dataset(task.task, seed=0, **few)
-    return drawn if task.class_weight is None else _balanced(drawn), train, test
+    return drawn if task.class_weight is None else _balanced(drawn), train, test, False
 
 
 def describe_task(task: TaskConfig, data: Dataset) -> str:

@@ -261,9 +261,18 @@ def sealed_names(folder: Path) -> list[str]:
 
 
 def obstacles(folder: Path) -> list[str]:
-    """Links, and folders and files in the place of the other, where an experiment writes, a sentence each."""
+    """Links, and folders and files in the place of the other, where an experiment writes, a sentence each.
+
+    In the groups of a sweep too.
+    """
+    groups = [each for each in sorted(folder.glob("groups/[0-9]*")) if each.is_dir() and not each.is_symlink()]
+    return [fault for each in (folder, *groups) for fault in _obstacles_in(each)]
+
+
+def _obstacles_in(folder: Path) -> list[str]:
     parts = [*folder.glob("groups/[0-9]*"), *(folder / "checkpoints" / arm for arm in ARMS)]
-    parts += [path for path in folder.rglob("checkpoints/**/[0-9]*") if path.name.isdecimal()]
+    of_training = list((folder / "checkpoints").rglob("*"))
+    parts += [path for path in of_training if path.name.isdecimal() or path.is_symlink()]
     folders = [*(folder / name for name in _FOLDERS), *sorted(set(parts))]
     files = dict.fromkeys(folder / name for name in (*_FILES, *sealed_names(folder)))
     kinds = {
@@ -329,6 +338,8 @@ def _owned_folder(experiment: Experiment, resume: Resume, stack: ExitStack) -> P
     """The folder of an experiment, held until the stack is closed."""
     if experiment.run.name is not None:
         path = Path(experiment.run.out) / experiment.run.name
+        if resume == "must" and not path.exists():
+            raise FileNotFoundError(f"`resume` must: there is nothing to go on with in {path}.")
         refuse_foreign(path, "config.json")  # a lock is a file too
         stack.enter_context(held(path))
         return path
@@ -427,10 +438,25 @@ def verify(directory: str | Path) -> list[str]:
     whole = (path for name in (STATE, "results.nc") for path in Path(directory).rglob(name))
     sealed = {path.parent for path in whole if path.parent.suffix != PART}
     lost = [f"{folder / MANIFEST} is missing." for folder in sorted(sealed - set(folders))]
-    own = Path(directory), *sorted(Path(directory).glob("groups/[0-9]*"))
-    every = [*(fault for folder in own for fault in obstacles(folder)), *lost]
-    every += [fault for folder in folders for fault in damages(folder)]
+    every = [*obstacles(Path(directory)), *lost]
+    every += [fault for folder in folders for fault in (*damages(folder), *_strange_groups(folder))]
     return list(dict.fromkeys(every))
+
+
+def _strange_groups(folder: Path) -> Iterator[str]:
+    """Groups of joined results that are not there, or are of another sweep or place, a sentence each."""
+    with contextlib.suppress(CheckpointError):
+        joined = read_manifest(folder)
+        for index in range(joined.get("groups", 0)):
+            group = folder / "groups" / f"{index:04d}"
+            if not RunDirectory(group).is_sealed:
+                if not RunDirectory(group).has_checkpoints:
+                    yield f"{group} is missing."
+                continue
+            with contextlib.suppress(CheckpointError):
+                facts, due = read_manifest(group), {name: joined.get(name) for name in ("settings", "sources")}
+                if any(facts.get(name) != own for name, own in (due | {"group": index}).items()):
+                    yield f"{group} is another sweep's, or another group."
 
 
 def _git_state() -> dict[str, Any]:

@@ -24,7 +24,6 @@ from n3.data.dataset import (
     Dataset,
     check_folds,
     describe_task,
-    is_shared,
     number_of_folds,
     outline_task,
 )
@@ -84,9 +83,9 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         ValueError, ModuleNotFoundError: As `load_data`.
     """
     with _named_as_fields():
-        sample, train, test = draw(experiment.task)
+        sample, train, test, is_shared = draw(experiment.task)
     if experiment.information.path or experiment.structure.structure_every is not None:
-        train -= train // HELD_OUT
+        train, is_shared = train - train // HELD_OUT, False  # each seed holds out others
     members = experiment.training.members or 0
     check_batch(experiment, train)
     if members:
@@ -110,7 +109,7 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         recipes={arm: recipe_of(one, arm, sample) for arm in names},
         hypers=jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), hypers),
         members=members,
-        is_shared=is_shared(experiment.task, train + test),
+        is_shared=is_shared,
     )
 
 

@@ -20,6 +20,7 @@ from n3.data.dataset import Dataset, load_dataset, outline_task
 from n3.experiments.arms import recipe_of, stops_of
 from n3.experiments.directory import (
     NEXT,
+    REPORT,
     SUMMARY,
     Resume,
     RunDirectory,
@@ -29,6 +30,7 @@ from n3.experiments.directory import (
     optional,
     refuse_foreign,
     require_facts,
+    sealed_names,
 )
 from n3.experiments.memory import describe_memory, outline, runs_at_a_time
 from n3.experiments.report import cell_values, metric_heading, write_report
@@ -324,23 +326,30 @@ def collect_study(directory: Path) -> Results:
     else:
         labels = {name: grid.setting_labels([cell[name] for cell in cells]) for name in cells[0]}
         results = results.assign_coords({name: ("cell", own) for name, own in labels.items()})
-    folder, facts = RunDirectory(directory), _facts_of(study)
+    folder, facts = RunDirectory(directory), _facts_of(study) | {"groups": len(indices)}
     folder.write_results(results)
     if (directory / NEXT).exists():
         folder.clear()
         (directory / NEXT).replace(directory / "study.json")
     folder.write_json(SUMMARY, summarise_study(results, study))
     _seal(folder, results, study, facts)
+    _show(study, results, folder)
+    return results
+
+
+def _show(study: Study, results: Results, folder: RunDirectory) -> None:
+    """Draw the figure and write the report of a sweep, where one is missing."""
+    if {"figures/settings.png", REPORT} <= set(sealed_names(folder.path)):
+        return
     with optional("figures"):
         from n3.plotting import plot_settings  # Matplotlib is slow to import
 
         title = f"{', '.join(_tasks(study))}: sweep"
         figure = plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
         folder.write_figures({"settings": figure}, study.base.run.figure_format)
-        _seal(folder, results, study, facts)
+        _seal(folder, results, study, _facts_of(study) | {"groups": len(plan_groups(study))})
     with optional("report"):
-        write_report(directory)
-    return results
+        write_report(folder.path)
 
 
 @runtime_checkable
@@ -383,8 +392,14 @@ def run_study(
         left = _unfinished(study, directory)
         if len(left) < number and not quiet:
             note(taken.format(number - len(left), number, directory))
+        for index in set(range(number)) - set(left):
+            _folder(directory, index).mend()
         if not left and _is_whole(study, directory):
-            return read_results(directory)
+            results = read_results(directory)
+            _show(study, results, RunDirectory(directory))
+            return results
+        if not left and RunDirectory(directory).is_sealed:
+            note(f"{directory} is joined anew from its groups")
         how = {"device": device, "checkpoint_every": checkpoint_every}
         if executor is not None:
             folder = str(directory.resolve())
@@ -399,8 +414,12 @@ def run_study(
 
 
 def _is_whole(study: Study, directory: Path) -> bool:
-    """Whether the joined results and those of all groups are there, of this study, and none is damaged."""
+    """Whether the joined results and those of all groups are there, of this study, and none is damaged.
+
+    A group that was killed on its way to more steps has its results among the joined ones.
+    """
     groups = [_folder(directory, index) for index in range(len(plan_groups(study)))]
+    groups = [own for own in groups if own.is_sealed or not _is_ahead(own, _last_step(study))]
     own = [RunDirectory(directory), *groups]
     if (
         (directory / NEXT).exists()
@@ -411,9 +430,14 @@ def _is_whole(study: Study, directory: Path) -> bool:
     joined, facts = read_manifest(directory), _facts_of(study)
     if any(joined.get(name) != value for name, value in (facts | {"steps": _last_step(study)}).items()):
         return False
-    for index, folder in enumerate(groups):
-        require_facts(folder.path, facts | {"group": index})
+    for folder in groups:
+        require_facts(folder.path, facts | {"group": int(folder.path.name)})
     return True
+
+
+def _is_ahead(folder: RunDirectory, steps: int) -> bool:
+    """Whether a group has gone beyond these steps."""
+    return max(folder.checkpoints().progress().values(), default=0) > steps
 
 
 def summarise_study(results: Results, study: Study) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
-        with scratch.open("wb") as file:
+        scratch.unlink(missing_ok=True)
+        with scratch.open("xb") as file:  # never through a link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

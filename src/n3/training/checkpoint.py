@@ -91,7 +91,7 @@ _KINDS = {
     "command": list[str],
     "git": dict[str, Any],
     "stops": list[int],
-    **dict.fromkeys(("step", "group"), int),
+    **dict.fromkeys(("step", "group", "groups"), int),
     **dict.fromkeys(("compile_seconds", "run_seconds", "cpu_seconds"), float),
     **dict.fromkeys(("device", "precision", "samples", "settings"), str),
 }
@@ -126,6 +126,8 @@ def read_manifest(folder: Path) -> Facts:
         content = read_file(path, most=_MOST_MANIFEST)
         found = json.loads(content)
         text = _rendered(found) if isinstance(found, dict) else b""
+    except NotADirectoryError as error:
+        raise FileNotFoundError(f"{folder} is no folder.") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{fault}: {str(error).rstrip('.')}.") from error
     if not isinstance(found, dict) or "checksum" not in found:
@@ -283,6 +285,7 @@ class Checkpoints:
         plain = safetensors.numpy.save({name: np.asarray(own, order="C") for name, own in records.items()})
         files = dict(zip(_FILES, (to_bytes(state), plain), strict=True))
         shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)  # never through a link
         try:
             for name, content in files.items():
                 write_file(scratch / name, content)

@@ -10,13 +10,13 @@ import pytest
 import n3
 from n3.config.grid import Axis, Study, product
 from n3.experiments import study as studies
+from n3.experiments.report import study_table
 from n3.experiments.study import (
     CellGroup,
     collect_study,
     describe_study,
     plan_groups,
     prepare_study,
-    study_table,
     train_group_cells,
 )
 from n3.training.sweep import sweep

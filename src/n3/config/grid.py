@@ -57,6 +57,11 @@ class Study:
         """The resolved experiment of each cell; errors as `varied`."""
         return tuple(varied(self.base, cell).resolved() for cell in self.cells)
 
+    @property
+    def last_step(self) -> int:
+        """Steps of the cell that trains longest."""
+        return max(cell.training.steps or 0 for cell in self.experiments())
+
     def to_json(self) -> str:
         """The study as JSON text; where it runs and what its folder is called are left out."""
         plain = dataclasses.replace(self.base.run, out="runs", name=None, log_dir=None, device="auto")

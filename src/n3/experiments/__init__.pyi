@@ -11,6 +11,8 @@ from .memory import describe as describe
 from .memory import find_devices as find_devices
 from .predict import Predictions as Predictions
 from .predict import predict as predict
+from .report import describe_medians as describe_medians
+from .report import study_table as study_table
 from .report import write_report as write_report
 from .results import device_name as device_name
 from .results import load as load
@@ -23,12 +25,10 @@ from .run import run as run
 from .study import Executor as Executor
 from .study import check_memory as check_memory
 from .study import collect_study as collect_study
-from .study import describe_medians as describe_medians
 from .study import describe_study as describe_study
 from .study import is_finished as is_finished
 from .study import plan_groups as plan_groups
 from .study import prepare_study as prepare_study
 from .study import run_study as run_study
-from .study import study_table as study_table
 from .study import train_group as train_group
 from .tensorboard import write_events as write_events

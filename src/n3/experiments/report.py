@@ -21,11 +21,15 @@ from n3.experiments.directory import REMEDY, REPORT, refuse_obstacles
 from n3.experiments.predict import read_preprocessing
 from n3.experiments.results import read, read_results
 from n3.stats.comparison import point_and_interval
+from n3.stats.distributions import Ends, setting_curves
 from n3.stats.summary import (
+    FINAL,
+    LOSS_UNITS,
     METRICS,
     QUANTILE,
     Results,
     RunRecord,
+    align_columns,
     few_seeds,
     final_values,
     find_warnings,
@@ -361,3 +365,74 @@ def _command(words: Sequence[str]) -> str:
         return shlex.join(["n3", *words[1:]])
     first = f"scripts/{name}" if name in _TRAINING else name
     return shlex.join(["python", first, *words[1:]]) if name.endswith(".py") else ""
+
+
+def summarise_study(results: Results, study: Study) -> dict[str, Any]:
+    """The contents of a sweep's `summary.json`: of every cell its settings and, by arm, its final values."""
+    cells: list[dict[str, Any]] = []
+    arms = len(study.base.run.arms)
+    for place, (cell, arm, own) in enumerate(cell_values(results, study)):
+        if place % arms == 0:
+            labels = {name: grid.setting_label(value) for name, value in cell.items()}
+            cells.append({"settings": labels, "arms": {}})
+        known = own.isel(seed=np.isfinite(own["test_loss"].values))
+        facts = {
+            name: {"median": float(known[name].median()), "values": own[name].values.tolist()} for name in FINAL
+        }
+        lost = sorted(set(own["seed"].values.tolist()) - set(known["seed"].values.tolist()))
+        cells[-1]["arms"][arm] = {**facts, "diverged_seeds": lost}
+    told = {"tasks": _tasks(study), "steps": study.last_step, "seeds": results["seed"].values.tolist()}
+    units = {"loss_unit": _loss_unit(results), "metric": results.attrs.get("metric")}
+    return {**told, **units, "settings": list(study.cells[0]), "cells": cells}
+
+
+def describe_medians(results: Results, study: Study) -> str:
+    """What the numbers of `study_table` are, in a sentence."""
+    steps = {cell.training.steps for cell in study.experiments()}
+    after = f"after {steps.pop()} steps" if len(steps) == 1 else "at the last step"
+    return f"Medians over {results.sizes['seed']} seeds {after}; test loss in {_loss_unit(results)}."
+
+
+def study_table(results: Results, study: Study) -> str:
+    """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
+    rows = ["|".join([*study.cells[0], "arm", "test loss", metric_heading(results), *_REST])]
+    for cell, arm, own in cell_values(results, study):
+        known = own.isel(seed=np.isfinite(own["test_loss"].values))
+        lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
+        medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
+        settings = (str(grid.setting_label(value)) for value in cell.values())
+        rows.append("|".join([*settings, arm, *medians, lost]))
+    return align_columns(rows)
+
+
+_REST = ("size (units)", "parameters", "diverged")
+
+
+def settings_figure(study: Study, results: Results) -> Any:
+    """A Matplotlib figure of a sweep: final loss and size over each setting."""
+    from n3.plotting import plot_settings  # Matplotlib is slow to import
+
+    title = f"{', '.join(_tasks(study))}: sweep"
+    return plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
+
+
+def _tasks(study: Study) -> list[str]:
+    return list(dict.fromkeys(cell.task.named().task for cell in study.experiments()))
+
+
+def _loss_unit(results: Results) -> str:
+    return LOSS_UNITS.get(results.attrs.get("kind"), "the unit of the task")
+
+
+def _ends(study: Study, results: Results) -> Ends:
+    """Labels of each cell's settings, an arm, and its final values."""
+    arms = len(study.base.run.arms)
+    labels = {name: grid.setting_labels([cell[name] for cell in study.cells]) for name in study.cells[0]}
+    return [
+        (
+            {name: own[place // arms] for name, own in labels.items()},
+            arm,
+            {str(k): v.values for k, v in ends.items()},
+        )
+        for place, (_, arm, ends) in enumerate(cell_values(results, study))
+    ]

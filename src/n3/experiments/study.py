@@ -33,11 +33,10 @@ from n3.experiments.directory import (
     sealed_names,
 )
 from n3.experiments.memory import describe_memory, outline, runs_at_a_time
-from n3.experiments.report import cell_values, metric_heading, write_report
+from n3.experiments.report import settings_figure, summarise_study, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold, with_units
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
-from n3.stats.distributions import Ends, setting_curves
-from n3.stats.summary import FINAL, LOSS_UNITS, METRICS, Results, align_columns
+from n3.stats.summary import METRICS, Results
 from n3.training.checkpoint import (
     EVERY,
     CheckpointError,
@@ -283,7 +282,7 @@ def is_finished(directory: Path, index: int) -> bool:
             return False
         raise CheckpointError(f"{fault} It has no checkpoints: {rest}")
     study = _study_of(directory)
-    steps, due = read_manifest(folder.path)["steps"], _last_step(study)
+    steps, due = read_manifest(folder.path)["steps"], study.last_step
     require_facts(folder.path, _facts_of(study) | {"group": index})
     if steps > due:
         rest = f"give as many, or remove {folder.path} to train its group again"
@@ -342,11 +341,8 @@ def _show(study: Study, results: Results, folder: RunDirectory) -> None:
     if {"figures/settings.png", REPORT} <= set(sealed_names(folder.path)):
         return
     with optional("figures"):
-        from n3.plotting import plot_settings  # Matplotlib is slow to import
-
-        title = f"{', '.join(_tasks(study))}: sweep"
-        figure = plot_settings(title, setting_curves(_ends(study, results)), unit=_loss_unit(results))
-        folder.write_figures({"settings": figure}, study.base.run.figure_format)
+        figures = {"settings": settings_figure(study, results)}
+        folder.write_figures(figures, study.base.run.figure_format)
         _seal(folder, results, study, _facts_of(study) | {"groups": len(plan_groups(study))})
     with optional("report"):
         write_report(folder.path)
@@ -419,7 +415,7 @@ def _is_whole(study: Study, directory: Path) -> bool:
     A group that was killed on its way to more steps has its results among the joined ones.
     """
     groups = [_folder(directory, index) for index in range(len(plan_groups(study)))]
-    groups = [own for own in groups if own.is_sealed or not _is_ahead(own, _last_step(study))]
+    groups = [own for own in groups if own.is_sealed or not _is_ahead(own, study.last_step)]
     own = [RunDirectory(directory), *groups]
     if (
         (directory / NEXT).exists()
@@ -428,7 +424,7 @@ def _is_whole(study: Study, directory: Path) -> bool:
     ):
         return False
     joined, facts = read_manifest(directory), _facts_of(study)
-    if any(joined.get(name) != value for name, value in (facts | {"steps": _last_step(study)}).items()):
+    if any(joined.get(name) != value for name, value in (facts | {"steps": study.last_step}).items()):
         return False
     for folder in groups:
         require_facts(folder.path, facts | {"group": int(folder.path.name)})
@@ -440,79 +436,12 @@ def _is_ahead(folder: RunDirectory, steps: int) -> bool:
     return max(folder.checkpoints().progress().values(), default=0) > steps
 
 
-def summarise_study(results: Results, study: Study) -> dict[str, Any]:
-    """The contents of a sweep's `summary.json`: of every cell its settings and, by arm, its final values."""
-    cells: list[dict[str, Any]] = []
-    arms = len(study.base.run.arms)
-    for place, (cell, arm, own) in enumerate(cell_values(results, study)):
-        if place % arms == 0:
-            labels = {name: grid.setting_label(value) for name, value in cell.items()}
-            cells.append({"settings": labels, "arms": {}})
-        known = own.isel(seed=np.isfinite(own["test_loss"].values))
-        facts = {
-            name: {"median": float(known[name].median()), "values": own[name].values.tolist()} for name in FINAL
-        }
-        lost = sorted(set(own["seed"].values.tolist()) - set(known["seed"].values.tolist()))
-        cells[-1]["arms"][arm] = {**facts, "diverged_seeds": lost}
-    told = {"tasks": _tasks(study), "steps": _last_step(study), "seeds": results["seed"].values.tolist()}
-    units = {"loss_unit": _loss_unit(results), "metric": results.attrs.get("metric")}
-    return {**told, **units, "settings": list(study.cells[0]), "cells": cells}
-
-
-def describe_medians(results: Results, study: Study) -> str:
-    """What the numbers of `study_table` are, in a sentence."""
-    steps = {cell.training.steps for cell in study.experiments()}
-    after = f"after {steps.pop()} steps" if len(steps) == 1 else "at the last step"
-    return f"Medians over {results.sizes['seed']} seeds {after}; test loss in {_loss_unit(results)}."
-
-
-def _tasks(study: Study) -> list[str]:
-    return list(dict.fromkeys(cell.task.named().task for cell in study.experiments()))
-
-
-def _loss_unit(results: Results) -> str:
-    return LOSS_UNITS.get(results.attrs.get("kind"), "the unit of the task")
-
-
-def study_table(results: Results, study: Study) -> str:
-    """The last step of every cell and arm as text: medians over the seeds of the runs that did not diverge."""
-    rows = ["|".join([*study.cells[0], "arm", "test loss", metric_heading(results), *_REST])]
-    for cell, arm, own in cell_values(results, study):
-        known = own.isel(seed=np.isfinite(own["test_loss"].values))
-        lost = f"{own.sizes['seed'] - known.sizes['seed']}/{own.sizes['seed']}"
-        medians = [f"{float(known[name].median()):.4g}" if known.sizes["seed"] else "-" for name in FINAL]
-        settings = (str(grid.setting_label(value)) for value in cell.values())
-        rows.append("|".join([*settings, arm, *medians, lost]))
-    return align_columns(rows)
-
-
-_REST = ("size (units)", "parameters", "diverged")
-
-
 def _folder(directory: Path, index: int) -> RunDirectory:
     return RunDirectory(directory / "groups" / f"{index:04d}")
-
-
-def _last_step(study: Study) -> int:
-    return max(cell.training.steps or 0 for cell in study.experiments())
-
-
-def _ends(study: Study, results: Results) -> Ends:
-    """Labels of each cell's settings, an arm, and its final values."""
-    arms = len(study.base.run.arms)
-    labels = {name: grid.setting_labels([cell[name] for cell in study.cells]) for name in study.cells[0]}
-    return [
-        (
-            {name: own[place // arms] for name, own in labels.items()},
-            arm,
-            {str(k): v.values for k, v in ends.items()},
-        )
-        for place, (_, arm, ends) in enumerate(cell_values(results, study))
-    ]
 
 
 def _seal(folder: RunDirectory, results: Results, study: Study, facts: Mapping[str, Any]) -> None:
     seconds = {name.removesuffix("_seconds"): float(results[name].sum()) for name in GROUP_SECONDS}
     own = {"device": results.attrs.get("device", device_name()), "seconds": seconds}
     may_follow = "steps" not in study.cells[0] and all(cell.is_open_ended for cell in study.experiments())
-    folder.seal({**own, **facts, "steps": _last_step(study)}, keeps_checkpoints=may_follow)
+    folder.seal({**own, **facts, "steps": study.last_step}, keeps_checkpoints=may_follow)

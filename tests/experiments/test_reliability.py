@@ -10,6 +10,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -898,7 +899,7 @@ def test_verify_names_groups_that_are_missing_or_of_another_sweep(tmp_path):
     studies.run_study(other, tmp_path / "b", quiet=True)
     first, second = (tmp_path / "a/groups" / name for name in ("0000", "0001"))
     shutil.rmtree(first)
-    assert n3.verify(tmp_path / "a") == [f"{first} is missing."]
+    assert n3.verify(tmp_path / "a") == [f"{first} has no results."]
     shutil.copytree(tmp_path / "b/groups/0000", first)
     assert n3.verify(tmp_path / "a") == [f"{first} is another sweep's, or another group."]
     shutil.rmtree(first)
@@ -910,3 +911,49 @@ def test_resume_must_leaves_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="`resume` must: there is nothing to go on with"):
         n3.run(tiny(tmp_path, name="new"), quiet=True, resume="must")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "file"])
+def test_what_is_no_folder_in_the_place_of_a_checkpoint_is_refused(kind, tmp_path):
+    own = tiny(tmp_path, arms=("static",))
+    path = n3.run(own, quiet=True).directory / "checkpoints/static/00000001.part"
+    path.write_text("mine") if kind == "file" else os.mkfifo(path)
+    longer = replace(own, training=replace(own.training, steps=24))
+    with pytest.raises(CheckpointError, match=r"00000001.part is (a file where a folder|no regular file)"):
+        n3.run(longer, quiet=True)
+
+
+def test_a_link_for_the_logs_of_jobs_is_refused(tmp_path):
+    studies.run_study(rates(6), tmp_path / "study", quiet=True)
+    (tmp_path / "study/jobs").symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="jobs is a link"):
+        studies.prepare_study(rates(24), tmp_path / "study")
+    assert f"{tmp_path / 'study/jobs'} is a link, which is not followed." in n3.verify(tmp_path / "study")
+
+
+def test_a_group_killed_before_its_old_manifest_goes_leaves_the_results_of_fewer_steps(tmp_path, monkeypatch):
+    whole = studies.run_study(rates(6), tmp_path, quiet=True)
+
+    def killed(*_):
+        raise Interrupted(15, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "clear", killed)
+        with pytest.raises(Interrupted):
+            studies.run_study(rates(24), tmp_path, quiet=True)
+    assert len(n3.verify(tmp_path / "groups/0000")) == 1
+    assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
+    assert studies.run_study(rates(24), tmp_path, quiet=True)["step"].max() == 24
+    assert n3.verify(tmp_path) == []
+
+
+def test_checkpoints_of_fit_are_not_written_through_a_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/fit").symlink_to(outside)
+    model = eqx.nn.MLP(1, 1, 4, 1, key=jax.random.key(0))
+    data = np.zeros((8, 1), np.float32), np.zeros((8, 1), np.float32)
+    with pytest.raises(CheckpointError, match=r"own/fit is a link, which is not followed. Move it away"):
+        n3.fit(model, data, steps=2, key=jax.random.key(1), quiet=True, checkpoint=tmp_path / "own")
+    assert not list(outside.iterdir())

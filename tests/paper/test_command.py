@@ -6,6 +6,7 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
+import n3
 from n3.cli import reproduce, run_command
 from n3.config.grid import Study
 from n3.paper.claims import Claim, Part, Reference, Reproduction
@@ -79,10 +80,18 @@ def test_histories_are_recorded_and_animated(command, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduction", lambda name, **own: made)
     monkeypatch.setattr("n3.paper.record_trajectory", lambda *own: recorded.append(own) or own[1])
     monkeypatch.setattr("n3.paper.paper_figure", lambda *own: drawn.append(own[-1]) or Figure())
-    monkeypatch.setattr("n3.plotting.animate_growth", lambda *own: drawn.append(own) or own[1])
+
+    def animated(trajectory, path):
+        drawn.append(trajectory)
+        path.write_bytes(b"frames")
+        return path
+
+    monkeypatch.setattr("n3.plotting.animate_growth", animated)
     assert command("figure-2", "--out", tmp_path, "--quiet", "--no-loop")[0] == 0
     assert recorded == [(study.experiments()[0], arm) for arm in ("growing", "grown")]
-    assert drawn == [("growing", tmp_path / "figure-2" / "figures" / "growth.gif"), ["growing", "grown"]]
+    assert drawn == ["growing", ["growing", "grown"]]
+    assert (tmp_path / "figure-2/figures/growth.gif").read_bytes() == b"frames"
+    assert n3.verify(tmp_path / "figure-2") == []
 
 
 def test_a_run_of_fewer_samples_has_a_folder_of_its_own(command, asked, tmp_path, monkeypatch):
@@ -129,3 +138,15 @@ def test_all_runs_every_name(command, monkeypatch):
     )
     assert command("all", "--quick")[0] == 0
     assert called == [(name, True) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", ["main", "figures", "verdict.json"])
+def test_nothing_is_written_through_a_link(name, command, asked, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "figure-3"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / name).symlink_to(outside)
+    code, said = command("figure-3", "--out", tmp_path, "--quiet", "--no-loop")
+    assert code == 76
+    assert f"{folder / name} is a link, which is not followed. Move it away" in said.err
+    assert not list(outside.iterdir())

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from n3.cli.arguments import parse_flags
 from n3.cli.endings import DIVERGED, IN_FOLDER, OK, ended, show
 from n3.config import suggestion
-from n3.paper import NAMES, reproduction
+from n3.paper import NAMES, Reproduction, reproduction
 
 ANIMATED = {"histories": ("growing", "grown"), "bands": ("growing",)}
 """Arms whose runs are recorded step by step, by figure; the first is animated."""
@@ -50,6 +51,25 @@ class ReproduceArguments:
 def reproduce_experiment(name: str, arguments: ReproduceArguments) -> bool:
     """Train what is missing of an experiment, then write and print what it says; whether all runs diverged."""
     from n3.experiments import RunDirectory, run_study
+    from n3.experiments.directory import held
+
+    trials, samples, options = arguments.trials, arguments.samples, arguments.computing
+    made = reproduction(name, trials=trials, samples=samples, quick=arguments.quick)
+    kind = ("-quick" if arguments.quick else "") + (f"-{trials}" if trials else "")
+    kind += f"-{samples}-samples" if samples else ""
+    folder, results = RunDirectory(options.out / f"{name}{kind}"), []
+    with held(folder.path, *(part.name for part in made.parts)):
+        for part in made.parts:
+            base = replace(part.study.base, run=replace(part.study.base.run, device=options.device))
+            study = replace(part.study, base=base)
+            results.append(run_study(study, folder.path / part.name, quiet=options.quiet))
+        told = _reported(made, results, folder, is_looped=options.loop)
+    show(f"\n{told}\nresults: {folder.path}", kept=IN_FOLDER)
+    return all(bool((own["diverged_at"] >= 0).all()) for own in results)
+
+
+def _reported(made: Reproduction, results: Sequence[Any], folder: Any, *, is_looped: bool) -> str:
+    """The report of a trained experiment, once it is in the folder with figures and verdicts."""
     from n3.paper import (
         Trained,
         cost_of,
@@ -61,33 +81,23 @@ def reproduce_experiment(name: str, arguments: ReproduceArguments) -> bool:
     )
     from n3.plotting import animate_growth
 
-    trials, samples, options = arguments.trials, arguments.samples, arguments.computing
-    made = reproduction(name, trials=trials, samples=samples, quick=arguments.quick)
-    kind = ("-quick" if arguments.quick else "") + (f"-{trials}" if trials else "")
-    kind += f"-{samples}-samples" if samples else ""
-    folder, results = RunDirectory(options.out / f"{name}{kind}"), []
-    for part in made.parts:
-        base = replace(part.study.base, run=replace(part.study.base.run, device=options.device))
-        study = replace(part.study, base=base)
-        results.append(run_study(study, folder.path / part.name, quiet=options.quiet))
     trained = [Trained.of(part, own) for part, own in zip(made.parts, results, strict=True)]
     found, trajectories = judge_claims(made, trained), []
     if made.figure in ANIMATED:
-        trajectories = [
-            record_trajectory(made.parts[0].study.experiments()[0], arm) for arm in ANIMATED[made.figure]
-        ]
-        (folder.path / "figures").mkdir(exist_ok=True)
-        animate_growth(trajectories[0], folder.path / "figures" / "growth.gif")
-        folder.written.add("figures/growth.gif")
-    folder.write_figures({name: paper_figure(made, trained, results, found, trajectories)})
-    cost = cost_of(made.parts, results, is_looped=options.loop)
+        first = made.parts[0].study.experiments()[0]
+        trajectories = [record_trajectory(first, arm) for arm in ANIMATED[made.figure]]
+        with TemporaryDirectory() as scratch:
+            drawn = animate_growth(trajectories[0], Path(scratch) / "growth.gif")
+            folder.write("figures/growth.gif", drawn.read_bytes())
+    folder.write_figures({made.name: paper_figure(made, trained, results, found, trajectories)})
+    cost = cost_of(made.parts, results, is_looped=is_looped)
     told = reproduction_report(made, trained, found, cost=cost)
+    text = report_text(told, found)
     folder.write_json("verdict.json", told)
-    folder.write("verdict.txt", report_text(told, found).encode())
+    folder.write("verdict.txt", text.encode())
     seconds = {kind: cost[f"{kind}_seconds"] for kind in ("cpu", "run", "compile")}
     folder.seal({"device": cost["device"], "seconds": seconds})
-    show(f"\n{report_text(told, found)}\nresults: {folder.path}", kept=IN_FOLDER)
-    return all(bool((own["diverged_at"] >= 0).all()) for own in results)
+    return text
 
 
 def reproduce_command(words: Sequence[str], *, program: str) -> int:

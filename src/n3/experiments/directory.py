@@ -50,7 +50,7 @@ REMEDY = "Repeat the command that made it: it rebuilds what it can, or names the
 """What to do where a file is damaged."""
 Mended = Literal["train", "show", "nothing"]
 """What is to be done with a folder: train what it is for, show its whole results again, or nothing."""
-_FOLDERS = "figures", "models", "checkpoints", "groups"
+_FOLDERS = "figures", "models", "checkpoints", "groups", "jobs"
 """What lies in a folder of an experiment or a sweep."""
 NEXT = "study.next.json"
 """The configuration of a study with more steps, until there are results of it."""
@@ -189,6 +189,11 @@ class RunDirectory:
         return (self.path / MANIFEST).exists()
 
     @property
+    def is_intact(self) -> bool:
+        """Whether all numbers are there as they were written."""
+        return self.is_sealed and not damages(self.path)
+
+    @property
     def has_checkpoints(self) -> bool:
         """Whether there is something to go on from."""
         return any((self.path / "checkpoints").rglob(STATE))
@@ -260,20 +265,21 @@ def sealed_names(folder: Path) -> list[str]:
         return []
 
 
-def obstacles(folder: Path) -> list[str]:
+def obstacles(folder: Path, *names: str) -> list[str]:
     """Links, and folders and files in the place of the other, where an experiment writes, a sentence each.
 
-    In the groups of a sweep too.
+    In the groups of a sweep too. `names` are further folders that belong in it.
     """
     groups = [each for each in sorted(folder.glob("groups/[0-9]*")) if each.is_dir() and not each.is_symlink()]
-    return [fault for each in (folder, *groups) for fault in _obstacles_in(each)]
+    own = _obstacles_in(folder, *_FOLDERS, *names)
+    return [*own, *(fault for each in groups for fault in _obstacles_in(each, *_FOLDERS))]
 
 
-def _obstacles_in(folder: Path) -> list[str]:
+def _obstacles_in(folder: Path, *names: str) -> list[str]:
     parts = [*folder.glob("groups/[0-9]*"), *(folder / "checkpoints" / arm for arm in ARMS)]
     of_training = list((folder / "checkpoints").rglob("*"))
-    parts += [path for path in of_training if path.name.isdecimal() or path.is_symlink()]
-    folders = [*(folder / name for name in _FOLDERS), *sorted(set(parts))]
+    parts += [path for path in of_training if path.name.removesuffix(PART).isdecimal() or path.is_symlink()]
+    folders = [*(folder / name for name in names), *sorted(set(parts))]
     files = dict.fromkeys(folder / name for name in (*_FILES, *sealed_names(folder)))
     kinds = {
         "is a link, which is not followed.": Path.is_symlink,
@@ -284,19 +290,19 @@ def _obstacles_in(folder: Path) -> list[str]:
     return [f"{path} {what}" for path in (*files, *folders) for what, is_so in kinds.items() if is_so(path)]
 
 
-def refuse_obstacles(folder: Path) -> None:
+def refuse_obstacles(folder: Path, *names: str) -> None:
     """CheckpointError for the first of the `obstacles`: it names what to move away."""
-    for fault in obstacles(folder):
+    for fault in obstacles(folder, *names):
         raise CheckpointError(f"{fault} Move it away and repeat the command.")
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, *names: str) -> Iterator[None]:
     """Hold a folder for this process alone (`owned`), in which nothing stands in the way of what is written.
 
-    Nobody else's files are overwritten or removed: CheckpointError names what to move away.
+    Nobody else's files are overwritten or removed: CheckpointError names what to move away (`obstacles`).
     """
-    refuse_obstacles(folder)
+    refuse_obstacles(folder, *names)
     with owned(folder):
         yield
 
@@ -450,8 +456,8 @@ def _strange_groups(folder: Path) -> Iterator[str]:
         for index in range(joined.get("groups", 0)):
             group = folder / "groups" / f"{index:04d}"
             if not RunDirectory(group).is_sealed:
-                if not RunDirectory(group).has_checkpoints:
-                    yield f"{group} is missing."
+                if not RunDirectory(group).has_checkpoints and (group.is_dir() or not group.exists()):
+                    yield f"{group} has no results."
                 continue
             with contextlib.suppress(CheckpointError):
                 facts, due = read_manifest(group), {name: joined.get(name) for name in ("settings", "sources")}

@@ -285,7 +285,7 @@ def is_finished(directory: Path, index: int) -> bool:
     steps, due = read_manifest(folder.path)["steps"], study.last_step
     require_facts(folder.path, _facts_of(study) | {"group": index})
     if steps > due:
-        rest = f"give as many, or remove {folder.path} to train its group again"
+        rest = f"give {steps}, or another `name`"
         raise CheckpointError(f"{folder.path} is of {steps} `steps`, and {due} are asked for: {rest}.")
     return steps == due
 
@@ -338,10 +338,12 @@ def collect_study(directory: Path) -> Results:
 
 def _show(study: Study, results: Results, folder: RunDirectory) -> None:
     """Draw the figure and write the report of a sweep, where one is missing."""
-    if {"figures/settings.png", REPORT} <= set(sealed_names(folder.path)):
+    has_settings = bool(study.cells[0])
+    due = {REPORT, *["figures/settings.png"] * has_settings}
+    if due <= set(sealed_names(folder.path)):
         return
     with optional("figures"):
-        figures = {"settings": settings_figure(study, results)}
+        figures = {"settings": settings_figure(study, results)} if has_settings else {}
         folder.write_figures(figures, study.base.run.figure_format)
         _seal(folder, results, study, _facts_of(study) | {"groups": len(plan_groups(study))})
     with optional("report"):
@@ -415,7 +417,7 @@ def _is_whole(study: Study, directory: Path) -> bool:
     A group that was killed on its way to more steps has its results among the joined ones.
     """
     groups = [_folder(directory, index) for index in range(len(plan_groups(study)))]
-    groups = [own for own in groups if own.is_sealed or not _is_ahead(own, study.last_step)]
+    groups = [own for own in groups if own.is_intact or not _is_ahead(own, study.last_step)]
     own = [RunDirectory(directory), *groups]
     if (
         (directory / NEXT).exists()

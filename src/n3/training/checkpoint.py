@@ -335,12 +335,15 @@ def checkpoints_in(
 
     Raises:
         BusyError: If another process holds the folder.
+        CheckpointError: If there is a link in it.
         Interrupted: If a signal came.
     """
     if folder is None:
         yield None
         return
     made = Checkpoints(folder=Path(folder), every=every, identity=identity())
+    for path in (own for own in made.folder.rglob("*") if own.is_symlink()):
+        raise CheckpointError(f"{path} is a link, which is not followed. Move it away and repeat the call.")
     with owned(made.folder), made.deferring():
         yield made
 

@@ -874,19 +874,20 @@ def test_damaged_checkpoints_of_a_finished_sweep_are_named(tmp_path, capsys):
     assert f"The results are whole; remove {tmp_path / 'groups/0000/checkpoints'} to keep them alone." in said
 
 
-def test_a_group_killed_between_its_results_and_its_manifest_leaves_the_results_of_fewer_steps(
-    tmp_path, monkeypatch
-):
-    whole = studies.run_study(rates(6), tmp_path, quiet=True)
+@pytest.mark.parametrize("moment", ["before its old manifest goes", "before its new manifest is there"])
+def test_a_group_killed_after_its_results_leaves_those_of_fewer_steps(moment, tmp_path, monkeypatch):
+    whole, place = studies.run_study(rates(6), tmp_path, quiet=True), (studies, "_seal")
+    if moment == "before its old manifest goes":
+        place = RunDirectory, "clear"
 
     def killed(*_):
         raise Interrupted(15, "")
 
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "_seal", killed)
+        patch.setattr(*place, killed)
         with pytest.raises(Interrupted):
             studies.run_study(rates(24), tmp_path, quiet=True)
-    assert not (tmp_path / "groups/0000/manifest.json").exists()
+    assert n3.verify(tmp_path)
     assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
     assert studies.run_study(rates(24), tmp_path, quiet=True)["step"].max() == 24
     assert n3.verify(tmp_path) == []
@@ -929,22 +930,6 @@ def test_a_link_for_the_logs_of_jobs_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="jobs is a link"):
         studies.prepare_study(rates(24), tmp_path / "study")
     assert f"{tmp_path / 'study/jobs'} is a link, which is not followed." in n3.verify(tmp_path / "study")
-
-
-def test_a_group_killed_before_its_old_manifest_goes_leaves_the_results_of_fewer_steps(tmp_path, monkeypatch):
-    whole = studies.run_study(rates(6), tmp_path, quiet=True)
-
-    def killed(*_):
-        raise Interrupted(15, "")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "clear", killed)
-        with pytest.raises(Interrupted):
-            studies.run_study(rates(24), tmp_path, quiet=True)
-    assert len(n3.verify(tmp_path / "groups/0000")) == 1
-    assert studies.run_study(rates(6), tmp_path, quiet=True).identical(whole)
-    assert studies.run_study(rates(24), tmp_path, quiet=True)["step"].max() == 24
-    assert n3.verify(tmp_path) == []
 
 
 def test_checkpoints_of_fit_are_not_written_through_a_link(tmp_path):

@@ -302,9 +302,9 @@ def test_a_member_in_batches_takes_the_samples_that_it_trains_on_and_no_others()
     every = jax.vmap(lambda _: of_member(recipe, problem), axis_name=MEMBERS)(jnp.arange(4))
     for fold in range(4):
         own = jax.tree.map(lambda leaf, fold=fold: leaf[fold], every)
-        assert sorted(own.fit_rows().tolist()) == np.flatnonzero(folds != fold).tolist()
+        assert sorted(own.places(slice(None)).tolist()) == np.flatnonzero(folds != fold).tolist()
         np.testing.assert_allclose(own.train.shares, np.where(folds == fold, 0.0, 1 / 30), rtol=1e-6)
-        drawn = [draw_batch(own.fit_rows(), jnp.asarray(count), 10, own.train) for count in range(3)]
+        drawn = [draw_batch(own.places(slice(None)), jnp.asarray(count), 10, own.train) for count in range(3)]
         seen = np.concatenate([np.asarray(each.inputs[0]) for each in drawn])
         assert sorted(seen.tolist()) == sorted(np.asarray(PROBLEM.train.inputs)[0, folds != fold].tolist())
         np.testing.assert_allclose([float(each.shares.sum()) for each in drawn], 1.0, rtol=1e-6)

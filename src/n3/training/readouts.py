@@ -250,7 +250,7 @@ def _seen(recipe: Recipe, nets: GrowingMLP, problem: Problem) -> Seen:
     def of_one(net: GrowingMLP) -> Seen:
         own = of_member(recipe, problem)
         held = net.features(own.held.inputs), own.held.targets, own.held.shares
-        rows = own.fit_rows()
+        rows = own.places(slice(None))
         seen = net.features(own.train.inputs)[:, rows], own.train.targets[:, rows], net.controller.gain()
         return Seen(*seen, held, own.train.weights()[rows])
 

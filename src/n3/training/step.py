@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -124,9 +125,9 @@ class Problem(eqx.Module):
     """Where a member takes batches, those of `train` that it trains on; the others have no share, and are not
     copied for each member."""
 
-    def fit_rows(self) -> Int[Array, " fit"]:
-        """Places of the samples that are trained on."""
-        return jnp.arange(self.train.shares.shape[0]) if self.rows is None else self.rows
+    def places(self, rows: Any) -> Any:
+        """Where samples lie in `train` that are given by number or slice among those that are trained on."""
+        return rows if self.rows is None else self.rows[rows]
 
 
 class Kept(eqx.Module):
@@ -218,7 +219,7 @@ def step(recipe: Recipe, state: TrainState, hypers: Hypers, problem: Problem, co
     if recipe.batch is not None:
         order = batches.shuffle_epoch(state.order, count, recipe.batch, key=state.key)
         state = eqx.tree_at(lambda s: s.order, state, order)
-        batch = batches.draw_batch(problem.fit_rows()[order], count, recipe.batch, problem.train)
+        batch = batches.draw_batch(problem.places(order), count, recipe.batch, problem.train)
     loss, gradient = _gradient(recipe, state.net, hypers, batch)
     gradient = with_shared_sizes(gradient) if recipe.members else gradient
     is_falling, shape = recipe.schedule == "cosine", jnp.pi * count.astype(jnp.float32) / hypers.horizon
@@ -375,8 +376,7 @@ def pool_of(problem: Problem) -> Pool:
     Measures take weights as equal.
     """
     train, held = problem.train, problem.held
-    fit = problem.fit_rows()
-    rows = fit[_spread(fit.shape[0])]
+    rows = problem.places(_spread(len(train.shares if problem.rows is None else problem.rows)))
     inputs, targets = train.inputs[:, rows].T, train.targets[:, rows]
     if held is None:
         return Pool(inputs, targets)

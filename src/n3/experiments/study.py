@@ -390,8 +390,9 @@ def run_study(
         left = _unfinished(study, directory)
         if len(left) < number and not quiet:
             note(taken.format(number - len(left), number, directory))
-        for index in set(range(number)) - set(left):
-            _folder(directory, index).mend()
+        for own in (_folder(directory, index) for index in range(number) if index not in left):
+            if own.is_intact:
+                own.mend()  # names checkpoints that are damaged
         if not left and _is_whole(study, directory):
             results = read_results(directory)
             _show(study, results, RunDirectory(directory))
@@ -416,19 +417,16 @@ def _is_whole(study: Study, directory: Path) -> bool:
 
     A group that was killed on its way to more steps has its results among the joined ones.
     """
+    if (directory / NEXT).exists() or not RunDirectory(directory).is_intact:
+        return False
     groups = [_folder(directory, index) for index in range(len(plan_groups(study)))]
-    groups = [own for own in groups if own.is_intact or not _is_ahead(own, study.last_step)]
-    own = [RunDirectory(directory), *groups]
-    if (
-        (directory / NEXT).exists()
-        or not all(folder.is_sealed for folder in own)
-        or any(damages(folder.path) for folder in own)
-    ):
+    intact = [own for own in groups if own.is_intact]
+    if not all(own in intact or _is_ahead(own, study.last_step) for own in groups):
         return False
     joined, facts = read_manifest(directory), _facts_of(study)
     if any(joined.get(name) != value for name, value in (facts | {"steps": study.last_step}).items()):
         return False
-    for folder in groups:
+    for folder in intact:
         require_facts(folder.path, facts | {"group": int(folder.path.name)})
     return True
 

@@ -48,6 +48,12 @@ def prose(text):
     return [" ".join(own.split()) for own in paragraphs if own.strip()]
 
 
+def documented_variables():
+    """Names of the variables of `results.nc` that the page on run directories has."""
+    text = (DOCS / "how-to" / "run-directory.md").read_text().split("## Numbers")[1].split("\n## ")[0]
+    return set(re.findall(r"`(\w+)`", text)) - {"units"}
+
+
 def sentences(text):
     """The sentences of a page. A colon or a semicolon ends none; three words make the shortest."""
     found = []

@@ -2,6 +2,7 @@
 
 import pickle
 
+import jax.numpy as jnp
 import joblib
 import numpy as np
 import pandas as pd
@@ -281,6 +282,37 @@ def test_marks_of_a_missing_value_are_missing_in_training_and_later(regressor):
     X, _, _ = table()
     holed, marked = X.assign(colour=None, size=np.nan), X.assign(colour="n/a", size="?")
     assert np.array_equal(regressor.predict(holed), regressor.predict(marked))
+
+
+def test_new_categories_and_columns_without_a_value_are_warned_of(regressor, classifier):
+    X, _, _ = table()
+    texts = [
+        r"row 0, counted from 0, column `colour`: 'green' was not in training; counted as none \(and in row",
+        r"column `size` has no value; each counts as \d+",
+    ]
+    for text, new in zip(texts, (X.assign(colour="green"), X.assign(size=np.nan)), strict=True):
+        for predict in (regressor.predict, classifier.predict, classifier.predict_proba):
+            with pytest.warns(SizingWarning, match=text) as told:
+                predict(new)
+            assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_preprocessing_of_an_estimator_serves_its_networks(regressor, classifier):
+    X, _, _ = table()
+    own = regressor.preprocessing_
+    inputs = own.inputs(own.frame(X))
+    assert inputs.shape == (ROWS, len(own.encoder.names))
+    assert own.encoder.names == ("size", "size=(missing)", "colour=blue", "colour=red")
+    outputs = np.mean([net.batch(jnp.asarray(inputs.T)).T for net in regressor.members_], axis=0)
+    assert np.allclose(own.values(outputs)[:, 0], regressor.predict(X), rtol=1e-4)
+    own, nets = classifier.preprocessing_, classifier.members_
+    log_odds = [net.batch(jnp.asarray(own.inputs(own.frame(X)).T)).T for net in nets]
+    assert own.targets == ("large", "small")
+    assert log_odds[0].shape == (ROWS, 1)
+    for net, odds in zip(nets, log_odds, strict=True):
+        again = net.batch(jnp.asarray(own.inputs(own.frame(X[["colour", "size"]])).T)).T
+        assert np.array_equal(again, odds), "columns are found by name"
 
 
 def test_numbers_of_a_type_of_categories_stay_categories():

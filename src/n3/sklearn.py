@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from n3.config.experiment import Experiment, InformationConfig, NetworkConfig, RunConfig, TrainingConfig
 from n3.config.validation import suggestion
-from n3.data.cells import read_frame, require_targets
+from n3.data.cells import in_memory, read_frame, require_targets
 from n3.data.dataset import Dataset, build_dataset
 from n3.data.encoding import TableEncoder
 from n3.data.frames import Frame, column_names, frame_of, names_of_categories
@@ -119,7 +119,7 @@ class _Growing(BaseEstimator):
         lost = int(np.max(np.asarray(swept.state.diverged_at)))
         if lost >= 0:
             raise FloatingPointError(f"the loss was NaN or infinite after step {lost}: lower `learning_rate`.")
-        self._preprocessing = data.preprocessing
+        self.preprocessing_ = data.preprocessing
         self._network = compact(jax.tree.map(lambda leaf: leaf[0], swept.state.net))
         self.sizes_ = tuple(int(own) for own in np.asarray(count_active(swept.state.net))[0])
         is_refit = not isinstance(self._network, Ensemble)
@@ -146,7 +146,7 @@ class _Growing(BaseEstimator):
         frame = frame_of(checked)
         if reset:
             return read_frame("`X`", frame, categorical=names_of_categories(checked))
-        return dict(zip(self._preprocessing.encoder.inputs, frame.values(), strict=True))
+        return dict(zip(self.preprocessing_.encoder.inputs, frame.values(), strict=True))
 
     def _counting(
         self, frame: Frame, targets: np.ndarray, sample_weight: Any
@@ -169,8 +169,10 @@ class _Growing(BaseEstimator):
     def _values(self, X: Any) -> Float[np.ndarray, "rows targets"]:
         """Predictions of every row: numbers in the user's units, or probabilities."""
         check_is_fitted(self)
-        inputs = self._preprocessing.inputs(self._frame(X, reset=False))
-        return self._preprocessing.values(outputs_of(self._network, inputs))
+        frame, own = self._frame(X, reset=False), self.preprocessing_
+        for note in own.encoder.notes(frame, in_memory(len(X))):
+            warnings.warn(note, SizingWarning, stacklevel=3)
+        return own.values(outputs_of(self._network, own.inputs(frame)))
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the last fit came to its end."""
@@ -222,6 +224,7 @@ class GrowingRegressor(RegressorMixin, _Growing):
         history_: Over the steps recorded: `step`, `train_loss`, `held_out_loss`, `held_out_error` and `size`.
         members_: The networks, of scaled inputs and outputs, as `n3.CompactMLP`.
         network_: The one network after `refit`.
+        preprocessing_: From rows to scaled inputs and back, as `n3.data.encoding.Preprocessing`.
         n_features_in_: Number of columns.
         feature_names_in_: Names of the columns of a data frame.
 
@@ -301,6 +304,7 @@ class GrowingClassifier(ClassifierMixin, _Growing):
         history_: Over the steps recorded: `step`, `train_loss`, `held_out_loss`, `held_out_error` and `size`.
         members_: The networks, of scaled inputs and outputs, as `n3.CompactMLP`.
         network_: The one network after `refit`.
+        preprocessing_: From rows to scaled inputs and back, as `n3.data.encoding.Preprocessing`.
         n_features_in_: Number of columns.
         feature_names_in_: Names of the columns of a data frame.
 

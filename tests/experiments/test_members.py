@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import n3
+from documents import documented_variables
 from n3.config.grid import Axis, product
 from n3.experiments import arms
 from n3.experiments.run import load_data
@@ -40,6 +41,10 @@ def record(tmp_path_factory):
 def refitted(tmp_path_factory):
     experiment = small(tmp_path_factory.mktemp("refit"), training={"refit": True})
     return n3.run(experiment, has_figures=False, quiet=True)
+
+
+def test_what_members_add_is_documented(record):
+    assert {"held_out_loss", "member_loss"} <= set(record.results.data_vars) <= documented_variables()
 
 
 def mean_square(net, one):

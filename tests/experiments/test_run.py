@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import n3
+from documents import documented_variables
 from n3.config.experiment import StructureConfig, TaskConfig, TrainingConfig
 from n3.data.dataset import load_dataset
 from n3.experiments import arms, memory
@@ -185,6 +186,16 @@ def watched(tmp_path_factory):
         patch.setattr(memory, "sweep", with_a_gap)
         record = n3.run(experiment, importance=importance, has_figures=False, quiet=True)
     return record, said.getvalue(), given
+
+
+def test_every_variable_is_documented_and_has_its_unit(record, watched):
+    for own in (record.results, watched[0].results):
+        assert set(own.data_vars) <= documented_variables()
+        bare = {name for name, variable in own.data_vars.items() if "units" not in variable.attrs}
+        samples = {"grid", "prediction", "train_inputs", "train_targets", "test_inputs", "test_targets"}
+        assert bare == samples, "these have the units of the user's columns, or are logits"
+    told = watched[0].results
+    assert {told[name].attrs["units"] for name in ("importance", "gap")} == {"nats"}
 
 
 def test_what_is_chosen_is_recorded_summarised_and_kept(watched):

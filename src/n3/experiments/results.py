@@ -20,7 +20,7 @@ from n3.config.experiment import ARMS, Experiment, NetworkConfig, RunConfig
 from n3.config.validation import among, from_json, inside, read_file, read_text
 from n3.experiments.directory import REMEDY, RunDirectory
 from n3.experiments.ensembles import HeldOutEstimate
-from n3.information.measures import LayerMonitor
+from n3.information.measures import MEASURES
 from n3.nn import losses, metrics
 from n3.nn.losses import LossWeights, Samples
 from n3.nn.masks import MASKS
@@ -135,7 +135,9 @@ _UNITS = {
     "path_size": "effective units",
     "depth": "effective layers",
     "active_parameters": "parameters",
-    **dict.fromkeys(LayerMonitor.__annotations__, "nats"),
+    "choice_share": "share",
+    "confusion": "samples",
+    **{name: "nats" for name, own in MEASURES.items() if own.layer},
 }
 _OF_LOSS = ("_loss", "_penalty", "_error", "_gain")
 """Ends of the names of variables in the unit of the loss."""

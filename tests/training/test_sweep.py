@@ -15,7 +15,6 @@ from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
 from n3.training.step import Hypers, Problem, Recipe, train
 from n3.training.sweep import (
-    compiled_stages,
     narrowed,
     rows_of_stops,
     runs_in_block,
@@ -310,16 +309,40 @@ class AskedError(Exception):
 def test_a_users_importance_sees_every_unit(tiered, monkeypatch, custom, capacity):
     asked = []
 
-    def stages(recipe, *others):
-        asked.append(recipe.capacity)
-        if len(asked) > 1:  # the first draws the networks, of all units
-            raise AskedError
-        return compiled_stages(recipe, *others)
+    class Asked(module.Programs):
+        def __init__(self, recipe, *others):
+            super().__init__(recipe, *others)
+            self.capacity = recipe.capacity
 
-    monkeypatch.setattr(module, "compiled_stages", stages)
+        def onward(self, width):
+            asked.append(self.capacity)
+            raise AskedError
+
+    monkeypatch.setattr(module, "Programs", Asked)
     with pytest.raises(AskedError):
         sized(recipe=replace(SIZING, drive=replace(DRIVE, custom=custom)))
-    assert asked == [(16,), capacity]
+    assert asked == [capacity]
+
+
+def test_a_program_serves_every_sweep_of_its_shapes(monkeypatch):
+    """A second start, and each block of runs, would be compiled anew."""
+    started, submit = [], module._COMPILERS.submit
+    monkeypatch.setattr(module._COMPILERS, "submit", lambda *own: (started.append(own), submit(*own))[1])
+    recipe = replace(RECIPE, mask="hard", capacity=(7,))
+    first = run(recipe=recipe)
+    assert len(started) == 2
+    second = run(recipe=recipe)
+    assert len(started) == 2
+    assert all(map(np.array_equal, jax.tree.leaves(first.records), jax.tree.leaves(second.records)))
+    run(recipe=replace(recipe, capacity=(6,)))
+    assert len(started) == 4
+
+
+def test_a_program_is_compiled_anew_for_other_precision():
+    arguments, mesh = (jnp.ones(4),), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("runs",))
+    with jax.enable_x64(True):
+        wide = module.Programs(RECIPE, 1, mesh, arguments)._key
+    assert wide != module.Programs(RECIPE, 1, mesh, arguments)._key
 
 
 def test_final_states_lie_on_one_device():

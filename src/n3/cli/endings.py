@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import signal
@@ -106,6 +107,9 @@ def run_process(work: Callable[[], int]) -> NoReturn:
     os.environ.setdefault(
         "JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1)
     )  # runs share the cores without talking
+    gc.set_threshold(
+        100_000
+    )  # what a command makes lives to its end: looking for garbage costs 4 % of a short one
     fill_standard_streams()
     handle_signals()
     code: object = OK

@@ -9,7 +9,7 @@ VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 """JAX's own setting: a folder of the user's choice, or nothing for no cache."""
 MOST_CACHE_BYTES = 256 * 2**20
 """Programs that the folder holds at most; those that were not used for longest go first."""
-LEAST_SECONDS = 0.1
+LEAST_SECONDS = 0.01
 """Seconds of compiling from which a program is kept."""
 _NO_GATHER = " gds"
 """A fault of processors for which XLA compiles programs that it then refuses to load (jax issue 38445)."""

@@ -71,10 +71,10 @@ def hypers_of(
         "shrinking": capacity,
         "equal-size": equal,
     }
-    sizes = jnp.asarray(first.get(arm, training.target_size), jnp.float32)
+    sizes = np.asarray(first.get(arm, training.target_size), np.float32)
 
     def each(value: float) -> jax.Array:
-        return jnp.full(seeds, value, jnp.float32)
+        return jnp.asarray(np.full(seeds, value, np.float32))  # `jnp.full` would compile
 
     samples, cost, drive = len(data[0].train_inputs), training.size_cost or 0.0, None
     prior = (training.weight_prior or 0.0) / samples
@@ -89,7 +89,7 @@ def hypers_of(
     return Hypers(
         learning_rate=each(training.learning_rate),
         weights=LossWeights(each(cost), each(depth_cost), each(prior) if prior else None),
-        initial_size=jnp.broadcast_to(sizes, (seeds, len(capacity))),
+        initial_size=jnp.asarray(np.broadcast_to(sizes, (seeds, len(capacity)))),
         target_size=each(training.target_size),
         target_depth=each(float(len(capacity))),
         horizon=each(float(training.steps)),
@@ -122,7 +122,7 @@ def concatenate(trees: Sequence[PyTree]) -> PyTree:
     """Trees of arrays as one, row after row; a single tree as it is."""
     if len(trees) == 1:
         return trees[0]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *trees)
 
 
 def repeat(tree: PyTree, times: int) -> PyTree:

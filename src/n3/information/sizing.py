@@ -109,7 +109,7 @@ class DriveHypers(eqx.Module):
         cls, settings: InformationConfig, prices: Sequence[Prices], *, prior: float, steps: int
     ) -> "DriveHypers":
         """The numbers of some runs of so many steps, a row for each one's prices."""
-        unit, parameter, inputs = (jnp.array(own, jnp.float32) for own in zip(*prices, strict=True))
+        unit, parameter, inputs = (jnp.asarray(np.array(own, np.float32)) for own in zip(*prices, strict=True))
         numbers = {
             "log_start": math.log(settings.price_start),
             "budget": float(settings.budget or 0),
@@ -118,7 +118,8 @@ class DriveHypers(eqx.Module):
             "psi": float(gaussian.PSI.get(settings.psi, settings.psi)),
             **{name: getattr(settings, name) for name in NUMBERS},
         }
-        rows = {name: jnp.full(len(prices), value, jnp.float32) for name, value in numbers.items()}
+        each = {name: np.full(len(prices), value, np.float32) for name, value in numbers.items()}
+        rows = {name: jnp.asarray(own) for name, own in each.items()}
         return cls(price=unit, parameter_price=parameter, inputs=inputs, **rows)
 
 

@@ -8,6 +8,7 @@ moments meanwhile, which matters only if it comes into sight again.
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -74,6 +76,8 @@ def _fitted(function: Callable[[Any, Any], Any], tree: PyTree, like: PyTree) -> 
 
 CACHE_BYTES = 160 * 1024
 """Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
+MOST_PROGRAMS = 16
+"""Compiled programs of each kind that a process keeps."""
 MOST_RUNS_IN_BLOCK = 16
 """Runs that a block holds at most on CPU (measured, 32 samples and 9 units: 64 runs in blocks of 64 take 1.2 µs
 a step and run, in blocks of 16 1.4, of 8 2.0; a single run takes 80, 30 and 18)."""
@@ -142,17 +146,21 @@ def sweep(
     recipe = _with_tiles(recipe) if on_cpu else recipe
     block = block or runs_in_block(recipe, samples, per_device, on_cpu=on_cpu)
     total = -(-per_device // block) * block * mesh.size
-    arguments = [jax.tree.map(lambda leaf: _padded(leaf, total), own) for own in (hypers, problem, keys)]
+    on_host = (*jax.device_get((hypers, problem)), keys)
+    arguments = [jax.tree.map(lambda leaf: _padded(leaf, total), own) for own in on_host]
     stages, course = compiled_stages(recipe, block, mesh), _Course(checkpoint, runs)
     now, given = course.resume((now, given), stages, arguments, recipe=recipe, stops=stops)
     *arguments, whole = _on_devices(jax.tree.map(lambda leaf: _padded(leaf, total), (*arguments, given)), mesh)
-    began = time.perf_counter()
-    if given is None:
-        drawing = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
-        whole = stages[0].lower(*arguments).compile(drawing)(*arguments)
-    compiling, is_tiered = time.perf_counter() - began, is_tiered and _is_tiered(recipe)
+    began, is_tiered = time.perf_counter(), is_tiered and _is_tiered(recipe)
     checks = _checks(recipe, stops) if is_tiered else stops
     chunks = course.left_of(rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS), stops)
+    if given is None:
+        programs = Programs(recipe, block, mesh, arguments)
+        drawn = programs.drawing()
+        if not is_tiered:
+            programs.onward(chunks.shape[1])  # compiled beside the first
+        whole = drawn.result()(*arguments)
+    compiling = time.perf_counter() - began
     engine = _Engine(recipe, block, mesh, tuple(arguments), whole, runs=runs, is_tiered=is_tiered)
     engine.compiling += compiling
     for place, chunk in enumerate(chunks, start=1):
@@ -176,7 +184,7 @@ class _Engine:
     ):
         self.recipe, self.block, self.mesh, self.runs, self.is_tiered = recipe, block, mesh, runs, is_tiered
         self.arguments, self.state = jax.device_get((arguments, state)) if is_tiered else (arguments, state)
-        self.programs, self.compiling, self.placed = {}, 0.0, arguments
+        self.compiling, self.placed = 0.0, arguments
 
     def advance(self, start: int, chunk: Int[np.ndarray, " stops"]) -> StepRecord:
         """Train all runs over some stops; what they record there, as NumPy arrays."""
@@ -210,18 +218,60 @@ class _Engine:
         self, tier: tuple[int, ...], state, arguments: tuple, start: int, chunk
     ) -> tuple[Any, StepRecord]:
         """Runs in a tier after some stops, and what they record; compiled where that tier is new."""
-        if tier not in self.programs:
-            since = time.perf_counter()
-            first, onward = compiled_stages(replace(self.recipe, capacity=tier), self.block, self.mesh)
-            like = jax.eval_shape(first, *arguments)
-            own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
-            onward = onward.lower(*own, jnp.asarray(0, jnp.int32), jnp.asarray(chunk)).compile()
-            self.programs[tier] = like, onward
-            self.compiling += time.perf_counter() - since
-        like, onward = self.programs[tier]
+        since, recipe = time.perf_counter(), replace(self.recipe, capacity=tier)
+        like, compiled = Programs(recipe, self.block, self.mesh, arguments).onward(len(chunk))
+        onward = compiled.result()
+        self.compiling += time.perf_counter() - since
         own = _on_devices((narrowed(state, like), *arguments[:2]), self.mesh)
         state, records = onward(*own, jnp.asarray(start, jnp.int32), jnp.asarray(chunk))
         return state, jax.device_get(records)
+
+
+_COMPILERS = ThreadPoolExecutor(thread_name_prefix="compile")
+"""XLA compiles outside of Python's lock, so that two programs take little longer than one."""
+
+
+class Programs:
+    """The programs of some runs, compiled aside; the latest of a process are kept, whichever sweep asks."""
+
+    def __init__(self, recipe: Recipe, block: int, mesh: Mesh, arguments: Sequence[PyTree]):
+        leaves, structure = jax.tree.flatten(tuple(arguments))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        numbers = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+        self._key = recipe, block, mesh, shapes, structure, numbers
+
+    def drawing(self) -> Future:
+        """What draws the first states, on its way."""
+        return _drawing(*self._key)
+
+    def onward(self, width: int) -> tuple[PyTree, Future]:
+        """The shapes of states, and what trains them over as many stops, on its way."""
+        return _onward(*self._key, width)
+
+
+@lru_cache(maxsize=MOST_PROGRAMS)
+def _drawing(recipe, block, mesh, shapes, structure, _) -> Future:
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None  # the same numbers, compiled sooner
+    lowered = compiled_stages(recipe, block, mesh)[0].lower(*_like(shapes, structure, mesh))
+    return _COMPILERS.submit(lowered.compile, options)
+
+
+@lru_cache(maxsize=MOST_PROGRAMS)
+def _onward(recipe, block, mesh, shapes, structure, _, width) -> tuple[PyTree, Future]:
+    first, onward = compiled_stages(recipe, block, mesh)
+    arguments = _like(shapes, structure, mesh)
+    state = jax.eval_shape(first, *arguments)
+    over = NamedSharding(mesh, PartitionSpec("runs"))
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=over), state)
+    stops = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((), (width,)))
+    return state, _COMPILERS.submit(onward.lower(placed, *arguments[:2], *stops).compile)
+
+
+def _like(shapes, structure, mesh: Mesh) -> PyTree:
+    """Arguments without numbers, as they lie on the devices."""
+    over = NamedSharding(mesh, PartitionSpec("runs"))
+    return structure.unflatten([jax.ShapeDtypeStruct(*own, sharding=over) for own in shapes])
 
 
 def _with_tiles(recipe: Recipe) -> Recipe:
@@ -392,10 +442,15 @@ def _first_rows(tree: PyTree, rows: int) -> PyTree:
 
 
 def _padded(leaf: Array | np.ndarray, total: int) -> Array | np.ndarray:
-    """The leaf with its first row repeated at the end, up to `total` rows."""
+    """The leaf with its first row repeated at the end, up to `total` rows, by NumPy, which compiles nothing."""
     if leaf.shape[0] == total:
         return leaf
-    return jnp.concatenate([leaf, jnp.repeat(leaf[:1], total - leaf.shape[0], axis=0)])
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jr.wrap_key_data(_padded(jr.key_data(leaf), total), impl=jr.key_impl(leaf))
+    leaf, rest = np.asarray(leaf), leaf.shape[1:]
+    if len(leaf) == 1 or leaf.strides[0] == 0:  # one row in memory stays one
+        return np.broadcast_to(leaf[0], (total, *rest))
+    return np.concatenate([leaf, np.broadcast_to(leaf[0], (total - len(leaf), *rest))])
 
 
 def _number_of_runs(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]) -> int:

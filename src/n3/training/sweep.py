@@ -296,7 +296,8 @@ class _Course:
         hypers, problem, keys = (jax.tree.map(lambda leaf: leaf[: self.runs], own) for own in arguments)
         is_open = recipe.schedule == "constant" and hypers.annealing is None and not recipe.members
         if recipe.drive is None and is_open:  # steps do not depend on how many follow
-            hypers, stops = replace(hypers, horizon=0.0 * hypers.horizon), []
+            hypers = eqx.tree_at(lambda own: own.horizon, hypers, 0.0 * hypers.horizon)
+            stops = []
         settings = digest((hypers, keys, np.asarray(stops)), plain)
         self.checkpoint.identity = {"samples": digest(problem), "settings": settings}
         saved = self.checkpoint.newest()

@@ -64,6 +64,31 @@ def test_numbers_of_the_information_method_share_a_program_too(name, values):
     assert len(plan_groups(product(base, [Axis(name, values)]))) == 1
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 12, 99])
+def test_parts_are_made_of_cells_first_and_then_of_seeds(parts):
+    study = product(tiny(seeds=(5, 3, 8, 1)), [Axis("learning_rate", (1.0, 2.0, 3.0))])
+    found = plan_groups(replace(study, parts=parts))
+    assert len(found) == min(parts, 12)
+    runs = sorted((cell, seed) for group in found for cell in group.cells for seed in group.seeds)
+    assert runs == sorted((cell, seed) for cell in range(3) for seed in (5, 3, 8, 1))
+    assert max(group.runs for group in found) <= 2 * min(group.runs for group in found)
+    if parts == 3:
+        assert cells_of(found) == [(0,), (1,), (2,)]
+
+
+def test_parts_give_the_numbers_of_the_whole_to_the_bit(results, tmp_path):
+    parts = studies.run_study(replace(STUDY, parts=4), tmp_path, quiet=True)
+    assert len(list((tmp_path / "groups").iterdir())) == 4
+    for name in ("test_loss", "size", "total_loss", "active_parameters"):
+        np.testing.assert_array_equal(parts[name], results[name])
+
+
+def test_other_parts_in_the_same_folder_are_refused(tmp_path):
+    prepare_study(replace(STUDY, parts=4), tmp_path)
+    with pytest.raises(FileExistsError, match="`parts` 4 there and 2 here"):
+        prepare_study(replace(STUDY, parts=2), tmp_path)
+
+
 def test_a_group_holds_no_more_runs_than_allowed(monkeypatch):
     study = product(tiny(seeds=tuple(range(4))), [Axis("learning_rate", (1.0, 2.0, 3.0))])
     monkeypatch.setattr("n3.experiments.study.MOST_RUNS", 8)

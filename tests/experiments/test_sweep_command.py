@@ -167,6 +167,25 @@ def test_a_launcher_that_cannot_start_jobs_ends_with_code_2(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--process 0", "`coordinator`, `processes` and `process` go with `distributed`: set it too"),
+        ("--distributed --process 0", "are set together, or none of them"),
+        ("--distributed --launcher local", "`distributed` does not go with `launcher` local"),
+        ("--distributed --coordinator node1 --processes 2 --process 0", "must be HOST:PORT.*got 'node1'"),
+        ("--distributed --coordinator node1:99999 --processes 2 --process 0", "must be HOST:PORT"),
+        ("--distributed --coordinator node1:7777 --processes 2 --process 2", "got 2 of 2 `processes`"),
+        ("--parts 0", "`parts` must be 1 or more; got 0"),
+    ],
+)
+def test_settings_of_processes_that_do_not_go_together_end_with_code_2(flags, message, command, tmp_path):
+    code, said = command(*SMALL.split(), *GRID, "--out", tmp_path, *flags.split())
+    assert code == 2
+    assert re.search(message, said.err)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_says_what_a_cluster_would_be_asked_for(command, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
     launch = ("--launcher", "slurm", "--partition", "gpu", "--minutes", 30, "--gpus", 1, "--most-jobs", 2)

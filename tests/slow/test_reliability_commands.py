@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import n3
 from conftest import CACHE
@@ -116,6 +118,49 @@ def test_killed_at_random_and_started_again(kind, whole, tmp_path, request):
     assert models == expected[1]
     assert n3.verify(tmp_path / "own") == []
     assert not list((tmp_path / "own").rglob("*.part"))
+
+
+def shared(folder, name, *more):
+    """A sweep in four groups, in two minutes at most."""
+    parts = ("--parts", 4, "--checkpoint-every", 0.1, *more)
+    return words("sweep.py", *GRID.split(), "--out", folder, "--name", name, *parts)
+
+
+def two_processes(folder, name):
+    """The two processes of a command that share the groups of a sweep, of one device each."""
+    with socket.socket() as own:
+        own.bind(("localhost", 0))
+        where = ("--distributed", "--coordinator", f"localhost:{own.getsockname()[1]}", "--processes", 2)
+    one = {"env": {"JAX_NUM_CPU_DEVICES": "1"}}
+    return [process(shared(folder, name, *where, "--process", number), **one) for number in range(2)]
+
+
+def test_a_command_that_nothing_tells_of_other_processes_ends_with_code_2(tmp_path):
+    code, _, err = ended(shared(tmp_path, "alone", "--distributed"))
+    assert code == 2
+    assert "`distributed` finds no other processes" in err
+    assert "start the command by `srun` or `mpirun`" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_equal_one_to_the_bit_and_end_together_where_one_is_killed(tmp_path):
+    alone = {"env": {"JAX_NUM_CPU_DEVICES": "1"}}
+    assert ended(shared(tmp_path, "alone"), **alone)[0] == 0
+    pair = two_processes(tmp_path, "both")
+    assert [own.communicate(timeout=300) and own.returncode for own in pair] == [0, 0]
+    xr.testing.assert_equal(left(tmp_path / "both")[0], left(tmp_path / "alone")[0])
+    for lost in range(2):
+        pair, name = two_processes(tmp_path, f"killed-{lost}"), f"killed-{lost}"
+        while not list((tmp_path / name).glob("groups/*/checkpoints")):
+            assert pair[1 - lost].poll() is None
+            time.sleep(0.1)
+        pair[lost].kill()
+        pair[lost].communicate()
+        pair[1 - lost].communicate(timeout=60)
+        assert pair[1 - lost].returncode != 0
+        assert not (tmp_path / name / "results.nc").exists()
+        assert ended(shared(tmp_path, name), **alone)[0] == 0, "the same command without `--distributed`"
+        xr.testing.assert_equal(left(tmp_path / name)[0], left(tmp_path / "alone")[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -104,9 +104,8 @@ def run_process(work: Callable[[], int]) -> NoReturn:
 
     A reader that leaves early, as in `n3 --help | head`, is no fault.
     """
-    os.environ.setdefault(
-        "JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1)
-    )  # runs share the cores without talking
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))  # runs share the cores without talking
     gc.set_threshold(
         100_000
     )  # what a command makes lives to its end: looking for garbage costs 4 % of a short one

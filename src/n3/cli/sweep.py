@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import os
 import shutil
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,6 +35,15 @@ class Launch:
     """GPUs of a job."""
     most_jobs: int = 64
     """Jobs of the array that run at once, at most."""
+    distributed: bool = False
+    """Share the groups among all processes that run this command, as `srun` or `mpirun` starts them; the first
+    joins the results."""
+    coordinator: str | None = None
+    """Address HOST:PORT of the first of these processes; None: as Slurm or Open MPI says."""
+    processes: int | None = None
+    """Their number; None: as Slurm or Open MPI says."""
+    process: int | None = None
+    """The number of this one, from 0; None: as Slurm or Open MPI says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +54,66 @@ class SweepArguments(Arguments):
     grid: tuple[str, ...] = ()
     """Settings and values of which all combinations are trained: `learning_rate=1e-4,3e-4,1e-3
     capacity=4:1024:x2`. Ranges: LOW:HIGH:xFACTOR, LOW:HIGH:+STEP, LOW:HIGH:COUNT (geometric); layers `16x8`."""
+    parts: int = 1
+    """Groups to make of the runs, at least, where several jobs or processes train them."""
 
     def study(self) -> Study:
         """The study of these flags; a bad value raises ValueError."""
         if self.run.log_dir is not None:
             raise ValueError("`log_dir` takes the events of one experiment, not of a sweep: leave it out.")
-        study = product(self.experiment(), map(parse_axis, self.grid))
+        study = replace(product(self.experiment(), map(parse_axis, self.grid)), parts=self.parts)
         if not self.grid:
             rest = "`--grid learning_rate=1e-4,1e-3`; `n3 train` trains a single setting"
             raise ValueError(f"`grid` must name one setting or more with its values, such as {rest}.")
+        check_launch(self.launch)
         if not self.dry_run:
             require_launcher(self.launch.launcher)
         return study
+
+
+def check_launch(launch: Launch) -> None:
+    """Refuse settings of where groups are trained that do not go together, with a ValueError."""
+    own = launch.coordinator, launch.processes, launch.process
+    if not launch.distributed:
+        if own != (None, None, None):
+            raise ValueError("`coordinator`, `processes` and `process` go with `distributed`: set it too.")
+        return
+    if launch.launcher != "here":
+        raise ValueError(f"`distributed` does not go with `launcher` {launch.launcher}: leave one of them out.")
+    if own == (None, None, None):
+        return
+    if launch.coordinator is None or launch.processes is None or launch.process is None:
+        raise ValueError("`coordinator`, `processes` and `process` are set together, or none of them.")
+    host, _, port = launch.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"`coordinator` must be HOST:PORT, such as node1:7777; got {launch.coordinator!r}.")
+    if not 0 <= launch.process < launch.processes:
+        got = f"{launch.process} of {launch.processes} `processes`"
+        raise ValueError(f"`process` must lie from 0 to below the number of processes; got {got}.")
+
+
+LOST_AFTER = 30
+"""Seconds without a sign of life after which a process is lost, and the others end."""
+LONGEST_WAIT = 30 * 24 * 3600
+"""Seconds that a process whose groups are trained waits for the others, at most."""
+
+
+def join_processes(launch: Launch) -> int:
+    """Find the other processes of a command; the number of this one. A ValueError where nothing tells of them."""
+    import jax
+
+    try:
+        jax.distributed.initialize(
+            coordinator_address=launch.coordinator,
+            num_processes=launch.processes,
+            process_id=launch.process,
+            heartbeat_timeout_seconds=LOST_AFTER,
+            shutdown_timeout_seconds=LONGEST_WAIT,
+        )
+    except ValueError as error:
+        rest = "start the command by `srun` or `mpirun`, or set `coordinator`, `processes` and `process`"
+        raise ValueError(f"`distributed` finds no other processes ({error}): {rest}.") from error
+    return jax.process_index()
 
 
 def require_launcher(launcher: str) -> None:
@@ -114,6 +173,7 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
         describe_medians,
         describe_study,
         plan_groups,
+        run_share,
         run_study,
         study_table,
     )
@@ -125,7 +185,9 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
         show("\n".join(lines))
         check_memory(study)
         return OK
-    if not arguments.quiet:
+    shared = arguments.launch.distributed
+    is_first = join_processes(arguments.launch) == 0 if shared else True
+    if is_first and not arguments.quiet:
         show_seeds(study.base.run.seeds)
     folder, resume = folder_of(study), arguments.resume
     if arguments.launch.launcher != "here":
@@ -133,7 +195,9 @@ def _sweep(study: Study, arguments: SweepArguments) -> int:
             return OK
         resume = "auto"
     how = {"quiet": arguments.quiet, "resume": resume, "checkpoint_every": arguments.checkpoint_every}
-    results = run_study(study, folder, **how)
+    results = run_share(study, folder, **how) if shared else run_study(study, folder, **how)
+    if results is None:  # another process has them
+        return OK
     table = study_table(results, study)
     show(f"\n{describe_medians(results, study)}\n\n{table}\n\nresults: {folder}", kept=IN_FOLDER)
     has_diverged = results["diverged_at"] >= 0
@@ -149,4 +213,8 @@ def sweep_command(words: Sequence[str], *, program: str) -> int:
         description="Sweep a grid of settings: few compilations, finished groups are kept, one results.nc.",
         made=lambda parsed: (parsed.study(), parsed),
     )
-    return ended(lambda: _sweep(study, arguments))
+    code = ended(lambda: _sweep(study, arguments))
+    if arguments.launch.distributed and code not in (OK, DIVERGED):
+        sys.stdout.flush()
+        os._exit(code)  # what ends early does not wait for the others: they end too
+    return code

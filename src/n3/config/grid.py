@@ -38,9 +38,14 @@ class Study:
     """Where the cells are all combinations of these (the last moves fastest); empty where they are not."""
     points: int = 0
     """Fresh samples on which the confusion matrix of every trained network is counted; 0: none."""
+    parts: int = 1
+    """Groups to make of the runs, at least; more where memory or programs ask for more."""
 
     def __post_init__(self) -> None:
         validation.check_whole("points", [self.points])
+        validation.check_whole("parts", [self.parts])
+        if self.parts < 1:
+            raise ValueError(f"`parts` must be 1 or more; got {self.parts}.")
         if self.points < 0:
             raise ValueError(f"`points` must be zero or more; got {self.points}.")
         if not self.cells or len({frozenset(cell) for cell in self.cells}) > 1:

@@ -29,6 +29,7 @@ from .study import describe_study as describe_study
 from .study import is_finished as is_finished
 from .study import plan_groups as plan_groups
 from .study import prepare_study as prepare_study
+from .study import run_share as run_share
 from .study import run_study as run_study
 from .study import train_group as train_group
 from .tensorboard import write_events as write_events

@@ -193,13 +193,13 @@ def describe_memory(own: Outline, most: int, total: int) -> str:
 
 
 def find_devices(name: str) -> Sequence[Device]:
-    """The devices to compute on: `auto` takes JAX's default kind.
+    """The devices of this process to compute on: `auto` takes JAX's default kind.
 
     Raises:
         ValueError: If no such device is there.
     """
     try:
-        return jax.devices(None if name == "auto" else name)
+        return jax.local_devices(backend=None if name == "auto" else name)
     except (RuntimeError, AssertionError) as error:  # the latter where `JAX_PLATFORMS` names what is not there
         asked = f" under JAX_PLATFORMS={own}" if (own := os.environ.get("JAX_PLATFORMS")) else ""
         raise ValueError(

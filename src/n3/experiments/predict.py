@@ -41,7 +41,7 @@ def outputs_of(net: Any, inputs: Float[np.ndarray, "rows in_size"]) -> Float[np.
     rows = len(inputs)
     blocks = np.zeros((max(-(-rows // ROWS), 1), ROWS, inputs.shape[1]))
     blocks.reshape(-1, inputs.shape[1])[:rows] = inputs
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         arrays, rest = eqx.partition(net, eqx.is_array)
         arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), arrays)
         each = [np.asarray(_outputs(arrays, rest, jnp.asarray(own))) for own in blocks]

@@ -252,7 +252,7 @@ def require(directory: Path, *names: str) -> None:
 
 def device_name() -> str:
     """The default device, as `cpu` or as its kind, with the number of devices where there are several."""
-    devices = jax.devices()
+    devices = jax.local_devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "cpu"
     return kind if len(devices) == 1 else f"{kind} x {len(devices)}"
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +55,8 @@ MOST_BYTES = 2**28
 """Bytes of samples that an arm of a group holds at most."""
 GROUP_SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
 """What training took, by arm: wall seconds of compiling and of running, CPU seconds of both."""
+BETWEEN_LOOKS = 2.0
+"""Seconds between two looks for the groups of other processes."""
 FRESH = 2**31 - 1
 """Seed of the samples on which confusion matrices are counted."""
 
@@ -65,6 +68,11 @@ class CellGroup:
     cells: tuple[int, ...]
     """Places in the study."""
     seeds: tuple[int, ...]
+
+    @property
+    def runs(self) -> int:
+        """Runs of an arm."""
+        return len(self.cells) * len(self.seeds)
 
 
 def plan_groups(study: Study) -> list[CellGroup]:
@@ -84,6 +92,16 @@ def plan_groups(study: Study) -> list[CellGroup]:
         most = max(1, min(MOST_RUNS, MOST_BYTES // size))
         parts = _parts(cells, max(1, most // len(seeds)))
         groups += [CellGroup(cells=own, seeds=part) for own in parts for part in _parts(seeds, most)]
+    return _halved(groups, study.parts)
+
+
+def _halved(groups: list[CellGroup], number: int) -> list[CellGroup]:
+    """As many groups at least, by halving the one of most runs while it has more than one."""
+    groups = list(groups)
+    while len(groups) < number and (own := max(groups, key=lambda each: each.runs)).runs > 1:
+        name, place = "cells" if len(own.cells) > 1 else "seeds", groups.index(own)
+        halves = _parts(getattr(own, name), -(-len(getattr(own, name)) // 2))
+        groups[place : place + 1] = [replace(own, **{name: half}) for half in halves]
     return groups
 
 
@@ -410,6 +428,40 @@ def run_study(
                 note(f"group {index + 1} of {number}")
             train_group(str(directory), index, quiet=quiet, **how)
         return collect_study(directory)
+
+
+def run_share(
+    study: Study,
+    directory: Path,
+    *,
+    quiet: bool = False,
+    resume: Resume = "auto",
+    checkpoint_every: float = EVERY,
+) -> Results | None:
+    """Train this process's share of a study, under `jax.distributed`, in a folder that all processes see.
+
+    Every so many-th group is its own. The first process makes the folder ready, waits in the end for all
+    groups, and collects the results; the others return None. Nothing but files passes between them. Errors as
+    `run_study`.
+    """
+    first, left = jax.process_index() == 0, list(range(len(plan_groups(study))))
+    how = {"checkpoint_every": checkpoint_every, "quiet": quiet or not first}
+    if first:
+        prepare_study(study, directory, resume=resume)
+    while not _is_prepared(study, directory):
+        time.sleep(BETWEEN_LOOKS)
+    for index in left[jax.process_index() :: jax.process_count()]:
+        train_group(str(directory), index, device=study.base.run.device, **how)
+    if not first:
+        return None
+    while left := [index for index in left if not is_finished(directory, index)]:
+        time.sleep(BETWEEN_LOOKS)
+    return run_study(study, directory, **how)
+
+
+def _is_prepared(study: Study, directory: Path) -> bool:
+    """Whether a folder is that of this very study."""
+    return (directory / "study.json").exists() and _study_of(directory).to_json() == study.to_json()
 
 
 def _is_whole(study: Study, directory: Path) -> bool:

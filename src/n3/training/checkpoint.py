@@ -400,7 +400,7 @@ def _program() -> dict[str, Any]:
     return {
         "jaxlib": jaxlib.version.__version__,
         "platform": jax.default_backend(),
-        "devices": jax.device_count(),
+        "devices": jax.local_device_count(),
     }
 
 

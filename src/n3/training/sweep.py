@@ -124,8 +124,8 @@ def sweep(
 
     `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
-    that JAX has). `progress` is called with the step reached, once a chunk. `start` is a step and states to go
-    on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
+    of this process). `progress` is called with the step reached, once a chunk. `start` is a step and states to
+    go on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
     than are allocated where sizes allow it. `checkpoint` is written between chunks of steps and at the end;
     what it holds is not trained again. Final states and records are in the order of the keys: run `i` is what
     `train` returns for row `i`.
@@ -139,7 +139,7 @@ def sweep(
     now, given = start or (0, None)
     if len(stops) == 0 or np.any(np.diff(stops) < 0) or stops[0] < now:
         raise ValueError(f"`stops` must be steps that do not decrease, from {now} on; got {stops}.")
-    mesh = Mesh(np.array(devices or jax.devices()), ("runs",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(devices or jax.local_devices()), ("runs",), axis_types=(AxisType.Auto,))
     samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
     per_device = -(-runs // mesh.size)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -231,14 +231,17 @@ _COMPILERS = ThreadPoolExecutor(thread_name_prefix="compile")
 """XLA compiles outside of Python's lock, so that two programs take little longer than one."""
 
 
+_NUMBERS = "jax_enable_x64", "jax_default_matmul_precision"
+"""Settings of JAX, also of a `with` block, by which the same shapes have other programs."""
+
+
 class Programs:
     """The programs of some runs, compiled aside; the latest of a process are kept, whichever sweep asks."""
 
     def __init__(self, recipe: Recipe, block: int, mesh: Mesh, arguments: Sequence[PyTree]):
         leaves, structure = jax.tree.flatten(tuple(arguments))
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-        numbers = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
-        self._key = recipe, block, mesh, shapes, structure, numbers
+        self._key = recipe, block, mesh, shapes, structure, tuple(getattr(jax.config, own) for own in _NUMBERS)
 
     def drawing(self) -> Future:
         """What draws the first states, on its way."""

@@ -368,6 +368,11 @@ def test_a_data_set_of_the_users_own_has_a_name(monkeypatch):
     register_dataset("line-2", line)
     (data,) = load_task(TaskConfig(task="line-2", samples=20, test_samples=5), (3,))
     assert (data.name, len(data.train_inputs), len(data.test_inputs)) == ("line-2", 20, 5)
+    deaf = lambda *, train_samples, test_samples, seed: line(train_samples=24, test_samples=6, seed=seed)  # noqa: E731
+    register_dataset("deaf", deaf)
+    assert len(load_dataset("deaf", seed=0).train_inputs) == 24
+    with pytest.raises(ValueError, match="`train_samples`: data set 'deaf' gives 24 where 20 are asked for"):
+        load_dataset("deaf", train_samples=20, test_samples=6, seed=0)
     with pytest.raises(ValueError, match="`name` must be new; 'line-2' is a data set already"):
         register_dataset("line-2", line)
     with pytest.raises(ValueError, match="`name` must be of letters, digits"):

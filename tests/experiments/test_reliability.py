@@ -431,8 +431,9 @@ def test_a_study_that_is_finished_goes_on_with_more_steps(tmp_path, monkeypatch)
 )
 def test_more_steps_of_a_study_that_would_change_the_first_ones_are_refused(first, more, tmp_path):
     before = studies.run_study(first, tmp_path, quiet=True)
-    with pytest.raises(FileExistsError, match=r"holds something else: .*steps"):
+    with pytest.raises(FileExistsError, match=r"holds something else: .*steps") as refused:
         studies.run_study(more, tmp_path, quiet=True)
+    assert ("More `steps` go on where a method allows it" in str(refused.value)) == (len(first.axes) == 1)
     assert studies.run_study(first, tmp_path, quiet=True).identical(before)
 
 

@@ -1,5 +1,6 @@
 """Reliability of commands as processes: killed at random, interrupted, without disk, streams or backend."""
 
+import json
 import os
 import random
 import resource
@@ -141,6 +142,65 @@ def test_a_command_that_nothing_tells_of_other_processes_ends_with_code_2(tmp_pa
     assert "`distributed` finds no other processes" in err
     assert "start the command by `srun` or `mpirun`" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_ends_a_process_that_waits_for_another(tmp_path):
+    first = two_processes(tmp_path, "own")
+    others = [first.pop()]
+    while len(list((tmp_path / "own").glob("groups/*/manifest.json"))) < 2:
+        assert first[0].poll() is None
+        time.sleep(0.1)
+    os.kill(others[0].pid, signal.SIGSTOP)  # what it has left is never done
+    time.sleep(1)
+    first[0].terminate()
+    _out, err = first[0].communicate(timeout=10)
+    others[0].kill()
+    others[0].communicate()
+    assert first[0].returncode in (128 + signal.SIGTERM, 143)
+    assert "The same command goes on" in err
+
+
+def test_processes_of_other_settings_and_a_port_in_use_are_refused(tmp_path, monkeypatch):
+    pair = two_processes(tmp_path, "own")
+    pair[1].kill()
+    pair[1].communicate()
+    port = next(word for word in pair[1].args if word.startswith("localhost:"))
+    where = ("--distributed", "--coordinator", port, "--processes", 2)
+    other = process(shared(tmp_path, "own", *where, "--process", 1, "--weight-prior", 0.5))
+    _out, err = other.communicate(timeout=180)
+    pair[0].kill()
+    pair[0].communicate()
+    assert other.returncode == 2, err
+    assert "is not made ready for this study: all processes must see one folder and be given the same" in err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        where = ("--distributed", "--coordinator", f"localhost:{taken.getsockname()[1]}", "--processes", 1)
+        code, _, err = ended(shared(tmp_path, "busy", *where, "--process", 0))
+    assert code == 2
+    assert "cannot be opened here: Address already in use" in err
+
+
+def test_the_old_command_reads_what_is_joined_also_where_more_steps_were_killed(tmp_path):
+    own = ("--parts", 4, "--checkpoint-every", 0.1)
+    grid = GRID.replace(" steps=2000,3000", "")
+    short = words("sweep.py", *grid.split(), "--out", tmp_path, "--name", "own", *own)
+    longer = [word.replace("3000", "6000") for word in short]
+    assert ended(short)[0] == 0
+    before = left(tmp_path / "own")[0]
+    started = process(longer)
+    while json.loads((tmp_path / "own/groups/0000/manifest.json").read_text())["steps"] != 6000:
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.kill()
+    started.communicate()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    where = ("--distributed", "--coordinator", f"localhost:{port}", "--processes", "1", "--process", "0")
+    code, _out, err = ended([*short, *where])
+    assert code == 0, err
+    xr.testing.assert_equal(left(tmp_path / "own")[0], before)
 
 
 def test_two_processes_equal_one_to_the_bit_and_end_together_where_one_is_killed(tmp_path):

@@ -273,6 +273,12 @@ def bad(rows, value=np.nan):
     "shape, criterion, message",
     [
         ({}, "importance < 1e9", "'importance < 1e9' would empty hidden layer 0: it holds for all"),
+        ({}, "importance < 1e9", r"units that take part; `importance` was [-\d.e]+ to [-\d.e]+\.$"),
+        (
+            {},
+            "redundancy < 9 and entropy > -1",
+            r"; `entropy` was \d\S* to \d\S*; `redundancy` was \S+ to \S+\.$",
+        ),
         ({"depth": 2.0}, "importance < 1e9", "would empty hidden layer 0"),
         ({}, "layer.importance < 1e9", "would empty hidden layer 0: only layers behind a depth gate, or"),
         ({"depth": 2.0}, "layer.importance < 1e9", "would empty hidden layer 0: only layers behind"),

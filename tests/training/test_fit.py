@@ -541,6 +541,7 @@ ODD = {
         (INS, OUTS), (INS[:, :2], OUTS)
     ),
     "`model` must take one sample, here of shape \\(2,\\)": lambda: no_fit((INS[:, :2], OUTS)),
+    "Many models stacked need an array of keys, one each": lambda: no_fit((INS[:, :2], OUTS)),
     "`loss` must return one real number .* got \\(1,\\)": lambda: no_fit(
         (INS, OUTS), loss=lambda out, y: (out - y) ** 2
     ),

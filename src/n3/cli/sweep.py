@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -92,21 +93,34 @@ def check_launch(launch: Launch) -> None:
         raise ValueError(f"`process` must lie from 0 to below the number of processes; got {got}.")
 
 
-LOST_AFTER = 30
+LOST_AFTER = 20
 """Seconds without a sign of life after which a process is lost, and the others end."""
+FOUND_WITHIN = 120
+"""Seconds in which all processes must have found each other."""
 LONGEST_WAIT = 30 * 24 * 3600
 """Seconds that a process whose groups are trained waits for the others, at most."""
 
 
 def join_processes(launch: Launch) -> int:
-    """Find the other processes of a command; the number of this one. A ValueError where nothing tells of them."""
+    """Find the other processes of a command; the number of this one. ValueError where nothing tells of them."""
     import jax
 
+    if launch.process == 0 and launch.coordinator:
+        with socket.socket() as own:
+            port = int(launch.coordinator.rpartition(":")[2])
+            try:
+                own.bind(("", port))
+            except OSError as error:
+                raise ValueError(
+                    f"`coordinator`: port {port} cannot be opened here: {error.strerror}."
+                ) from error
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from this command
     try:
         jax.distributed.initialize(
             coordinator_address=launch.coordinator,
             num_processes=launch.processes,
             process_id=launch.process,
+            initialization_timeout=FOUND_WITHIN,
             heartbeat_timeout_seconds=LOST_AFTER,
             shutdown_timeout_seconds=LONGEST_WAIT,
         )

@@ -285,7 +285,12 @@ def load_dataset(
         hint = suggestion(name, tuple(DATASETS))
         rest = hint or " `n3.register_dataset` gives data of your own a name, in the process that calls it."
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}; got {name!r}.{rest}")
-    return DATASETS[name](seed=seed, **sizes)
+    data = DATASETS[name](seed=seed, **sizes)
+    for field, samples in sizes.items():
+        got = len(getattr(data, field.replace("samples", "inputs")))
+        if samples is not None and got != samples:
+            raise ValueError(f"`{field}`: data set {name!r} gives {got} where {samples} are asked for.")
+    return data
 
 
 def register_dataset(name: str, function: Callable[..., Dataset]) -> None:
@@ -294,8 +299,9 @@ def register_dataset(name: str, function: Callable[..., Dataset]) -> None:
     For example::
 
         def circle(*, train_samples, test_samples, seed):
-            x = np.random.default_rng(seed).uniform(-1, 1, (train_samples or 500, 2))
-            return n3.Dataset.from_arrays(x, x[:, 0] ** 2 + x[:, 1] ** 2 < 0.5, seed=seed, name="circle")
+            own = {"train_samples": train_samples or 400, "test_samples": test_samples or 100}
+            x = np.random.default_rng(seed).uniform(-1, 1, (sum(own.values()), 2))
+            return n3.Dataset.from_arrays(x, (x**2).sum(axis=1) < 0.5, seed=seed, name="circle", **own)
 
         n3.register_dataset("circle", circle)
 

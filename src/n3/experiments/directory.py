@@ -114,6 +114,8 @@ class RunDirectory:
             return replace(self, longer=(name, text))
         if found:
             rest = "Give the same fields, or another `name` or `out`."
+            if len(found) == 1 and found[0].startswith("`steps`"):
+                rest = "More `steps` go on where a method allows it, twice as many, or four times. " + rest
             raise FileExistsError(f"{self.path} holds something else: {', '.join(found)}. {rest}")
         return self
 

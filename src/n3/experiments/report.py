@@ -314,7 +314,9 @@ def _study_table(study: Study, results: Results) -> str:
         lost = f"{len(losses) - len(known)} of {len(losses)}"
         settings = (str(grid.setting_label(value)) for value in cell.values())
         rows.append([*settings, arm, _interval(middle, ends), *medians, lost])
-    return page.html_table(head, rows, caption=f"Medians over {results.sizes['seed']} seeds at the last step.")
+    seeds = results.sizes["seed"]
+    caption = f"Medians over {seeds} seeds at the last step. {few_seeds(seeds) if has_intervals else ''}"
+    return page.html_table(head, rows, caption=caption.strip())
 
 
 def _figures(folder: Path, facts: _Facts) -> str:

@@ -55,8 +55,8 @@ MOST_BYTES = 2**28
 """Bytes of samples that an arm of a group holds at most."""
 GROUP_SECONDS = ("compile_seconds", "run_seconds", "cpu_seconds")
 """What training took, by arm: wall seconds of compiling and of running, CPU seconds of both."""
-BETWEEN_LOOKS = 2.0
-"""Seconds between two looks for the groups of other processes."""
+BETWEEN_LOOKS, READY_WITHIN = 2.0, 60.0
+"""Seconds between two looks for what other processes write, and until the first has made the folder ready."""
 FRESH = 2**31 - 1
 """Seed of the samples on which confusion matrices are counted."""
 
@@ -442,26 +442,26 @@ def run_share(
 
     Every so many-th group is its own. The first process makes the folder ready, waits in the end for all
     groups, and collects the results; the others return None. Nothing but files passes between them. Errors as
-    `run_study`.
+    `run_study`, and ValueError where the folder is not made ready for this very study.
     """
-    first, left = jax.process_index() == 0, list(range(len(plan_groups(study))))
+    first, began = jax.process_index() == 0, time.monotonic()
     how = {"checkpoint_every": checkpoint_every, "quiet": quiet or not first}
     if first:
         prepare_study(study, directory, resume=resume)
-    while not _is_prepared(study, directory):
+    while not (directory / "study.json").exists() or _study_of(directory).to_json() != study.to_json():
+        if time.monotonic() - began > READY_WITHIN:
+            rest = "all processes must see one folder and be given the same settings"
+            raise ValueError(f"`distributed`: {directory} is not made ready for this study: {rest}.")
         time.sleep(BETWEEN_LOOKS)
-    for index in left[jax.process_index() :: jax.process_count()]:
-        train_group(str(directory), index, device=study.base.run.device, **how)
+    left = _unfinished(study, directory)
+    for index in left:
+        if index % jax.process_count() == jax.process_index():
+            train_group(str(directory), index, device=study.base.run.device, **how)
     if not first:
         return None
     while left := [index for index in left if not is_finished(directory, index)]:
         time.sleep(BETWEEN_LOOKS)
-    return run_study(study, directory, **how)
-
-
-def _is_prepared(study: Study, directory: Path) -> bool:
-    """Whether a folder is that of this very study."""
-    return (directory / "study.json").exists() and _study_of(directory).to_json() == study.to_json()
+    return run_study(study, directory, quiet=True)
 
 
 def _is_whole(study: Study, directory: Path) -> bool:

@@ -60,8 +60,9 @@ def compact(net: eqx.Module) -> Any:
     """The same function as a plain network of the units that take part at all.
 
     Participation, the shares of depth gates and the output's gain go into the columns of the layer that reads
-    them, the size input into biases; layers whose gate is shut vanish. A layer without a unit that takes part
-    has none left, and the network is a constant. A choice of activations becomes the one of the largest share:
+    them, the size input into biases; layers whose gate is shut vanish. A layer of an MLP without a unit that
+    takes part has none left, and the network is a constant; a group of another model keeps one that counts
+    nothing. A choice of activations becomes the one of the largest share:
     the outputs stay where the choice was hard, as it is at the end of a run. A model that `n3.grow` made gives
     back a model of its own class (see `n3.tracing.grow.compact_model`); a plain model comes back as it is, and
     of an ensemble an ensemble of plain members.

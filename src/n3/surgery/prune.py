@@ -167,11 +167,24 @@ def _without_units(bench: _Bench, net: AbstractSized, rule: Criterion | Selector
         for unit, values, reason in judge(bench, net, rule, is_there, stream):
             for layer in stream:
                 if is_there[layer].any() and is_there[layer].sum() == is_there[layer][unit]:
-                    bench.refuse_to_empty(net.group_names[layer], "it holds for all units that take part")
+                    rest = _spread(bench, net, rule, layer)
+                    bench.refuse_to_empty(
+                        net.group_names[layer], f"it holds for all units that take part{rest}"
+                    )
                 is_there[layer][unit] = stays[layer][unit] = False
             where = stream[0] if len(stream) == 1 and not is_gated(net) else None
             removed.append(Removal(layer=where, unit=unit, values=MappingProxyType(values), reason=reason))
     return removed, Edit.of([np.flatnonzero(own) for own in stays])
+
+
+def _spread(bench: _Bench, net: AbstractSized, rule: Criterion | Selector, layer: int) -> str:
+    """What the units of a layer have of what a text names, from the least to the most, before any goes."""
+    if not isinstance(rule, Criterion):
+        return ""
+    is_there = [np.asarray(mask) > 0 for mask in _masks(net)]
+    row = bench.values(net, is_there)[layer]
+    own = {name: row[name][is_there[layer]] for name in sorted(rule.names())}
+    return "".join(f"; `{name}` was {each.min():.3g} to {each.max():.3g}" for name, each in own.items())
 
 
 Judged = Iterator[tuple[int, dict[str, float], str]]

@@ -127,7 +127,8 @@ def _shape_of(name: str, function: Callable[..., Any], *one: Any, **keys: PRNGKe
         return eqx.filter_eval_shape(function, *one, **keys)
     except (TypeError, ValueError, IndexError) as error:
         shapes = " and ".join(str(getattr(own, "shape", type(own).__name__)) for own in one)
-        raise ValueError(f"`{name}` must take one sample, here of shape {shapes}: {error}") from error
+        stacked = " Many models stacked need an array of keys, one each." if name == "model" else ""
+        raise ValueError(f"`{name}` must take one sample, here of shape {shapes}: {error}.{stacked}") from error
 
 
 def check_targets(goal: OutputLoss, targets: Array | np.ndarray, *, name: str) -> None:

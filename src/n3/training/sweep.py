@@ -125,10 +125,10 @@ def sweep(
     `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
     of this process). `progress` is called with the step reached, once a chunk. `start` is a step and states to
-    go on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer units
-    than are allocated where sizes allow it. `checkpoint` is written between chunks of steps and at the end;
-    what it holds is not trained again. Final states and records are in the order of the keys: run `i` is what
-    `train` returns for row `i`.
+    go on from, in place of the first step and what the keys draw. With `is_tiered` the runs train with fewer
+    units than are allocated where sizes allow it. `checkpoint` is written between chunks of steps and at the
+    end; what it holds is not trained again. Final states and records are in the order of the keys: run `i` is
+    what `train` returns for row `i`.
 
     Raises:
         ValueError: If the leaves disagree on the number of runs, or the stops decrease or lie before the start.

@@ -127,6 +127,30 @@ def speed() -> str:
     )
 
 
+def scaling() -> str:
+    """CPU time of training by setting, measured and by the model, and the model's constants."""
+    found, rows = _read("scaling-cpu"), []
+    for part in ("fitted", "set_aside"):
+        for own in found[part]:
+            names = [f"{own[name]:,}" for name in ("runs", "samples", "units", "inputs", "block")]
+            taken, model = own["microseconds"], own["model"]
+            cells = (*names, f"{taken:.3g}", f"{model:.3g}", f"{100 * (model / taken - 1):+.0f} %")
+            rows.append((*cells, "" if part == "fitted" else "yes"))
+    head = ("runs", "samples", "units", "inputs", "runs in a block", "µs per run and step", "model", "error")
+    constants = [(name, f"{value:.3g}") for name, value in found["constants"].items()]
+    tables = _markdown((*head, "set aside"), rows), _markdown(("constant of the model, for", "ns"), constants)
+    return "\n\n".join(tables)
+
+
+def scaling_bars() -> str:
+    """Ratios of two programs, with their limits."""
+    rows = [
+        (own["name"], f"{own['value']:.2f}", f"{own['sense']} {own['must']:g}", f"{own['goal']:g}")
+        for own in _read("scaling-cpu")["bars"]
+    ]
+    return _markdown(("bar", "found", "must", "goal"), rows)
+
+
 def _bound(bar: Mapping[str, Any]) -> str:
     return f"{bar['must']:.2f}" if bar["must"] in (0.8, 0.9) else f"{bar['must']:g}"
 
@@ -212,6 +236,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "stability": stability,
     "estimators": estimators,
     "speed": speed,
+    "scaling": scaling,
+    "scaling-bars": scaling_bars,
     "by-price": lambda: by_price("study-sizing"),
     "by-price-confirmation": lambda: by_price("confirmation-sizing"),
     "ablations": ablations,

@@ -85,7 +85,7 @@ TILE_BYTES = 64 * 1024
 """Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
 times as many, for 64 units and 1,300 to 2,000 samples)."""
 LEAST_TILE, LEAST_TILE_OF_INPUTS = 256, 128
-"""Samples of a tile at least, however wide the layers or the inputs are (measured: 128 to 512 units are 1.2 to
+"""Samples of a tile at least, however wide the layers or the inputs are (measured: 128 to 512 units are 1.5 to
 1.9 times as fast as by the bytes alone, 1,024 units four times, 300 inputs 1.5 times)."""
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""

@@ -189,9 +189,10 @@ def test_the_old_command_reads_what_is_joined_also_where_more_steps_were_killed(
     assert ended(short)[0] == 0
     before = left(tmp_path / "own")[0]
     started = process(longer)
-    while json.loads((tmp_path / "own/groups/0000/manifest.json").read_text())["steps"] != 6000:
+    manifest = tmp_path / "own/groups/0000/manifest.json"  # which is away while the results are replaced
+    while not manifest.exists() or json.loads(manifest.read_text())["steps"] != 6000:
         assert started.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
     started.kill()
     started.communicate()
     with socket.socket() as free:

@@ -163,10 +163,10 @@ def test_inputs_that_are_all_the_same_have_no_figure_over_them(command, tmp_path
 
 
 def test_a_platform_that_is_not_there_ends_with_code_2(command, monkeypatch):
-    def absent(kind):
+    def absent(backend=None):
         raise AssertionError
 
-    monkeypatch.setattr("jax.devices", absent)
+    monkeypatch.setattr("jax.local_devices", absent)
     code, said = command(*SMALL.split())
     assert code == 2
     assert "`device` is auto, but JAX finds none here" in said.err

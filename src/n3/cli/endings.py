@@ -106,9 +106,7 @@ def run_process(work: Callable[[], int]) -> NoReturn:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))  # runs share the cores without talking
-    gc.set_threshold(
-        100_000
-    )  # what a command makes lives to its end: looking for garbage costs 4 % of a short one
+    gc.set_threshold(100_000)  # nearly all that a command makes lives to its end (4 % of a short run's time)
     fill_standard_streams()
     handle_signals()
     code: object = OK

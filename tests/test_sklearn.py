@@ -297,6 +297,17 @@ def test_new_categories_and_columns_without_a_value_are_warned_of(regressor, cla
             assert len(told) == 1
 
 
+def test_rows_that_only_become_an_array_are_predicted():
+    class Rows:
+        def __array__(self, dtype=None, copy=None):
+            return own
+
+    X, y, _ = table()
+    own = X[["size"]].fillna(1000.0).to_numpy()
+    model = GrowingRegressor(**SMALL | {"steps": 2}).fit(own, y)
+    assert np.array_equal(model.predict(Rows()), model.predict(own))
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_preprocessing_of_an_estimator_serves_its_networks(regressor, classifier):
     X, _, _ = table()

@@ -170,7 +170,7 @@ class _Growing(BaseEstimator):
         """Predictions of every row: numbers in the user's units, or probabilities."""
         check_is_fitted(self)
         frame, own = self._frame(X, reset=False), self.preprocessing_
-        for note in own.encoder.notes(frame, in_memory(len(X))):
+        for note in own.encoder.notes(frame, in_memory(len(next(iter(frame.values()))))):
             warnings.warn(note, SizingWarning, stacklevel=3)
         return own.values(outputs_of(self._network, own.inputs(frame)))
 

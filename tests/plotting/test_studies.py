@@ -186,5 +186,9 @@ def test_settings_have_a_column_each_with_arms_side_by_side():
     assert np.all(second.get_xdata() > values["rate"])
     assert [label.get_text() for label in lower[1].get_xticklabels()] == ["tanh", "relu", "sin"]
     assert upper[1].containers[0].lines[0].get_linestyle() == "None"  # nothing lies between two words
-    assert legend(figure) == ["growing", "static", "bars: quartiles"]
+    assert [label.get_text() for label in lower[0].get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    assert [label.get_text() for label in lower[2].get_xticklabels()] == ["10", "20", "30"]  # no 12.5 steps
+    assert legend(figure) == ["growing", "static", "bars: quartiles\nover seeds and\nother settings"]
     assert no_text_outside(figure)
+    alone = [own for own in curves if own.setting == "rate"]
+    assert legend(plot_settings("moons: sweep", alone, unit="nats"))[-1] == "bars: quartiles\nover seeds"

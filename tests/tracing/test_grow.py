@@ -252,10 +252,19 @@ def test_arguments_out_of_range(changes, message):
         grow(plain(), example=ROW, key=KEY, **changes)
 
 
-def test_models_with_a_state_are_refused():
-    parts = lambda: [Linear(5, 8, key=KEY), eqx.nn.BatchNorm(8, "batch", mode="batch")]  # noqa: E731
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: grow(model, example=ROW, key=KEY),
+        lambda model: n3.fit(model, (np.ones((8, 5)), np.ones((8, 8))), steps=2, key=KEY),
+        lambda model: n3.export(model, example=ROW),
+    ],
+    ids=["grow", "fit", "export"],
+)
+def test_models_with_a_state_are_refused(call):
+    model = Sequential([Linear(5, 8, key=KEY), eqx.nn.BatchNorm(8, "batch", mode="batch")])
     with pytest.raises(ValueError, match=r"`model` must have no state.*\.layers\[1\].*LayerNorm and GroupNorm"):
-        grow(eqx.filter_eval_shape(lambda: Sequential(parts())), example=ROW, key=KEY)
+        call(model)
 
 
 def test_a_grown_model_is_compiled_vectorised_and_differentiated():

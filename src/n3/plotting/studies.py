@@ -15,6 +15,8 @@ from n3.stats.distributions import Histogram, Profile, SettingCurve
 from n3.stats.scaling_laws import AccuracyCurve, ScalingCurve
 from n3.stats.summary import with_interval
 
+MOST_TICKS = 8
+"""Values of a setting that are all marked on its axis."""
 _FILL = 0.5
 """Opacity of the bars of a histogram."""
 
@@ -139,7 +141,10 @@ def plot_parameters(
 
 
 def plot_settings(title: str, curves: Sequence[SettingCurve], *, unit: str) -> Figure:
-    """Final test loss (in `unit`) and size over each setting: medians and quartiles of each arm."""
+    """Final test loss (in `unit`) and size over each setting: medians and quartiles of each arm.
+
+    They are over the seeds and, where a study has several settings, over all values of the others.
+    """
     settings = list(dict.fromkeys(own.setting for own in curves))
     figure = titled(title, 2.6 + 3.4 * len(settings), 5.6)
     panels = figure.subplots(2, len(settings), sharex="col", sharey="row", squeeze=False)
@@ -149,21 +154,22 @@ def plot_settings(title: str, curves: Sequence[SettingCurve], *, unit: str) -> F
         places, is_number = np.arange(len(own.values)), not isinstance(own.values[0], str)
         x = np.array(own.values if is_number else places, float)
         is_wide = is_number and x.min() > 0 and x.max() >= 10 * x.min()
-        beside = 0.02 * (
-            arms.index(own.arm) - (len(arms) - 1) / 2
-        )  # of the width, so that bars lie side by side
+        beside = 0.02 * (arms.index(own.arm) - (len(arms) - 1) / 2)  # of the width: bars lie side by side
         x = x * (x.max() / x.min()) ** beside if is_wide else x + beside * max(np.ptp(x), 1.0)
         for axes, rows in zip(column, (own.loss, own.size), strict=True):
             draw_bars(axes, x, rows, COLOURS[own.arm], fmt="o-" if is_number else "o", markersize=4, capsize=2)
             axes.set_xscale("log" if is_wide else "linear")
-        if not is_number:
-            column[1].set_xticks(places, own.values)
+        if len(own.values) <= MOST_TICKS:
+            told = [f"{value:g}" for value in own.values] if is_number else own.values
+            column[1].set_xticks(own.values if is_number else places, told)
+            column[1].minorticks_off()
         column[1].set_xlabel(own.setting)
     positive = np.concatenate([own.loss.ravel() for own in curves]) > 0
     panels[0, 0].set(ylabel=f"final test loss ({unit})", yscale="log" if positive.any() else "linear")
     panels[1, 0].set(ylabel="final size (effective units)", ylim=(0, None))
     keys = [line_key(arm, COLOURS[arm], marker="o", linestyle="-") for arm in arms]
-    return add_legend(figure, [*keys, line_key("bars: quartiles", marker="|", markersize=10)])
+    pooled = "seeds" if len(settings) == 1 else "seeds and\nother settings"
+    return add_legend(figure, [*keys, line_key(f"bars: quartiles\nover {pooled}", marker="|", markersize=10)])
 
 
 def _draw_curve(axes, curve):

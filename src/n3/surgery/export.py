@@ -23,7 +23,7 @@ from n3.nn.mlp import ACTIVATIONS
 from n3.nn.sized import AbstractSized, stack_runs
 from n3.surgery.compact import CompactLayer, CompactMLP, compact
 from n3.tracing.grow import Example
-from n3.tracing.trace import key_if_taken, with_true_sizes
+from n3.tracing.trace import check_stateless, key_if_taken, with_true_sizes
 
 PART = ".part"
 """Ending of a file that is not complete yet."""
@@ -265,9 +265,10 @@ def export(
     sample, or its shape and data type, of a model that is not sized.
 
     Raises:
-        ValueError: If `net` cannot be compacted, or an example is missing.
+        ValueError: If `net` cannot be compacted or has a state, or an example is missing.
         OSError: If the file cannot be written.
     """
+    check_stateless(net)
     plain = compact(net)
     one = net.members if isinstance(net, Ensemble) else net
     if isinstance(one, AbstractSized):

@@ -17,7 +17,15 @@ from n3.nn.controllers import AbstractController, make_controller
 from n3.nn.groups import Participation, Structure, masked
 from n3.nn.masks import MASKS, PRESENT
 from n3.nn.sized import AbstractSized, Inputs, PerGroup, each_input, first_run
-from n3.tracing.trace import LAYERS, activations, find_structure, key_if_taken, layers_in, with_true_sizes
+from n3.tracing.trace import (
+    LAYERS,
+    activations,
+    check_stateless,
+    find_structure,
+    key_if_taken,
+    layers_in,
+    with_true_sizes,
+)
 
 TILE = 128
 """Samples whose activations are computed at once."""
@@ -246,7 +254,7 @@ def _grown(model, where, *, example, key, method, initial_size=None, mask="sine"
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, key))):
         rest = "grow first, and use `eqx.filter_vmap` over what comes of it; an array of keys grows many"
         raise ValueError(f"`model` must not be inside `jit` or `vmap`: {rest}.")
-    _check_stateless(model)
+    check_stateless(model)
     if isinstance(model, AbstractSized):
         raise ValueError("`model` must be a plain model; got one that is grown already.")
     one, _ = first_run(model, key)
@@ -332,12 +340,3 @@ def _paths(model: _Model, where: Callable[[_Model], Any]) -> list[str]:
                 f"`where` must pick layers of the model ({kinds}); got {type(node).__name__}{rest}."
             )
     return [paths[id(node)] for node in picked]
-
-
-def _check_stateless(model: PyTree) -> None:
-    is_state = lambda node: isinstance(node, eqx.nn.StateIndex)  # noqa: E731
-    for path, node in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_state):
-        if is_state(node):
-            name = jax.tree_util.keystr(path)
-            rest = f"got one at {name}. LayerNorm and GroupNorm have none."
-            raise ValueError(f"`model` must have no state, such as batch statistics; {rest}")

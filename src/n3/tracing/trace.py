@@ -72,6 +72,16 @@ def _with_fields(module: eqx.Module, sizes: dict[str, Any]) -> eqx.Module:
     return copy
 
 
+def check_stateless(model: PyTree) -> None:
+    """ValueError for a model that hands a state on from call to call, such as batch statistics."""
+    is_state = lambda node: isinstance(node, eqx.nn.StateIndex)  # noqa: E731
+    for path, node in jax.tree_util.tree_leaves_with_path(model, is_leaf=is_state):
+        if is_state(node):
+            name = jax.tree_util.keystr(path)
+            rest = f"got one at {name or 'its root'}. LayerNorm and GroupNorm have none."
+            raise ValueError(f"`model` must have no state, such as batch statistics; {rest}")
+
+
 def takes_key(model: Callable[..., Any]) -> bool:
     """Whether a model is called with `key=`."""
     own = getattr(model, "model", model) if isinstance(model, AbstractSized) else model

@@ -14,7 +14,7 @@ from n3.config.task import Kind
 from n3.nn import metrics
 from n3.nn.losses import LOSSES
 from n3.nn.sized import Inputs, each_input
-from n3.tracing.trace import takes_key
+from n3.tracing.trace import check_stateless, takes_key
 
 LossOfOne = Callable[[Any, Any], Float[Array, ""]]
 """From one sample's output and target to its loss."""
@@ -89,7 +89,8 @@ def output_loss_of(
     whole numbers are classes where the loss is None, and numbers where it is a function.
 
     Raises:
-        ValueError: If the loss is unknown or of another kind, or the targets do not fit it and the outputs.
+        ValueError: If the loss is unknown or of another kind, the targets do not fit it and the outputs, or the
+            model has a state.
     """
     is_whole = not jnp.issubdtype(targets.dtype, jnp.inexact)
     loss = KIND_LOSSES[kind or ("classification" if is_whole else "regression")] if loss is None else loss
@@ -97,6 +98,7 @@ def output_loss_of(
         raise ValueError(f"`kind` {kind} needs `loss` {KIND_LOSSES[kind]}, a function or None; got {loss!r}.")
     if isinstance(loss, str) and loss not in LOSSES:
         raise ValueError(f"`loss` must be a function or one of {', '.join(LOSSES)}; got {loss!r}.")
+    check_stateless(model)
     has_key = takes_key(model)
     keys = {"key": jax.random.key(0)} if has_key else {}
     output = _shape_of("model", eqx.nn.inference_mode(model), *each_input(inputs[0]), **keys)

@@ -68,13 +68,14 @@ def trained(task: str, seeds: int, variant: Mapping[str, Any]) -> dict[str, Any]
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for each setting: size over that of the default, and loss over that of the default, by task."""
+    """A row for each setting: size of a layer over that of the default, and loss over its loss, by task."""
     lines = [f"| setting | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
     for name in next(iter(found.values())):
         cells = []
         for own in found.values():
             one, usual = own[name], own["default"]
-            size = f"{one['size']:.0f} ({one['size'] / usual['size']:.2f})"
+            layers = VARIANTS[name].get("layers", 1)
+            size = f"{one['size']:.0f} ({one['size'] / layers / usual['size']:.2f}{' a layer' * (layers > 1)})"
             cells.append(f"{size} / {one['loss'] / usual['loss']:.2f}{', warned' * bool(one['warned'])}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -84,7 +85,7 @@ def main() -> None:
     """Train every variant on every task; the numbers are written after each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=["sine", "moons", "diabetes"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/stability.json"))
     options = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}

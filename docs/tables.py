@@ -46,6 +46,8 @@ def held_out(name: str) -> str:
 
 
 def _held_out_summary(done: Sequence[Mapping[str, Any]]) -> str:
+    import study_sizing
+
     median, total = statistics.median, len(done)
     ratios = {one["task"]: median(one["ratio to oracle"]) for one in done}
     worst = max(ratios, key=lambda task: ratios[task])
@@ -56,7 +58,7 @@ def _held_out_summary(done: Sequence[Mapping[str, Any]]) -> str:
     sizes = {one["task"]: [sum(layers) for layers in one["grown"]["sizes"]] for one in done}
     grown = {task: own for task, own in sizes.items() if median(own) > 0}
     spreads = [_quantile(own, 0.9) / max(_quantile(own, 0.1), 0.5) for own in grown.values()]
-    small = sum(median(sizes[one["task"]]) <= 2 * one["smallest"] for one in done)
+    small = sum(median(sizes[one["task"]]) <= 2 * study_sizing.smallest(one) for one in done)
     mlp, boosting = (
         sum(_over(one, name) <= most for one in done) for name, most in (("MLP", 1.03), ("grad", 1.0))
     )

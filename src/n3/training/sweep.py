@@ -22,6 +22,7 @@ from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
+from n3.nn.losses import LANES
 from n3.nn.members import MEMBERS
 from n3.nn.sized import with_rows
 from n3.training.batches import member_keys
@@ -283,7 +284,7 @@ def _like(shapes, structure, mesh: Mesh) -> PyTree:
 def _with_tiles(recipe: Recipe) -> Recipe:
     of_units = max(LEAST_TILE, TILE_BYTES // (4 * max(recipe.capacity)))
     of_inputs = max(LEAST_TILE_OF_INPUTS, TILE_BYTES // (4 * recipe.in_size))
-    return replace(recipe, tile=min(recipe.tile, of_units, of_inputs))
+    return replace(recipe, tile=min(recipe.tile, of_units, of_inputs) // LANES * LANES)
 
 
 class _Course:
@@ -365,6 +366,7 @@ class _Course:
 def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The two compiled stages, `init` and `advance`, over runs in blocks on every device of the mesh."""
     over, each = PartitionSpec("runs"), PartitionSpec()
+    width = block if block > 1 else None  # an axis of one run would make every product a batch of one
 
     def begin(hypers: Hypers, problem: Problem, keys: Key[Array, " runs"]):
         def of_run(hypers: Hypers, problem: Problem, key: Key[Array, ""]) -> TrainState:
@@ -376,7 +378,7 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
             alike = partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape))
             return eqx.tree_at(controllers, drawn, replace_fn=alike)  # members share all that sizes them
 
-        return jax.lax.map(lambda own: of_run(*own), (hypers, problem, keys), batch_size=block)
+        return jax.lax.map(lambda own: of_run(*own), (hypers, problem, keys), batch_size=width)
 
     def onward(state: TrainState, hypers: Hypers, problem: Problem, start: Array, stops: Array):
         def of_run(state: TrainState, hypers: Hypers, problem: Problem) -> tuple[TrainState, StepRecord]:
@@ -386,7 +388,7 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
             state, records = jax.vmap(train, axis_name=MEMBERS)(state)
             return state, jax.tree.map(lambda leaf: leaf[0], records)  # the same of all
 
-        return jax.lax.map(lambda own: of_run(*own), (state, hypers, problem), batch_size=block)
+        return jax.lax.map(lambda own: of_run(*own), (state, hypers, problem), batch_size=width)
 
     sharded = partial(jax.shard_map, mesh=mesh, out_specs=over, check_vma=False)
     return (

@@ -66,6 +66,34 @@ def started(name):
     return dict(zip(LAYOUTS, jax.tree.map(np.asarray, each(SHARES)), strict=True))
 
 
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("move", [0.0, 0.3, 5.0])
+def test_no_size_exceeds_its_reach(name, move):
+    made = MAKERS[name]((6, 3), initial_size=jnp.full(2, 2.0), key=jr.key(0), mask="sine")
+    reach = np.asarray(made.reach(jnp.float32(move)))
+    assert np.all(reach <= (6, 3))
+    for each in np.linspace(-move, move, 41, dtype=np.float32):
+        moved = jax.tree.map(lambda leaf, by=each: leaf + by, made)
+        if "fixed" not in name:  # which nothing moves
+            assert np.all(np.asarray(moved.sizes()) <= reach + 1e-5)
+
+
+def test_what_bounds_a_size_follows_its_weight():
+    """`6 sin(pi 0.7 / 2)**2` units at a weight of 0.5 that moves by 0.2; all of them beyond 1."""
+    own = Controller(jnp.float32(0.5), (6,))
+    np.testing.assert_allclose(own.reach(jnp.float32(0.2)), [6 * np.sin(np.pi * 0.35) ** 2], rtol=1e-6)
+    np.testing.assert_allclose(own.reach(jnp.float32(0.7)), [6.0], rtol=1e-6)
+    np.testing.assert_allclose(Auxiliary(jnp.float32(2.0), (6,)).reach(jnp.float32(0.5)), [2.5], rtol=1e-6)
+
+
+def test_the_first_units_of_a_layer_have_the_sizes_of_the_whole():
+    whole = Controller(jnp.float32(0.4), (64,))
+    part = Controller(jnp.float32(0.4), (32,), of=(64,))
+    np.testing.assert_array_equal(part.sizes(), whole.sizes())
+    np.testing.assert_array_equal(part.participation()[0], whole.participation()[0][:32])
+    assert part.penalty(jnp.float32(20.0)) == whole.penalty(jnp.float32(20.0))
+
+
 def weighted(controller):
     """Some function of all that the task sees of a controller."""
     weights = zip(controller.participation(), controller.capacity, strict=True)

@@ -286,6 +286,22 @@ def test_tiles_add_up_to_the_whole(tile):
     np.testing.assert_allclose(whole, 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("total", "tile", "widths"), [(100, 64, 64), (100, 48, 48), (90, 48, 48), (100, 40, 40)]
+)
+def test_tiles_hold_whole_registers_where_they_may(total, tile, widths):
+    seen = []
+
+    def function(part):
+        seen.append(part.shares.shape[0])
+        return jnp.sum(part.shares)
+
+    rows = jnp.ones((1, total))
+    whole = over_tiles(function, Samples(rows, rows, rows[0]), tile=tile)
+    assert set(seen) == {widths}
+    assert whole == total
+
+
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="squared-error, cross-entropy; got"):
         task_loss(network(), samples(), "hinge")

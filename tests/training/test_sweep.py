@@ -281,6 +281,35 @@ def test_a_run_in_tiers_is_the_run_at_full_capacity(tiered, monkeypatch):
     assert np.array_equal(in_tiers.state.net.layers[0].weight[0, -1], untouched)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("controller", "first"), [("controller", 4.0), ("auxiliary", 9.0)])
+def test_a_size_that_adam_moves_only_so_far_is_trained_in_tiers(tiered, monkeypatch, controller, first):
+    monkeypatch.setattr(module, "LEAST_WORK", 1)
+    plain = replace(SIZING, controller=controller, drive=None)
+    in_tiers = sized(recipe=plain, first=first)
+    assert {(8,), (16,)} <= set(tiered)
+    monkeypatch.setattr(module, "LEAST_TIER", 16)
+    whole = sized(recipe=plain, first=first)
+    np.testing.assert_allclose(in_tiers.records.size, whole.records.size, rtol=1e-3)
+    np.testing.assert_allclose(in_tiers.records.test_loss, whole.records.test_loss, rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_known"),
+    [
+        ({}, True),
+        ({"optimiser": "sgd"}, False),  # which no bound holds
+        ({"layerwise": True}, False),
+        ({"controller": "warmup"}, False),  # of which all units take part
+        ({"capacity": (8,)}, False),
+    ],
+)
+def test_tiers_need_a_size_that_is_bounded_beforehand(tiered, changes, is_known):
+    plain = replace(SIZING, controller="controller", drive=None)
+    assert module._is_tiered(replace(plain, **changes), module.LEAST_WORK) == is_known
+    assert not module._is_tiered(plain, module.LEAST_WORK // 16 - 1)
+
+
 def test_a_run_in_tiers_does_not_depend_on_its_neighbours(tiered):
     alike, other = sized(), sized(first=0.5)
     assert (8,) in tiered

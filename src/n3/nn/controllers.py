@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -39,6 +40,10 @@ class AbstractController(eqx.Module):
     def penalty(self, target_size: Float[Array, ""]) -> Float[Array, ""]:
         """Squared distance of the size weight from its value at `target_size` units; 0 or more."""
 
+    def reach(self, move: Float[Array, ""]) -> Float[Array, " depth"]:
+        """Size that no layer exceeds while no weight moves by more than `move`; here the capacity."""
+        return jnp.array(self.capacity, move.dtype)
+
 
 class _AbstractWeighted(AbstractController):
     weight: Float[Array, ""]
@@ -54,8 +59,11 @@ class _AbstractUnscaled(_AbstractWeighted):
 class _AbstractBounded(_AbstractUnscaled):
     """The penalty is `(c - c_target)**2`, with `c_target = 1` when the target is the whole capacity."""
 
+    of: tuple[int, ...] | None = eqx.field(static=True, default=None)
+    """Units of each layer that the size is a share of; None: the capacity."""
+
     def penalty(self, target_size):
-        return (self.weight - masks.output_for_share(target_size / self.capacity[0])) ** 2
+        return (self.weight - masks.output_for_share(target_size / (self.of or self.capacity)[0])) ** 2
 
 
 class Auxiliary(_AbstractUnscaled):
@@ -77,6 +85,10 @@ class Auxiliary(_AbstractUnscaled):
         """`(w - target_size)**2`, in squared units."""
         return (self.weight - target_size) ** 2
 
+    def reach(self, move: Float[Array, ""]) -> Float[Array, " depth"]:
+        """The weight further up, cut to the capacity of each layer."""
+        return jnp.stack([jnp.clip(self.weight + move, 0.0, float(units)) for units in self.capacity])
+
 
 class Controller(_AbstractBounded):
     """A bounded size: `N = H sin(pi c / 2)**2`, trained by the task and by `(c - c_target)**2`.
@@ -86,8 +98,13 @@ class Controller(_AbstractBounded):
     """
 
     def sizes(self) -> Float[Array, " depth"]:
-        """The same share of each layer's capacity."""
-        return jnp.array(self.capacity, self.weight.dtype) * masks.capacity_share(self.weight)
+        """The same share of each layer's units."""
+        return jnp.array(self.of or self.capacity, self.weight.dtype) * masks.capacity_share(self.weight)
+
+    def reach(self, move: Float[Array, ""]) -> Float[Array, " depth"]:
+        """The share of the weight further from zero, at most all."""
+        furthest = jnp.minimum(jnp.abs(self.weight) + move, 1.0)
+        return jnp.array(self.of or self.capacity, move.dtype) * masks.capacity_share(furthest)
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""
@@ -259,11 +276,13 @@ def make_controller(
     initial_size: Float[Array, " depth"],
     mask: str,
     key: PRNGKeyArray,
+    allocated: tuple[int, ...] | None = None,
 ) -> AbstractController:
     """A controller by its name in `CONTROLLERS`, one for the network or one for each hidden layer.
 
     It starts at `initial_size` units of each layer; its mask is a name in `masks.MASKS`; the key is for the
-    kinds that start with a jitter.
+    kinds that start with a jitter. `allocated` are the units of each layer, where only the first `capacity` of
+    them are trained (None: all).
 
     Raises:
         ValueError: If there is no such controller.
@@ -271,4 +290,5 @@ def make_controller(
     if kind not in CONTROLLERS:
         raise ValueError(f"`controller` must be one of {', '.join(CONTROLLERS)}; got {kind!r}.")
     make = layerwise(kind) if is_layerwise else CONTROLLERS[kind]
-    return make(capacity, initial_size=initial_size, key=key, mask=mask)
+    made = make(capacity, initial_size=initial_size, key=key, mask=mask)
+    return replace(made, of=allocated) if isinstance(made, Controller) else made

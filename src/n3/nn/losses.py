@@ -184,8 +184,8 @@ def objective(
 
 
 LANES = 16
-"""Float32 numbers in the widest register of a CPU: 255 samples in a tile of 1,024 units cost 1.27 times as much as
-256 (measured)."""
+"""Float32 numbers in the widest register of a CPU: a tile of 255 samples and 1,024 units costs 1.27 times as
+much as one of 256 (measured)."""
 
 
 def over_tiles(function: Callable[[Samples], PyTree], samples: Samples, *, tile: int) -> PyTree:

@@ -206,7 +206,8 @@ class GrowingMLP(AbstractSized):
     def batch(self, x: Float[Array, "in_size samples"]) -> Float[Array, "out_size samples"]:
         """Outputs of many samples, one a column: the layout in which training is fastest."""
         hidden, mask, _ = self._hidden(x)
-        return self.controller.gain() * _affine(self.readout.weight * mask[None], self.readout.bias, hidden)
+        gain = self.controller.gain()  # in the weights, where it costs nothing
+        return _affine(gain * self.readout.weight * mask[None], gain * self.readout.bias, hidden)
 
     def features(self, x: Float[Array, "in_size samples"]) -> Float[Array, "units samples"]:
         """What the read-out sees of many samples, one a column: its outputs are `gain * (W features + b)`.

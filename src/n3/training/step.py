@@ -67,6 +67,8 @@ class Recipe:
     in_size: int
     out_size: int
     capacity: tuple[int, ...]
+    allocated: tuple[int, ...] | None = None
+    """Units of each layer where only the first `capacity` of them are trained; None: these are all."""
     controller: str = "controller"
     layerwise: bool = False
     """One controller of that kind for each hidden layer."""
@@ -180,7 +182,8 @@ def init(recipe: Recipe, hypers: Hypers, problem: Problem, *, key: PRNGKeyArray)
     """
     net_key, controller_key, order_key = jr.split(key, 3)
     start = {"initial_size": hypers.initial_size, "mask": recipe.mask, "key": controller_key}
-    controller = make_controller(recipe.controller, recipe.capacity, is_layerwise=recipe.layerwise, **start)
+    units = {"allocated": recipe.allocated, "is_layerwise": recipe.layerwise}
+    controller = make_controller(recipe.controller, recipe.capacity, **units, **start)
     initial_depth = float(len(recipe.capacity)) if recipe.drive else 1.5
     net = GrowingMLP(
         recipe.in_size,

@@ -92,6 +92,12 @@ CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
 CHECKS = 30
 """Looks of the host at the sizes, before they rest, where it may train with fewer units than are allocated."""
+LEAST_WORK = 2**17
+"""Samples of a step times units allocated from which runs without a drive train in tiers: below, compiling a
+further program costs more than tiers save."""
+ADAM_STEP = 0.1 / (0.001 * (1.0 - 0.81 / 0.999)) ** 0.5
+"""Most that Adam moves a weight in a step, in learning rates (7.27), whatever the gradients: by Cauchy's
+inequality for its two averages, of decay 0.9 and 0.999."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +128,9 @@ def sweep(
 ) -> Swept:
     """Train many runs side by side, in one compilation whatever their numbers.
 
-    Under a drive that sees only the units ahead of the size, there is a program for each tier of capacity, a
-    power of two, that a run's own sizes reach, whatever its neighbours do. Every leaf of the numbers and the
+    Under a drive that sees only the units ahead of the size, or a controller whose size Adam can move only so
+    far, there is a program for each tier of capacity, a power of two, that a run's own sizes reach, whatever
+    its neighbours do. Every leaf of the numbers and the
     samples has a first axis of runs, and so have the keys.
 
     `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
@@ -155,9 +162,8 @@ def sweep(
     stages, course = compiled_stages(recipe, block, mesh), _Course(checkpoint, runs)
     now, given = course.resume((now, given), stages, arguments, recipe=recipe, stops=stops)
     *arguments, whole = _on_devices(jax.tree.map(lambda leaf: _padded(leaf, total), (*arguments, given)), mesh)
-    began, is_tiered = time.perf_counter(), is_tiered and _is_tiered(recipe)
-    checks = _checks(recipe, stops) if is_tiered else stops
-    chunks = course.left_of(rows_of_stops(checks, 2 * CHECKS if is_tiered else CHUNKS), stops)
+    began, is_tiered = time.perf_counter(), is_tiered and _is_tiered(recipe, samples)
+    chunks = course.left_of(_checks(recipe, stops) if is_tiered else rows_of_stops(stops), stops)
     if given is None:
         programs = Programs(recipe, block, mesh, arguments)
         drawn = programs.drawing()
@@ -222,7 +228,10 @@ class _Engine:
         self, tier: tuple[int, ...], state, arguments: tuple, start: int, chunk
     ) -> tuple[Any, StepRecord]:
         """Runs in a tier after some stops, and what they record; compiled where that tier is new."""
-        since, recipe = time.perf_counter(), replace(self.recipe, capacity=tier)
+        since, recipe = time.perf_counter(), self.recipe
+        recipe = (
+            recipe if tier == recipe.capacity else replace(recipe, capacity=tier, allocated=recipe.capacity)
+        )
         like, compiled = Programs(recipe, self.block, self.mesh, arguments).onward(len(chunk))
         onward = compiled.result()
         self.compiling += time.perf_counter() - since
@@ -410,23 +419,36 @@ def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool
     return 1 << (most.bit_length() - 1)
 
 
-def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, " checks"]:
-    """The stops, and those at which the host looks whether the tier still holds the units in sight."""
-    last = min(recipe.drive.until, int(stops[-1]))
-    return np.union1d(stops, np.linspace(0, last, CHECKS + 1).round().astype(stops.dtype))
+def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, "chunks width"]:
+    """The stops, and those at which the host looks whether the tier still holds the units in sight, in rows."""
+    last, number = int(stops[-1]), 3 * CHECKS  # a bound on Adam's steps asks for more of them
+    if recipe.drive is not None:
+        last, number = min(recipe.drive.until, last), CHECKS
+    return rows_of_stops(
+        np.union1d(stops, np.linspace(0, last, number + 1).round().astype(stops.dtype)), 2 * number
+    )
 
 
-def _is_tiered(recipe: Recipe) -> bool:
-    """Whether units out of sight change nothing: a user's importance may compare them all."""
-    return recipe.drive is not None and recipe.drive.custom is None and max(recipe.capacity) > LEAST_TIER
+def _is_tiered(recipe: Recipe, samples: int) -> bool:
+    """Whether units out of sight change nothing, which is known in advance, and leaving them out pays."""
+    if max(recipe.capacity) <= LEAST_TIER:
+        return False
+    if recipe.drive is not None:  # a user's importance may compare all units
+        return recipe.drive.custom is None
+    is_known = recipe.optimiser == "adam" and recipe.controller in ("auxiliary", "controller")
+    return is_known and not recipe.layerwise and samples * max(recipe.capacity) >= LEAST_WORK
 
 
 def _tiers(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> list[tuple[int, ...]]:
     """Units of each layer that each run trains with between two steps; the fewest where it has diverged."""
     first = jax.tree.map(lambda leaf: leaf[:, 0], state) if recipe.members else state  # members share sizes
-    sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(first.net))
-    best, rate = np.asarray(first.drive.best), np.asarray(hypers.drive.rate)
-    sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
+    if recipe.drive is None:
+        move = ADAM_STEP * np.asarray(hypers.learning_rate) * (stop - start)
+        sight = 1.0 + np.floor(jax.vmap(lambda net, move: net.controller.reach(move))(first.net, move))
+    else:
+        sizes = np.asarray(jax.vmap(lambda net: net.controller.sizes())(first.net))
+        best, rate = np.asarray(first.drive.best), np.asarray(hypers.drive.rate)
+        sight = recipe.drive.sight(sizes, best, rate[:, None], start, stop)
     most = np.max(np.where(np.isfinite(sight), sight, 0.0), axis=1)
     return [tier_of(own, recipe.capacity, least=LEAST_TIER) for own in most.tolist()]
 

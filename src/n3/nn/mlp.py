@@ -316,7 +316,7 @@ def with_rescaled_size_input(net: GrowingMLP, target_size: Float[Array, ""]) -> 
     return eqx.tree_at(columns, net, divided, is_leaf=lambda x: x is None)
 
 
-_FEW = 128
+_FEW = 48
 """Samples up to which the bias joins the matrix product as a row of ones; above, it is added afterwards."""
 
 

@@ -128,6 +128,19 @@ def test_a_grown_model_looks_at_its_units_and_is_the_same_from_arrays_and_batche
     np.testing.assert_allclose(outputs_of(compacted, X), outputs_of(by_arrays, X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.devices
+def test_an_accelerator_in_full_precision_sizes_and_fits_as_the_cpu_does():
+    found, information = [], InformationConfig(every=5, size_rate=0.1, settle=0.6)
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
+            model, history = quiet(grown(), (X, LINE), information=information)
+        assert {own for leaf in arrays_of(model) for own in leaf.devices()} == {device}
+        found.append(history)
+    assert jax.devices()[0].platform != "cpu"
+    np.testing.assert_allclose(found[0].train_loss, found[1].train_loss, rtol=1e-3)
+    np.testing.assert_allclose(found[0].sizes, found[1].sizes, rtol=1e-2)
+
+
 @pytest.mark.parametrize("importance", [None, lambda active, targets: jnp.var(active, axis=0)])
 def test_what_is_monitored_is_what_the_units_say(importance):
     settings = {"information": InformationConfig(psi=0.8), "importance": importance}

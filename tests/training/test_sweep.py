@@ -178,6 +178,20 @@ def test_an_accelerator_agrees_with_the_cpu():
     np.testing.assert_allclose(accelerator.records.test_loss[:, :2], cpu.records.test_loss[:, :2], rtol=1e-2)
 
 
+@pytest.mark.devices
+@pytest.mark.parametrize("members", [0, 3])
+def test_an_accelerator_in_full_precision_agrees_with_the_cpu_to_the_end(members):
+    folds = jnp.broadcast_to(jnp.arange(24) % 3, (RUNS, 24))
+    own = {"recipe": replace(RECIPE, members=members, held=8), "problem": replace(PROBLEM, folds=folds)}
+    own = {**(own if members else {}), "block": None}
+    with jax.default_matmul_precision("highest"):
+        accelerator, cpu = run(**own), run(devices=jax.devices("cpu")[:1], **own)
+    assert jax.devices()[0].platform != "cpu"
+    for name in ("train_loss", "test_loss", "size"):
+        pair = (getattr(swept.records, name) for swept in (accelerator, cpu))
+        np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-6)
+
+
 def test_blocks_fit_the_cache_whatever_the_number_of_runs():
     recipe = replace(RECIPE, capacity=(10,))
     assert {runs_in_block(recipe, 1024, runs, on_cpu=True) for runs in (1, 10, 12)} == {4}

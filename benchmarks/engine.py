@@ -36,7 +36,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from n3.nn import LossWeights, Samples
-from n3.training import Hypers, Problem, Recipe, compiled_stages, init, rows_of_stops, runs_in_block, sweep
+from n3.training import Hypers, Problem, Recipe, compiled_stages, init, placement_of, rows_of_stops, sweep
 
 RATE = 1e-3
 FETCH_EVERY = 100
@@ -185,7 +185,7 @@ def n3_variant(workload: Workload, runs: int) -> Variant:
 def block_of(workload: Workload, runs: int) -> int:
     """The runs that `sweep` computes at once; they divide every number of runs measured here."""
     on_cpu = jax.default_backend() == "cpu"
-    block = runs_in_block(workload.recipe, workload.samples, runs, on_cpu=on_cpu)
+    block = placement_of(workload.recipe, workload.samples, runs, on_cpu=on_cpu).block
     if runs % block:
         raise ValueError(
             f"{runs} runs are no multiple of the block of {block}: the comparison would be unfair."

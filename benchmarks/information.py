@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh
 
 from n3.information import DriveHypers, InformationDrive, LayerMonitor
 from n3.nn import LossWeights, Samples
-from n3.training import Hypers, Problem, Recipe, compiled_stages, runs_in_block
+from n3.training import Hypers, Problem, Recipe, compiled_stages, placement_of
 
 RUNS, UNITS, SAMPLES, INPUTS, STEPS, ROUNDS = 100, 64, 256, 8, 500, 5
 PLAIN = Recipe(in_size=INPUTS, out_size=1, capacity=(UNITS,), controller="information")
@@ -61,7 +61,7 @@ def prepared(recipe: Recipe):
     mesh = Mesh(np.array(jax.devices()[:1]), ("runs",), axis_types=(AxisType.Auto,))
     hypers, problem, keys = inputs(recipe)
     on_cpu = jax.default_backend() == "cpu"
-    begin, onward = compiled_stages(recipe, runs_in_block(recipe, SAMPLES, RUNS, on_cpu=on_cpu), mesh)
+    begin, onward = compiled_stages(recipe, placement_of(recipe, SAMPLES, RUNS, on_cpu=on_cpu).block, mesh)
     rest = hypers, problem, jnp.asarray(0), jnp.asarray([STEPS])
     return lambda: (begin(hypers, problem, keys), *rest), onward
 

@@ -33,7 +33,7 @@ import n3
 from engine import Bar, table
 from n3.experiments import hypers_of, recipe_of, stack, stops_of
 from n3.nn import LossWeights, Samples
-from n3.training import Hypers, Problem, Recipe, compiled_stages, runs_in_block, sweep
+from n3.training import TERMS, Hypers, Placement, Problem, Recipe, compiled_stages, placement_of, sweep
 
 OF_TWO = "--two-devices"
 """What asks for the ratio of two devices alone, on all cores: a process of its own measures it."""
@@ -54,20 +54,15 @@ class Setting:
         return Recipe(in_size=self.inputs, out_size=1, capacity=(self.units,), controller="fixed")
 
     @property
-    def block(self) -> int:
-        """Runs that a device computes at once."""
-        return runs_in_block(self.recipe, self.samples, self.runs, on_cpu=True)
+    def placement(self) -> Placement:
+        """How it lies on a device."""
+        return placement_of(self.recipe, self.samples, self.runs, on_cpu=True)
 
     def terms(self) -> np.ndarray:
         """What the model's constants are multiplied with, per run and step."""
-        block, points = self.block, self.samples * self.units
-        filled = -(-self.runs // block) * block / self.runs
-        parameters = self.units * (self.inputs + 2)
-        each = (1 / block, parameters, points, points * self.inputs, self.samples * self.inputs)
-        return filled * np.array(each)
+        return self.placement.terms(self.samples, self.runs) / self.runs
 
 
-TERMS = "a block and step", "a parameter", "a unit and sample", "a link and sample", "an input and sample"
 FITTED = [
     *(Setting(runs=runs) for runs in (1, 2, 4, 16, 64, 256)),
     *(Setting(samples=samples) for samples in (32, 128, 512, 4096, 26_214)),
@@ -193,7 +188,7 @@ def traced(rounds: int) -> float:
     recipe = replace(setting.recipe, controller="controller")
     arguments = arguments_of(setting)
     mesh = Mesh(np.array(jax.devices()[:1]), ("runs",), axis_types=(AxisType.Auto,))
-    first, onward = compiled_stages(recipe, setting.block, mesh)
+    first, onward = compiled_stages(recipe, setting.placement.block, mesh)
     hypers, problem, _ = arguments
     stops = jnp.array([300])
     programs = {
@@ -247,7 +242,8 @@ def main() -> None:
         print(f"{own}: {measured[own]:.4g} us")
     constants = fitted(FITTED, [measured[own] for own in FITTED])
     rows = [
-        asdict(own) | {"block": own.block, "microseconds": cost, "model": float(own.terms() @ constants)}
+        asdict(own)
+        | {"block": own.placement.block, "microseconds": cost, "model": float(own.terms() @ constants)}
         for own, cost in measured.items()
     ]
     errors = [abs(row["model"] / row["microseconds"] - 1.0) for row in rows]

@@ -21,6 +21,7 @@ from n3.config.experiment import StructureConfig, TaskConfig, TrainingConfig
 from n3.data.dataset import load_dataset
 from n3.experiments import arms, memory
 from n3.experiments.run import grid_of, load_data
+from n3.training.placement import TERMS
 from n3.training.step import init, observe
 from n3.training.sweep import sweep
 from networks import outputs as outputs_of
@@ -346,6 +347,20 @@ def test_bad_values_are_refused_before_anything_is_written(tmp_path):
 def test_describe_tells_what_is_chosen_and_until_when():
     text = n3.describe(tiny(network={"activation": "choose:tanh,relu"}, training={"steps": 31}))
     assert "each layer chooses among tanh, relu, for good at step 19" in text
+
+
+def test_describe_says_how_runs_lie_on_the_cpu_and_what_steps_cost():
+    """By hand: 60 runs of 1,000 steps, in blocks of 4 on each of four devices, 40 units and 1,024 samples."""
+    settings = {"capacity": (40,), "method": "controller"}
+    wide = tiny(task={"samples": 1024}, network=settings, training={"steps": 1000}, seeds=tuple(range(20)))
+    text = n3.describe(replace(wide, run=replace(wide.run, arms=("growing", "static", "warmup"))))
+    assert (
+        f"computing   {len(jax.local_devices())} devices; 2 runs at once on each, tiles of 400 samples; "
+        in text
+    )
+    each = np.array([20 / 2, *(20 * np.array([40 * 3, 1024 * 40, 1024 * 40, 1024]))])
+    seconds = 3 * 1000 * each @ np.array([*TERMS.values()])
+    assert f"steps take about {seconds:.2g} seconds of CPU time, all units counted" in text
 
 
 def test_describe_writes_nothing(tmp_path):

@@ -182,6 +182,7 @@ def test_the_plan_is_told_without_compiling():
     assert told[0] == "4 cells x 2 arms (static, growing) x 2 seeds = 16 runs"
     assert told[1].startswith("group 0000  2 cells x 2 seeds x 6 steps; capacity 2; 2 of learning_rate; about ")
     assert told[1].endswith(" MiB for samples and states, besides the program")
+    assert told[-2] == "on a CPU steps take less than a second of CPU time, all units counted"
     assert told[-1] == "2 groups, 4 programs to compile"
 
 
@@ -196,7 +197,7 @@ def test_a_sweep_over_tasks_is_titled_by_all_of_them(tmp_path, monkeypatch):
 def test_groups_of_one_description_share_a_line(monkeypatch):
     monkeypatch.setattr(studies, "MOST_RUNS", 2)
     told = describe_study(product(BASE, [Axis("learning_rate", (1e-3, 1e-2)), Axis("steps", (4, 6))]))
-    assert [line.split(";")[0] for line in told.splitlines()[1:-1]] == [
+    assert [line.split(";")[0] for line in told.splitlines()[1:-2]] == [
         "group 0000  1 cells x 2 seeds x 4 steps",
         "group 0001  1 cells x 2 seeds x 4 steps",
         "group 0002  1 cells x 2 seeds x 6 steps",
@@ -205,7 +206,7 @@ def test_groups_of_one_description_share_a_line(monkeypatch):
     monkeypatch.setattr(studies, "MOST_RUNS", 1)
     lines = describe_study(product(BASE, [Axis("learning_rate", (1e-3,))])).splitlines()
     assert lines[1].startswith("groups 0000 to 0001, each 1 cells x 1 seeds x 6 steps; learning_rate 0.001; ")
-    assert lines[2].startswith("2 groups")
+    assert lines[3].startswith("2 groups")
 
 
 def test_arms_of_one_program_are_counted_once():

@@ -13,11 +13,11 @@ import pytest
 
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
+from n3.training.placement import placement_of
 from n3.training.step import Hypers, Problem, Recipe, train
 from n3.training.sweep import (
     narrowed,
     rows_of_stops,
-    runs_in_block,
     sweep,
     tier_of,
     widened,
@@ -194,10 +194,10 @@ def test_an_accelerator_in_full_precision_agrees_with_the_cpu_to_the_end(members
 
 def test_blocks_fit_the_cache_whatever_the_number_of_runs():
     recipe = replace(RECIPE, capacity=(10,))
-    assert {runs_in_block(recipe, 1024, runs, on_cpu=True) for runs in (1, 10, 12)} == {4}
-    assert runs_in_block(replace(recipe, members=5), 1024, 10, on_cpu=True) == 1
-    assert runs_in_block(replace(recipe, capacity=(9,)), 32, 2048, on_cpu=True) == 16
-    assert runs_in_block(RECIPE, 1024, 50, on_cpu=False) == 50
+    assert {placement_of(recipe, 1024, runs, on_cpu=True).block for runs in (1, 10, 12)} == {4}
+    assert placement_of(replace(recipe, members=5), 1024, 10, on_cpu=True).block == 1
+    assert placement_of(replace(recipe, capacity=(9,)), 32, 2048, on_cpu=True).block == 16
+    assert placement_of(RECIPE, 1024, 50, on_cpu=False).block == 50
 
 
 @pytest.mark.parametrize(("has_keys", "has_samples"), [(True, False), (False, True), (False, False)])

@@ -31,11 +31,14 @@ from n3.experiments.arms import check_batch, hypers_of, over_prices, recipe_of
 from n3.nn.losses import Samples
 from n3.training.checkpoint import Checkpoints
 from n3.training.decisions import describe_structure
+from n3.training.placement import Placement, placement_of
 from n3.training.step import Hypers, Problem, Recipe, TrainState, init
 from n3.training.sweep import Swept, sweep
 
 HELD_AT_ONCE = 2
 """Times that samples, and states of runs in training, are in memory at once, beside what is kept (measured)."""
+
+_TIMES = (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,22 @@ class Outline:
             arm: eqx.filter_eval_shape(init, recipe, self.hypers[arm], self.problem, **own)
             for arm, recipe in self.recipes.items()
         }
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of a step of a network."""
+        recipe = next(iter(self.recipes.values()))
+        return recipe.batch or len(self.problem.train.shares) - recipe.held
+
+    def placement(self, arm: str, runs: int, devices: Sequence[Device]) -> Placement:
+        """How so many runs of an arm lie on devices."""
+        on_cpu, per_device = devices[0].platform == "cpu", -(-runs // len(devices))
+        return placement_of(self.recipes[arm], self.step_samples, per_device, on_cpu=on_cpu)
+
+    def cpu_seconds(self, arm: str, runs: int, steps: int) -> float:
+        """CPU seconds that the steps of so many runs of an arm take on a CPU, by `n3.training.placement`."""
+        placement = placement_of(self.recipes[arm], self.step_samples, runs, on_cpu=True)
+        return placement.seconds(self.step_samples, runs, steps)
 
     @property
     def sample_bytes(self) -> int:
@@ -183,7 +202,20 @@ def describe(experiment: Experiment) -> str:
         lines.append(describe_structure(experiment.structure, *plan))
     block = runs_at_a_time(experiment, own, devices)
     taken = describe_memory(own, max(runs.values()), sum(runs.values()))
-    return "\n".join([*lines, f"memory      {taken}; {block} runs at a time"])
+    lines.append(f"memory      {taken}; {block} runs at a time")
+    if devices[0].platform == "cpu":
+        placement = own.placement(experiment.run.arms[0], block, devices)
+        at_once = f"{placement.block} runs at once on each, tiles of {placement.recipe.tile} samples"
+        spent = describe_cost(sum(own.cpu_seconds(arm, number, steps) for arm, number in runs.items()))
+        lines.append(f"computing   {len(devices)} devices; {at_once}; {spent}")
+    return "\n".join(lines)
+
+
+def describe_cost(seconds: float) -> str:
+    """CPU seconds of steps by the model of `n3.training.placement`, in words."""
+    each, unit = next(own for own in _TIMES if seconds >= own[0] or own is _TIMES[-1])
+    taken = f"about {float(f'{seconds / each:.2g}'):,g} {unit}" if seconds >= 1.0 else "less than a second"
+    return f"steps take {taken} of CPU time, all units counted"
 
 
 def describe_memory(own: Outline, most: int, total: int) -> str:

@@ -33,19 +33,12 @@ from n3.experiments.directory import (
     require_facts,
     sealed_names,
 )
-from n3.experiments.memory import describe_memory, outline, runs_at_a_time
+from n3.experiments.memory import describe_cost, describe_memory, outline, runs_at_a_time
 from n3.experiments.report import settings_figure, summarise_study, write_report
 from n3.experiments.results import device_name, join, label, read_results, unfold, with_units
 from n3.experiments.run import count_classes, find_devices, load_data, train_cells
 from n3.stats.summary import METRICS, Results
-from n3.training.checkpoint import (
-    EVERY,
-    CheckpointError,
-    Checkpoints,
-    damages,
-    precision,
-    read_manifest,
-)
+from n3.training.checkpoint import EVERY, CheckpointError, Checkpoints, damages, precision, read_manifest
 from n3.training.history import note
 from n3.training.sweep import Swept
 
@@ -109,7 +102,7 @@ def describe_study(study: Study) -> str:
     """What training a study would do, as text: every group with its settings, and the programs to compile."""
     find_devices(study.base.run.device)
     groups, arms, seeds = plan_groups(study), study.base.run.arms, study.base.run.seeds
-    cells, experiments, programs = len(study.cells), study.experiments(), set()
+    cells, experiments, programs, spent = len(study.cells), study.experiments(), set(), 0.0
     draw, plans = functools.cache(outline_task), []
     for group in groups:
         first, size = experiments[group.cells[0]], (len(group.cells), len(group.seeds))
@@ -119,8 +112,9 @@ def describe_study(study: Study) -> str:
         for name in study.cells[0]:
             values = {str(grid.setting_label(study.cells[cell][name])) for cell in group.cells}
             parts.append(f"{name} {values.pop()}" if len(values) == 1 else f"{len(values)} of {name}")
-        most = math.prod(size)
-        plans.append("; ".join([*parts, describe_memory(outline(first, draw), most, most * len(arms))]))
+        most, shape = math.prod(size), outline(first, draw)
+        spent += sum(shape.cpu_seconds(arm, most, first.training.steps) for arm in arms)
+        plans.append("; ".join([*parts, describe_memory(shape, most, most * len(arms))]))
     runs = cells * len(arms) * len(seeds)
     plan = f"{cells} cells x {len(arms)} arms ({', '.join(arms)}) x {len(seeds)} seeds = {runs} runs"
     lines, index = [plan], 0
@@ -129,6 +123,7 @@ def describe_study(study: Study) -> str:
         which = f"group {index:04d}  " if index == last else f"groups {index:04d} to {last:04d}, each "
         lines.append(which + text)
         index = last + 1
+    lines.append(f"on a CPU {describe_cost(spent)}")
     return "\n".join([*lines, f"{len(groups)} groups, {len(programs)} programs to compile"])
 
 

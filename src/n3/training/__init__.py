@@ -9,6 +9,9 @@ from n3.training.decisions import Decision as Decision
 from n3.training.fit import fit as fit
 from n3.training.history import History as History
 from n3.training.history import SizingWarning as SizingWarning
+from n3.training.placement import TERMS as TERMS
+from n3.training.placement import Placement as Placement
+from n3.training.placement import placement_of as placement_of
 from n3.training.step import Hypers as Hypers
 from n3.training.step import Problem as Problem
 from n3.training.step import Recipe as Recipe
@@ -21,5 +24,4 @@ from n3.training.step import train as train
 from n3.training.sweep import Swept as Swept
 from n3.training.sweep import compiled_stages as compiled_stages
 from n3.training.sweep import rows_of_stops as rows_of_stops
-from n3.training.sweep import runs_in_block as runs_in_block
 from n3.training.sweep import sweep as sweep

@@ -22,11 +22,11 @@ from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Key, PyTree
 
-from n3.nn.losses import LANES
 from n3.nn.members import MEMBERS
 from n3.nn.sized import with_rows
 from n3.training.batches import member_keys
 from n3.training.checkpoint import CheckpointError, Checkpoints, digest
+from n3.training.placement import placement_of
 from n3.training.step import Hypers, Problem, Recipe, StepRecord, TrainState, advance, init
 
 LEAST_TIER = 32
@@ -75,19 +75,8 @@ def _fitted(function: Callable[[Any, Any], Any], tree: PyTree, like: PyTree) -> 
     return structure.unflatten(map(function, jax.tree.leaves(tree), leaves))
 
 
-CACHE_BYTES = 160 * 1024
-"""Bytes of one layer's activations, over a tile and a block of runs, that stay in a CPU's cache (measured)."""
 MOST_PROGRAMS = 16
 """Compiled programs of each kind that a process keeps."""
-MOST_RUNS_IN_BLOCK = 16
-"""Runs that a block holds at most on CPU (measured, 32 samples and 9 units: 64 runs in blocks of 64 take 1.2 µs
-a step and run, in blocks of 16 1.4, of 8 2.0; a single run takes 80, 30 and 18)."""
-TILE_BYTES = 64 * 1024
-"""Bytes of one layer's activations, over a tile, at most on CPU (measured: 1.4 to 2.5 times as fast as four
-times as many, for 64 units and 1,300 to 2,000 samples)."""
-LEAST_TILE, LEAST_TILE_OF_INPUTS = 256, 128
-"""Samples of a tile at least, however wide the layers or the inputs are (measured: 128 to 512 units are 1.5 to
-1.9 times as fast as by the bytes alone, 1,024 units four times, 300 inputs 1.5 times)."""
 CHUNKS = 20
 """Times that a sweep comes back to the host, where there are as many records."""
 CHECKS = 30
@@ -154,8 +143,8 @@ def sweep(
     samples = problem.train.shares.shape[1] if recipe.batch is None else recipe.batch
     per_device = -(-runs // mesh.size)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    recipe = _with_tiles(recipe) if on_cpu else recipe
-    block = block or runs_in_block(recipe, samples, per_device, on_cpu=on_cpu)
+    placement = placement_of(recipe, samples, per_device, on_cpu=on_cpu, block=block)
+    recipe, block = placement.recipe, placement.block
     total = -(-per_device // block) * block * mesh.size
     on_host = (*jax.device_get((hypers, problem)), keys)
     arguments = [jax.tree.map(lambda leaf: _padded(leaf, total), own) for own in on_host]
@@ -290,12 +279,6 @@ def _like(shapes, structure, mesh: Mesh) -> PyTree:
     return structure.unflatten([jax.ShapeDtypeStruct(*own, sharding=over) for own in shapes])
 
 
-def _with_tiles(recipe: Recipe) -> Recipe:
-    of_units = max(LEAST_TILE, TILE_BYTES // (4 * max(recipe.capacity)))
-    of_inputs = max(LEAST_TILE_OF_INPUTS, TILE_BYTES // (4 * recipe.in_size))
-    return replace(recipe, tile=min(recipe.tile, of_units, of_inputs) // LANES * LANES)
-
-
 class _Course:
     """What of a sweep lies in a checkpoint, if it has one, and how far it has come."""
 
@@ -404,19 +387,6 @@ def compiled_stages(recipe: Recipe, block: int, mesh: Mesh) -> tuple[Callable[..
         jax.jit(sharded(begin, in_specs=(over, over, over))),
         jax.jit(sharded(onward, in_specs=(over, over, over, each, each)), donate_argnums=0),
     )
-
-
-def runs_in_block(recipe: Recipe, samples: int, per_device: int, *, on_cpu: bool) -> int:
-    """Runs in a block: on CPU as many as the cache holds, a power of two, whatever the number of runs.
-
-    The width of a block decides how XLA orders some sums. It follows from the problem alone, and fewer runs
-    are filled up: so a run's numbers are the same, to the bit, beside any number of others.
-    """
-    if not on_cpu:
-        return per_device
-    wide = min(samples, recipe.tile) * max(*recipe.capacity, recipe.in_size) * 4 * max(1, recipe.members)
-    most = min(MOST_RUNS_IN_BLOCK, max(1, CACHE_BYTES // wide))
-    return 1 << (most.bit_length() - 1)
 
 
 def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarray, "chunks width"]:

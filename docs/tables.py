@@ -102,6 +102,11 @@ def stability() -> str:
     return _benchmark("stability").table(_read("stability")).strip()
 
 
+def smallness() -> str:
+    """The same for settings that ask for smaller networks."""
+    return _benchmark("stability").table(_read("smallness")).strip()
+
+
 def estimators() -> str:
     """The estimators on twelve tables, as `benchmarks/tables.py` prints them."""
     return _benchmark("tables").table(_read("tables")).strip()
@@ -236,6 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "held-out": partial(held_out, "study-held-out"),
     "held-out-chosen": partial(held_out, "study-held-out-chosen"),
     "stability": stability,
+    "smallness": smallness,
     "estimators": estimators,
     "speed": speed,
     "scaling": scaling,

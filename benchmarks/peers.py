@@ -240,19 +240,27 @@ def speed(*, is_quick: bool) -> dict[str, Any]:
 
 
 def speed_table(rows: list[dict[str, Any]]) -> str:
-    """The costs, and who is ahead on each work."""
-    lines, ends = ["| peer | work | µs per run and step | over n3 |", "|---|---|---|---|"], []
-    for label in dict.fromkeys(row["work"] for row in rows):
-        own = [row for row in rows if row["work"] == label]
-        cost = {row["peer"]: row["microseconds"] for row in own if "why" not in row}
-        for row in own:
-            value = f"{cost[row['peer']]:.3g}" if "why" not in row else f"not measured: {row['why']}"
-            ratio = f"{cost[row['peer']] / cost['n3']:.2f}" if "why" not in row else ""
-            lines.append(f"| {row['peer']} | {label} | {value} | {ratio} |")
-        rival, least = min(((name, own) for name, own in cost.items() if name != "n3"), key=lambda own: own[1])
-        ratio = least / cost["n3"]
+    """Microseconds per run and step (over n3's), and who is ahead on each work."""
+    works = list(dict.fromkeys(row["work"] for row in rows))
+    cost = {(row["peer"], row["work"]): row["microseconds"] for row in rows if "why" not in row}
+    lines, ends = [f"| peer | {' | '.join(works)} |", "|---" * (1 + len(works)) + "|"], []
+    for peer in dict.fromkeys(row["peer"] for row in rows):
+        cells = []
+        for work in works:
+            own, ours = cost.get((peer, work)), cost["n3", work]
+            cells.append(
+                "not measured" if own is None else f"{own:{',.0f' if own >= 100 else '.3g'}} ({own / ours:.2f})"
+            )
+        lines.append(f"| {peer} | {' | '.join(cells)} |")
+    for work in works:
+        rival, least = min(
+            ((peer, own) for (peer, label), own in cost.items() if label == work and peer != "n3"),
+            key=lambda own: own[1],
+        )
+        ratio = least / cost["n3", work]
         lead = f"{ratio:.2f} times ahead of" if ratio >= 1 else f"behind, at {1 / ratio:.2f} times the cost of"
-        ends.append(f"{label}: n3 is {lead} its best peer, {rival}.")
+        ends.append(f"- {work}: n3 is {lead} its best peer, {rival}.")
+    ends += sorted({f"- {row['peer']} was not measured: {row['why']}" for row in rows if "why" in row})
     return "\n".join([*lines, "", *ends])
 
 

@@ -3,8 +3,8 @@
     uv run benchmarks/stability.py [--tasks NAME ...] [--variants NAME ...] [--seeds N] [--out FILE]
 
 One setting is changed at a time, for networks that held-out samples size: steps, learning rate, batch,
-capacity, activation, layers, and three that ask for smaller networks. Numbers are medians over the seeds; `cpu_seconds` is of all seeds together, with
-compiling.
+capacity, activation, layers, and three that ask for smaller networks. Numbers are medians over the seeds;
+`cpu_seconds` is of all seeds together, with compiling.
 """
 
 import argparse

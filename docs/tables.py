@@ -7,6 +7,7 @@ written (digits, and structure on the first ten seeds) cannot be written to the 
 
 import importlib.util
 import json
+import os
 import re
 import statistics
 import sys
@@ -112,12 +113,22 @@ def estimators() -> str:
     return _benchmark("tables").table(_read("tables")).strip()
 
 
+def peers(part: str, module: str, table: str) -> str:
+    """A part of n3 beside its peers, as `benchmarks/peers.py` prints it."""
+    return getattr(_benchmark(module), table)(_read("peers-cpu")[part]["rows"]).strip()
+
+
 def _benchmark(name: str) -> Any:
+    if str(ROOT / "benchmarks") not in sys.path:
+        sys.path.append(str(ROOT / "benchmarks"))  # which import each other
+    before = dict(os.environ)
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    os.environ.clear()
+    os.environ |= before  # a benchmark may set what JAX starts with
     return module
 
 
@@ -242,6 +253,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "held-out-chosen": partial(held_out, "study-held-out-chosen"),
     "stability": stability,
     "smallness": smallness,
+    "peers-speed": partial(peers, "speed", "peers", "speed_table"),
+    "peers-gromo": partial(peers, "gromo", "peers_growth", "growing_table"),
+    "peers-pruning": partial(peers, "pruning", "peers_growth", "pruning_table"),
     "estimators": estimators,
     "speed": speed,
     "scaling": scaling,

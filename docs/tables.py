@@ -160,6 +160,14 @@ def scaling() -> str:
     return "\n\n".join(tables)
 
 
+def scaling_profile() -> str:
+    """CPU time of a wide layer by its activation."""
+    found = _read("scaling-cpu")["profile"]
+    kinds = dict.fromkeys(name.split(", ")[0] for name in found)
+    rows = [(kind, *(f"{found[f'{kind}, {what}']:.2f}" for what in ("outputs", "gradient"))) for kind in kinds]
+    return _markdown(("activation", "outputs, ns", "gradient, ns"), rows)
+
+
 def scaling_bars() -> str:
     """Ratios of two programs, with their limits."""
     rows = [
@@ -260,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "scaling": scaling,
     "scaling-bars": scaling_bars,
+    "scaling-profile": scaling_profile,
     "by-price": lambda: by_price("study-sizing"),
     "by-price-confirmation": lambda: by_price("confirmation-sizing"),
     "ablations": ablations,

@@ -80,7 +80,7 @@ def test_a_gap_is_warned_of_where_the_gaussian_estimate_does_not_see_all(task, w
     n3.run(experiment, has_figures=False, quiet=True)
     said = capsys.readouterr().err
     assert ("static layer 1: " in said) == warns
-    assert "growing" not in said
+    assert "growing layer 1: " not in said
 
 
 def test_runs_that_lose_all_measure_are_reported(tmp_path):

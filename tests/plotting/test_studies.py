@@ -172,6 +172,7 @@ def test_settings_have_a_column_each_with_arms_side_by_side():
         for name, own in values.items()
         for arm, factor in (("growing", 1.0), ("static", 2.0))
     ]
+    loss = np.tile(rows[:, :1], 10)
     figure = plot_settings("moons: sweep", curves, unit="nats")
     upper, lower = figure.axes[:3], figure.axes[3:]
     assert [axes.get_xlabel() for axes in lower] == list(values)
@@ -190,5 +191,8 @@ def test_settings_have_a_column_each_with_arms_side_by_side():
     assert [label.get_text() for label in lower[2].get_xticklabels()] == ["10", "20", "30"]  # no 12.5 steps
     assert legend(figure) == ["growing", "static", "bars: quartiles\nover seeds and\nother settings"]
     assert no_text_outside(figure)
+    many = [SettingCurve(arm="growing", setting="kind", values=tuple("abcdefghij"), loss=loss, size=loss)]
+    ticks = plot_settings("moons: sweep", many, unit="nats").axes[1].get_xticklabels()
+    assert [label.get_text() for label in ticks] == list("abcdefghij")
     alone = [own for own in curves if own.setting == "rate"]
     assert legend(plot_settings("moons: sweep", alone, unit="nats"))[-1] == "bars: quartiles\nover seeds"

@@ -39,6 +39,11 @@ def test_tiles_are_whole_registers_that_fit_the_cache(capacity, inputs, tile, bl
     assert (own.recipe.tile, own.block) == (tile, block)
 
 
+def test_a_tile_below_a_register_stays():
+    recipe = Recipe(in_size=1, out_size=1, capacity=(9,), tile=8)
+    assert placement_of(recipe, 40, 3, on_cpu=True).recipe.tile == 8
+
+
 def test_the_constants_are_those_of_the_benchmark():
     measured = json.loads(MEASURED.read_text())["constants"]
     assert list(measured) == list(TERMS)

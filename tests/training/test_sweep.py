@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from n3.information.measures import LayerMonitor
 from n3.information.sizing import DriveHypers, InformationDrive
 from n3.nn.losses import LossWeights, Samples
 from n3.training.placement import placement_of
@@ -316,6 +317,7 @@ def test_a_size_that_adam_moves_only_so_far_is_trained_in_tiers(tiered, monkeypa
         ({"layerwise": True}, False),
         ({"controller": "warmup"}, False),  # of which all units take part
         ({"capacity": (8,)}, False),
+        ({"monitor": LayerMonitor(names=("importance",), is_classes=False)}, False),  # which sees all units
     ],
 )
 def test_tiers_need_a_size_that_is_bounded_beforehand(tiered, changes, is_known):

@@ -205,9 +205,10 @@ def describe(experiment: Experiment) -> str:
     lines.append(f"memory      {taken}; {block} runs at a time")
     if devices[0].platform == "cpu":
         placement = own.placement(experiment.run.arms[0], block, devices)
-        at_once = f"{placement.block} runs at once on each, tiles of {placement.recipe.tile} samples"
+        at_once, tile = min(placement.block, block), min(placement.recipe.tile, own.step_samples)
         spent = describe_cost(sum(own.cpu_seconds(arm, number, steps) for arm, number in runs.items()))
-        lines.append(f"computing   {len(devices)} devices; {at_once}; {spent}")
+        number = f"{len(devices)} device{'s' * (len(devices) > 1)}"
+        lines.append(f"computing   {number}; {at_once} runs at once on each, tiles of {tile} samples; {spent}")
     return "\n".join(lines)
 
 

@@ -159,8 +159,8 @@ def plot_settings(title: str, curves: Sequence[SettingCurve], *, unit: str) -> F
         for axes, rows in zip(column, (own.loss, own.size), strict=True):
             draw_bars(axes, x, rows, COLOURS[own.arm], fmt="o-" if is_number else "o", markersize=4, capsize=2)
             axes.set_xscale("log" if is_wide else "linear")
-        if len(own.values) <= MOST_TICKS:
-            told = [f"{value:g}" for value in own.values] if is_number else own.values
+        if not is_number or len(own.values) <= MOST_TICKS:
+            told = [f"{value:.12g}" for value in own.values] if is_number else own.values
             column[1].set_xticks(own.values if is_number else places, told)
             column[1].minorticks_off()
         column[1].set_xlabel(own.setting)

@@ -403,10 +403,11 @@ def _is_tiered(recipe: Recipe, samples: int) -> bool:
     """Whether units out of sight change nothing, which is known in advance, and leaving them out pays."""
     if max(recipe.capacity) <= LEAST_TIER:
         return False
-    if recipe.drive is not None:  # a user's importance may compare all units
+    if recipe.drive is not None:  # a user's importance may compare all units, and so may what is monitored
         return recipe.drive.custom is None
     is_known = recipe.optimiser == "adam" and recipe.controller in ("auxiliary", "controller")
-    return is_known and not recipe.layerwise and samples * max(recipe.capacity) >= LEAST_WORK
+    is_known = is_known and not recipe.layerwise and recipe.monitor is None
+    return is_known and samples * max(recipe.capacity) >= LEAST_WORK
 
 
 def _tiers(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> list[tuple[int, ...]]:

@@ -145,6 +145,14 @@ def speed() -> str:
     )
 
 
+def information() -> str:
+    """What the information drive and the monitor cost."""
+    ratios = _read("information-cpu")["ratios"]
+    return _markdown(
+        ("variant", "times the plain step"), [(name, f"{own:.2f}") for name, own in ratios.items()]
+    )
+
+
 def scaling() -> str:
     """CPU time of training by setting, measured and by the model, and the model's constants."""
     found, rows = _read("scaling-cpu"), []
@@ -266,6 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers-pruning": partial(peers, "pruning", "peers_growth", "pruning_table"),
     "estimators": estimators,
     "speed": speed,
+    "information": information,
     "scaling": scaling,
     "scaling-bars": scaling_bars,
     "scaling-profile": scaling_profile,

@@ -20,11 +20,11 @@ LEAST_TILE, LEAST_TILE_OF_INPUTS = 256, 128
 """Samples of a tile at least, however wide the layers or the inputs are (measured: 128 to 512 units are 1.5 to
 1.9 times as fast as by the bytes alone, 1,024 units four times, 300 inputs 1.5 times)."""
 TERMS = {
-    "a block and step": 3.76e-6,
-    "a parameter": 9.82e-9,
-    "a unit and sample": 0.619e-9,
-    "a link and sample": 0.0272e-9,
-    "an input and sample": 0.471e-9,
+    "a block and step": 4740e-9,
+    "a parameter": 9.42e-9,
+    "a unit and sample": 0.596e-9,
+    "a link and sample": 0.0287e-9,
+    "an input and sample": 0.446e-9,
 }
 """Seconds of CPU time of a step of one run, by what they are proportional to (`benchmarks/scaling.py`)."""
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import n3
-from n3.config.grid import Axis, Study, product
+from n3.config import grid
+from n3.config.grid import Axis, Study, product, varied
 from n3.experiments import study as studies
 from n3.experiments.report import study_table
 from n3.experiments.study import (
@@ -192,6 +193,14 @@ def test_a_sweep_over_tasks_is_titled_by_all_of_them(tmp_path, monkeypatch):
     study = product(STATIC, [Axis("task", ("bessel", "cubic"))])
     studies.run_study(study, tmp_path, quiet=True)
     assert titles == ["bessel, cubic: sweep"]
+
+
+def test_a_plan_makes_each_experiment_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(grid, "varied", lambda *own: made.append(own[1]) or varied(*own))
+    study = product(BASE, [Axis("learning_rate", (1e-3, 1e-2, 1e-1))])
+    describe_study(study)
+    assert made == list(study.cells)
 
 
 def test_groups_of_one_description_share_a_line(monkeypatch):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ class Study:
 
     def experiments(self) -> tuple[Experiment, ...]:
         """The resolved experiment of each cell; errors as `varied`."""
+        return self._experiments
+
+    @cached_property
+    def _experiments(self) -> tuple[Experiment, ...]:
         return tuple(varied(self.base, cell).resolved() for cell in self.cells)
 
     @property
@@ -130,11 +135,18 @@ def section_of(name: str) -> str:
 
 def varied(base: Experiment, settings: Mapping[str, Setting]) -> Experiment:
     """The experiment with other values of some settings; a ValueError if one is unknown or does not fit."""
-    data = dataclasses.asdict(base)
+    changed: dict[str, dict[str, Setting]] = {}
     for name, value in settings.items():
-        data[section_of(name)][name] = value
-    told = ", ".join(f"{name}={setting_label(value)}" for name, value in settings.items())
-    return Experiment.from_json(json.dumps(data), source=f"grid {told}") if settings else base
+        changed.setdefault(section_of(name), {})[name] = value
+    source, parts = f"grid {', '.join(f'{name}={setting_label(own)}' for name, own in settings.items())}", {}
+    for section, own in changed.items():
+        part = getattr(base, section)
+        text = json.dumps(dataclasses.asdict(part) | own)
+        parts[section] = validation.from_json(type(part), text, source=source, path=f"{section}.")
+    try:
+        return dataclasses.replace(base, **parts)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def setting_label(value: Setting) -> bool | int | float | str:

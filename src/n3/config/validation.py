@@ -23,14 +23,14 @@ MOST_TEXT, MOST_DEPTH = 2**26, 50
 """Bytes and levels of nesting of a JSON text."""
 
 
-def from_json(cls: type[_T], text: str, *, source: str) -> _T:
-    """An instance of a dataclass, dataclasses within it included.
+def from_json(cls: type[_T], text: str, *, source: str, path: str = "") -> _T:
+    """An instance of a dataclass, dataclasses within it included; errors have `path` before a field's name.
 
     A ValueError that names the `source` if it is not JSON, or a field is missing, unknown or of wrong type or
     value.
     """
     try:
-        return _from_mapping(cls, parse_json(text), path="")
+        return _from_mapping(cls, parse_json(text), path=path)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +110,8 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
     if members:
         check_folds(train, number_of_folds(members))
 
-    def problem() -> Problem:
-        def side(count: int) -> Samples:
-            return Samples(
-                *(jnp.zeros(shape) for shape in ((own.in_size, count), (own.out_size, count), (count,)))
-            )
-
-        own, folds = sample, jnp.zeros(train, jnp.int32) if members else None
-        return Problem(side(train), side(test), jnp.zeros(own.out_size), folds)
-
-    shapes, first = jax.eval_shape(problem), over_prices(experiment)[0]
+    shapes = _problem_of(sample.in_size, sample.out_size, (train, test), bool(members))
+    first = over_prices(experiment)[0]
     one, names = replace(first, run=replace(first.run, seeds=first.run.seeds[:1])), experiment.run.arms
     hypers = {arm: hypers_of(one, arm, data=[sample], active=None) for arm in names}
     return Outline(
@@ -130,6 +122,20 @@ def outline(experiment: Experiment, draw: Callable[..., Any] = outline_task) -> 
         members=members,
         is_shared=is_shared,
     )
+
+
+@cache
+def _problem_of(in_size: int, out_size: int, counts: tuple[int, int], has_folds: bool) -> Problem:
+    """The shapes of a run's samples."""
+
+    def problem() -> Problem:
+        train, test = (
+            Samples(*(jnp.zeros(shape) for shape in ((in_size, count), (out_size, count), (count,))))
+            for count in counts
+        )
+        return Problem(train, test, jnp.zeros(out_size), jnp.zeros(counts[0], jnp.int32) if has_folds else None)
+
+    return jax.eval_shape(problem)
 
 
 @contextmanager

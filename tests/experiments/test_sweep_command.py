@@ -38,7 +38,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(command, tmp_path):
     assert lines[0] == "4 cells x 1 arms (static) x 2 seeds = 8 runs"
     assert lines[1].startswith("group 0000  2 cells x 2 seeds x 4 steps; 2 of learning_rate; steps 4")
     assert lines[1].endswith(" MiB for samples and states, besides the program")
-    assert lines[3] == "2 groups, 1 programs to compile"
+    assert lines[3] == "on a CPU steps take less than a second of CPU time, all units counted"
+    assert lines[4] == "2 groups, 1 programs to compile"
     assert not list(tmp_path.iterdir())
 
 

@@ -113,6 +113,8 @@ def test_four_devices_equal_one_and_never_talk(base, monkeypatch):
         texts.append(made.as_text())
         return made
 
+    for programs in (module._drawing, module._onward):
+        programs.cache_clear()  # another test may have compiled them
     monkeypatch.setattr(jax.stages.Lowered, "compile", kept)
     four = run(devices=jax.devices()[:4])
     assert equal((four.records, four.state.net), (base.records, base.state.net))

@@ -5,8 +5,9 @@
 Costs are CPU microseconds per run and step of `n3.training.sweep` on one core: a static network of one hidden
 layer under Adam, all samples in each step. Two numbers of steps are timed, and their difference counts,
 so that compiling, drawing and writing do not. A model of five terms is fitted to the relative errors of the
-first group of settings, and predicts the second, which it has not seen. Then come four ratios, each of two
-programs that take turns: capacity tiers, two devices, numbers that are traced, and a compacted network.
+first group of settings, and predicts the second, which it has not seen. Then come a profile of a wide layer by
+its activation, and four ratios, each of two programs that take turns: capacity tiers, two devices, numbers that
+are traced, and a compacted network.
 """
 
 import argparse

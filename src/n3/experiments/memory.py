@@ -72,15 +72,13 @@ class Outline:
         recipe = next(iter(self.recipes.values()))
         return recipe.batch or len(self.problem.train.shares) - recipe.held
 
-    def placement(self, arm: str, runs: int, devices: Sequence[Device]) -> Placement:
-        """How so many runs of an arm lie on devices."""
-        on_cpu, per_device = devices[0].platform == "cpu", -(-runs // len(devices))
-        return placement_of(self.recipes[arm], self.step_samples, per_device, on_cpu=on_cpu)
+    def placement(self, arm: str) -> Placement:
+        """How the runs of an arm lie on a CPU, however many there are."""
+        return placement_of(self.recipes[arm], self.step_samples, 1, on_cpu=True)
 
     def cpu_seconds(self, arm: str, runs: int, steps: int) -> float:
-        """CPU seconds that the steps of so many runs of an arm take on a CPU, by `n3.training.placement`."""
-        placement = placement_of(self.recipes[arm], self.step_samples, runs, on_cpu=True)
-        return placement.seconds(self.step_samples, runs, steps)
+        """CPU seconds that the steps of so many runs of an arm take, by `n3.training.placement`."""
+        return self.placement(arm).seconds(self.step_samples, runs, steps)
 
     @property
     def sample_bytes(self) -> int:
@@ -210,7 +208,7 @@ def describe(experiment: Experiment) -> str:
     taken = describe_memory(own, max(runs.values()), sum(runs.values()))
     lines.append(f"memory      {taken}; {block} runs at a time")
     if devices[0].platform == "cpu":
-        placement = own.placement(experiment.run.arms[0], block, devices)
+        placement = own.placement(experiment.run.arms[0])
         at_once, tile = min(placement.block, block), min(placement.recipe.tile, own.step_samples)
         spent = describe_cost(sum(own.cpu_seconds(arm, number, steps) for arm, number in runs.items()))
         number = f"{len(devices)} device{'s' * (len(devices) > 1)}"

@@ -62,8 +62,13 @@ class _AbstractBounded(_AbstractUnscaled):
     of: tuple[int, ...] | None = eqx.field(static=True, default=None)
     """Units of each layer that the size is a share of; None: the capacity."""
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Units of each layer, whether or not all of them are trained."""
+        return self.of or self.capacity
+
     def penalty(self, target_size):
-        return (self.weight - masks.output_for_share(target_size / (self.of or self.capacity)[0])) ** 2
+        return (self.weight - masks.output_for_share(target_size / self.units[0])) ** 2
 
 
 class Auxiliary(_AbstractUnscaled):
@@ -87,7 +92,7 @@ class Auxiliary(_AbstractUnscaled):
 
     def reach(self, move: Float[Array, ""]) -> Float[Array, " depth"]:
         """The weight further up, cut to the capacity of each layer."""
-        return jnp.stack([jnp.clip(self.weight + move, 0.0, float(units)) for units in self.capacity])
+        return replace(self, weight=self.weight + move).sizes()
 
 
 class Controller(_AbstractBounded):
@@ -99,12 +104,12 @@ class Controller(_AbstractBounded):
 
     def sizes(self) -> Float[Array, " depth"]:
         """The same share of each layer's units."""
-        return jnp.array(self.of or self.capacity, self.weight.dtype) * masks.capacity_share(self.weight)
+        return jnp.array(self.units, self.weight.dtype) * masks.capacity_share(self.weight)
 
     def reach(self, move: Float[Array, ""]) -> Float[Array, " depth"]:
         """The share of the weight further from zero, at most all."""
         furthest = jnp.minimum(jnp.abs(self.weight) + move, 1.0)
-        return jnp.array(self.of or self.capacity, move.dtype) * masks.capacity_share(furthest)
+        return jnp.array(self.units, move.dtype) * masks.capacity_share(furthest)
 
     def participation(self) -> tuple[Float[Array, " _capacity"], ...]:
         """The ramp at each layer's size."""

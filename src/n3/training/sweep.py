@@ -119,8 +119,7 @@ def sweep(
 
     Under a drive that sees only the units ahead of the size, or a controller whose size Adam can move only so
     far, there is a program for each tier of capacity, a power of two, that a run's own sizes reach, whatever
-    its neighbours do. Every leaf of the numbers and the
-    samples has a first axis of runs, and so have the keys.
+    its neighbours do. Every leaf of the numbers and the samples has a first axis of runs, and so have the keys.
 
     `stops` are the steps at which to record, non-decreasing; the last ends the runs. A device computes `block`
     runs at once (None: as many as the cache holds on CPU, all on others); `devices` share the runs (None: all
@@ -218,9 +217,8 @@ class _Engine:
     ) -> tuple[Any, StepRecord]:
         """Runs in a tier after some stops, and what they record; compiled where that tier is new."""
         since, recipe = time.perf_counter(), self.recipe
-        recipe = (
-            recipe if tier == recipe.capacity else replace(recipe, capacity=tier, allocated=recipe.capacity)
-        )
+        if tier != recipe.capacity:
+            recipe = replace(recipe, capacity=tier, allocated=recipe.capacity)
         like, compiled = Programs(recipe, self.block, self.mesh, arguments).onward(len(chunk))
         onward = compiled.result()
         self.compiling += time.perf_counter() - since
@@ -394,20 +392,20 @@ def _checks(recipe: Recipe, stops: Int[np.ndarray, " records"]) -> Int[np.ndarra
     last, number = int(stops[-1]), 3 * CHECKS  # a bound on Adam's steps asks for more of them
     if recipe.drive is not None:
         last, number = min(recipe.drive.until, last), CHECKS
-    return rows_of_stops(
-        np.union1d(stops, np.linspace(0, last, number + 1).round().astype(stops.dtype)), 2 * number
-    )
+    checks = np.linspace(0, last, number + 1).round().astype(stops.dtype)
+    return rows_of_stops(np.union1d(stops, checks), 2 * number)
 
 
 def _is_tiered(recipe: Recipe, samples: int) -> bool:
     """Whether units out of sight change nothing, which is known in advance, and leaving them out pays."""
     if max(recipe.capacity) <= LEAST_TIER:
         return False
-    if recipe.drive is not None:  # a user's importance may compare all units, and so may what is monitored
-        return recipe.drive.custom is None
-    is_known = recipe.optimiser == "adam" and recipe.controller in ("auxiliary", "controller")
-    is_known = is_known and not recipe.layerwise and recipe.monitor is None
-    return is_known and samples * max(recipe.capacity) >= LEAST_WORK
+    if recipe.drive is not None:
+        return recipe.drive.custom is None  # a user's importance may compare all units
+    is_bounded = recipe.controller in ("auxiliary", "controller") and not recipe.layerwise
+    is_bounded = is_bounded and recipe.optimiser == "adam"
+    looks = recipe.monitor is not None  # which may compare all units too
+    return is_bounded and not looks and samples * max(recipe.capacity) >= LEAST_WORK
 
 
 def _tiers(recipe: Recipe, state: TrainState, hypers: Hypers, start: int, stop: int) -> list[tuple[int, ...]]:
